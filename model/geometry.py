@@ -1,0 +1,148 @@
+"""SE(3), intrinsics and rays. OpenCV axes: x right, y down, z forward; camera-to-world; metres.
+
+Conventions follow dit.md sections 5.1-5.2: a pose is a 4x4 camera-to-world matrix `c2w`, intrinsics are
+`(fx, fy, cx, cy)` in pixels of a stated image size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MIN_FOV_DEG, MAX_FOV_DEG = 25.0, 120.0
+RIGID_TOLERANCE = 1e-3  # float32 poses composed over thousands of frames stay well inside this
+
+
+def invert_rigid(c2w: Tensor) -> Tensor:
+    """Return the inverse of rigid transforms `(..., 4, 4)`: [R|t]^-1 = [R^T | -R^T t]."""
+    rotation_t = c2w[..., :3, :3].transpose(-1, -2)
+    translation = -(rotation_t @ c2w[..., :3, 3:])  # (..., 3, 1)
+    return assemble(rotation_t, translation[..., 0])
+
+
+def assemble(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Return `(..., 4, 4)` rigid transforms from rotations `(..., 3, 3)` and translations `(..., 3)`."""
+    top = torch.cat([rotation, translation[..., None]], dim=-1)  # (..., 3, 4)
+    bottom = torch.zeros_like(top[..., :1, :])
+    bottom[..., 0, 3] = 1.0
+    return torch.cat([top, bottom], dim=-2)
+
+
+def relative_to_first(c2w: Tensor) -> Tensor:
+    """Return poses `(..., F, 4, 4)` in the frame of pose 0, which becomes exactly the identity."""
+    relative = invert_rigid(c2w[..., :1, :, :]) @ c2w
+    relative[..., 0, :, :] = torch.eye(4, dtype=c2w.dtype, device=c2w.device)
+    return relative
+
+
+def se3_exp(twist: Tensor) -> Tensor:
+    """Return the rigid motion exp(twist) `(..., 4, 4)` of body twists `(..., 6)`.
+
+    `twist = (v, w)`: translation part v in metres, rotation part w in radians, both in the body frame:
+
+        R = exp([w]x),   t = V(w) v,   V = I + (1-cos a)/a^2 [w]x + (a - sin a)/a^3 [w]x^2,   a = |w|.
+    """
+    linear, angular = twist[..., :3], twist[..., 3:]
+    angle2 = (angular * angular).sum(-1)[..., None, None]
+    angle = angle2.sqrt()
+    small = angle2 < 1e-8
+    safe, safe2 = torch.where(small, 1.0, angle), torch.where(small, 1.0, angle2)
+    a = torch.where(small, 1 - angle2 / 6, torch.sin(safe) / safe)
+    b = torch.where(small, 0.5 - angle2 / 24, (1 - torch.cos(safe)) / safe2)
+    c = torch.where(small, 1 / 6 - angle2 / 120, (safe - torch.sin(safe)) / (safe2 * safe))
+    x, y, z = angular.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    cross2 = cross @ cross
+    eye = torch.eye(3, dtype=twist.dtype, device=twist.device)
+    rotation = eye + a * cross + b * cross2
+    translation = (eye + b * cross + c * cross2) @ linear[..., None]
+    return assemble(rotation, translation[..., 0])
+
+
+def rotation_angle_deg(a: Tensor, b: Tensor) -> Tensor:
+    """Return the angle in degrees between rotations `a` and `b` `(..., 3, 3)`, accurate near zero."""
+    relative = a.transpose(-1, -2) @ b
+    half_chord = (relative - torch.eye(3, dtype=a.dtype, device=a.device)).flatten(-2).norm(dim=-1) / math.sqrt(8)
+    return torch.rad2deg(2 * torch.asin(half_chord.clamp(max=1.0)))
+
+
+def intrinsics_from_fov(fov_x_deg: float, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return centred square-pixel `(fx, fy, cx, cy)` of a horizontal field of view in degrees."""
+    if not MIN_FOV_DEG <= fov_x_deg <= MAX_FOV_DEG:
+        raise ValueError(
+            f"field of view {fov_x_deg:g} deg is outside [{MIN_FOV_DEG:g}, {MAX_FOV_DEG:g}]; "
+            "give the horizontal angle in degrees"
+        )
+    focal = 0.5 * width / math.tan(math.radians(fov_x_deg) / 2)
+    return focal, focal, width / 2, height / 2
+
+
+def fov_deg(intrinsics: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Return the horizontal and vertical fields of view in degrees of `(..., 4)` pixel intrinsics."""
+    fx, fy, _, _ = intrinsics.unbind(-1)
+    horizontal = 2 * torch.rad2deg(torch.atan(0.5 * width / fx))
+    vertical = 2 * torch.rad2deg(torch.atan(0.5 * height / fy))
+    return horizontal, vertical
+
+
+def scale_intrinsics(intrinsics: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
+    """Return `(..., 4)` intrinsics of the same camera at another size; sizes are `(height, width)`.
+
+    No half-pixel shift (dit.md 5.1): fx, cx scale with the width, fy, cy with the height.
+    """
+    sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return intrinsics * torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype, device=intrinsics.device)
+
+
+def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:
+    """Raise `ValueError` unless `(..., 4)` pixel intrinsics describe a possible pinhole camera."""
+    if intrinsics.shape[-1:] != (4,):
+        raise ValueError(f"intrinsics have shape {tuple(intrinsics.shape)}; expected (fx, fy, cx, cy)")
+    if not bool(torch.isfinite(intrinsics).all()) or bool((intrinsics[..., :2] <= 0).any()):
+        raise ValueError(f"intrinsics {intrinsics.tolist()} are not finite with positive focal lengths")
+    for axis, angle in zip(("horizontal", "vertical"), fov_deg(intrinsics, width, height), strict=True):
+        low, high = float(angle.min()), float(angle.max())
+        if low < MIN_FOV_DEG or high > MAX_FOV_DEG:
+            raise ValueError(
+                f"intrinsics {intrinsics.tolist()} give a {axis} field of view of {low:.1f}-{high:.1f} deg at "
+                f"{width}x{height}; expected {MIN_FOV_DEG:g}-{MAX_FOV_DEG:g} (are they in pixels of this size?)"
+            )
+
+
+def check_rigid(c2w: Tensor) -> None:
+    """Raise `ValueError` naming the first pose of `(..., 4, 4)` that is not a finite rigid transform."""
+    if c2w.shape[-2:] != (4, 4):
+        raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected (..., 4, 4) camera-to-world matrices")
+    flat = c2w.reshape(-1, 4, 4).double()
+    rotation = flat[:, :3, :3]
+    eye = torch.eye(3, dtype=torch.float64, device=c2w.device)
+    last_row = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=c2w.device)
+    bad = ~torch.isfinite(flat).flatten(1).all(1)
+    bad |= (rotation.transpose(-1, -2) @ rotation - eye).abs().flatten(1).amax(1) > RIGID_TOLERANCE
+    bad |= torch.linalg.det(torch.nan_to_num(rotation)) < 0.5
+    bad |= (flat[:, 3] - last_row).abs().amax(1) > RIGID_TOLERANCE
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"pose {index} is not a rigid camera-to-world matrix (rotation orthonormal, last row 0 0 0 1): "
+            f"{flat[index].tolist()}"
+        )
+
+
+def pixel_rays(intrinsics: Tensor, height: int, width: int, offset: float) -> Tensor:
+    """Return camera-frame rays `(..., height, width, 3)` with unit z of `(..., 4)` intrinsics.
+
+    `offset` is added to the integer pixel index: 0.5 for pixel centres (renderer), 0 for SANA-WM's
+    latent grid (dit.md 5.2).
+    """
+    fx, fy, cx, cy = (x[..., None, None] for x in intrinsics.unbind(-1))
+    v, u = torch.meshgrid(
+        torch.arange(height, dtype=intrinsics.dtype, device=intrinsics.device) + offset,
+        torch.arange(width, dtype=intrinsics.dtype, device=intrinsics.device) + offset,
+        indexing="ij",
+    )
+    x, y = (u - cx) / fx, (v - cy) / fy
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1)

@@ -1,0 +1,138 @@
+"""State as a value: nested NamedTuples of tensors, batch axis first, and the few operations on them.
+
+A state is a tree whose inner nodes are tuples (usually NamedTuples) and whose leaves are tensors with the
+batch axis first, or None where a part is absent. Nothing here writes into its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Tree = TypeVar("Tree")
+
+
+def tree_map(fn: Callable[..., Tensor], tree: Tree, *rest: Tree) -> Tree:
+    """Return `tree` with `fn` applied to every tensor (and the tensors at the same place in `rest`)."""
+    if tree is None:
+        if any(other is not None for other in rest):
+            raise ValueError("states differ in structure: a part is absent in one and present in another")
+        return tree
+    if isinstance(tree, Tensor):
+        return fn(tree, *rest)  # type: ignore[return-value]
+    if not isinstance(tree, tuple):
+        raise TypeError(f"a state holds tensors, tuples and None, not {type(tree).__name__}")
+    if any(len(other) != len(tree) for other in rest):  # type: ignore[arg-type]
+        raise ValueError("states differ in structure: tuples of different lengths")
+    parts = [tree_map(fn, *parts) for parts in zip(tree, *rest, strict=True)]
+    return _rebuild(tree, parts)
+
+
+def _rebuild(tree: Any, parts: list[Any]) -> Any:
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def cat(trees: Sequence[Tree]) -> Tree:
+    """Return the states of several batches as one batch."""
+    return tree_map(lambda *leaves: torch.cat(leaves), trees[0], *trees[1:])
+
+
+def select(tree: Tree, index: Tensor | Sequence[int]) -> Tree:
+    """Return the batch slots `index` (int64 or bool mask) of a state."""
+    chosen = torch.as_tensor(index)
+    return tree_map(lambda leaf: leaf[chosen.to(leaf.device)], tree)
+
+
+def put(tree: Tree, index: Tensor | Sequence[int], values: Tree) -> Tree:
+    """Return a copy of `tree` whose batch slots `index` hold the slots of `values`."""
+    where = torch.as_tensor(index)
+    return tree_map(lambda leaf, new: leaf.index_copy(0, where.to(leaf.device), new), tree, values)
+
+
+def repeat(tree: Tree, times: int) -> Tree:
+    """Return every slot `times` times, as views where possible (`expand`, no copy for batch 1)."""
+    return tree_map(lambda leaf: leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1
+                    else leaf.repeat_interleave(times, 0), tree)
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield `(dotted name, tensor)` for every tensor of a state, in a fixed order."""
+    if tree is None:
+        return
+    if isinstance(tree, Tensor):
+        yield prefix, tree
+        return
+    names = getattr(tree, "_fields", None) or [str(i) for i in range(len(tree))]
+    for name, part in zip(names, tree, strict=True):
+        yield from leaves(part, f"{prefix}.{name}" if prefix else name)
+
+
+def unflatten(template: Tree, tensors: dict[str, Tensor], prefix: str = "") -> Tree:
+    """Return a state shaped like `template` with the tensors that `leaves` named; all must be present."""
+    if template is None:
+        return template
+    if isinstance(template, Tensor):
+        if prefix not in tensors:
+            raise ValueError(f"state tensor {prefix!r} is missing")
+        return tensors[prefix]  # type: ignore[return-value]
+    names = getattr(template, "_fields", None) or [str(i) for i in range(len(template))]  # type: ignore[arg-type]
+    parts = [unflatten(part, tensors, f"{prefix}.{name}" if prefix else name)
+             for name, part in zip(names, template, strict=True)]  # type: ignore[call-overload]
+    return _rebuild(template, parts)
+
+
+def nbytes(tree: Any) -> int:
+    """Return the bytes of distinct storage that a state refers to."""
+    seen = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for _, leaf in leaves(tree)}
+    return sum(seen.values())
+
+
+class GDNState(NamedTuple):
+    """All that a GDN block remembers between chunks.
+
+    S: `(B, H, D, D)` float32, key-value memory of the main branch (row = key, column = value).
+    z: `(B, H, D)` float32, its normaliser.
+    S_cam: `(B, H, D, D)` float32, memory of the camera branch.
+    conv_k, conv_k_cam: `(B, 3, N, C)`, last inputs of the short convolutions, oldest first, zeros at start.
+    """
+
+    S: Tensor
+    z: Tensor
+    S_cam: Tensor
+    conv_k: Tensor
+    conv_k_cam: Tensor
+
+
+class KVChunk(NamedTuple):
+    """Keys and values of one committed chunk: each `(B, H, n, D)`, rotated; valid `(B,)` bool on the CPU."""
+
+    k: Tensor
+    v: Tensor
+    k_cam: Tensor
+    v_cam: Tensor
+    valid: Tensor
+
+
+class WindowState(NamedTuple):
+    """What a softmax block attends to beside the current chunk, oldest first (sink, then recent chunks)."""
+
+    chunks: tuple[KVChunk, ...]
+
+
+class BlockState(NamedTuple):
+    """State of one block: its attention state and `ffn_tail` `(B, 1, N, C)`, last input of the FFN's
+    temporal convolution."""
+
+    attention: GDNState | WindowState
+    ffn_tail: Tensor
+
+
+class DiTState(NamedTuple):
+    """State of the whole transformer: one `BlockState` a block, and `frame` `(B,)` int64, the number of
+    latent frames committed so far (absolute RoPE position of the next)."""
+
+    blocks: tuple[BlockState, ...]
+    frame: Tensor

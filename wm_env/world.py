@@ -1,0 +1,93 @@
+"""The `World` protocol: what the environment needs of a world, learned or true.
+
+A world is a function over values. `begin` turns start conditions into a state; `step_chunk` turns a state
+and the camera poses of the next chunk into the frames seen along them and a new state. Neither keeps
+anything: the old state stays valid, so a snapshot is a reference and a branch is the same state used twice.
+
+Every tensor of a state has the batch axis first, so states of several slots are stacked, selected and
+overwritten with `wm_env.model.state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSpec:
+    """The fixed facts of a world.
+
+    frames_per_step: K, pixel frames per chunk (one chunk = one env step).
+    frame_size: `(height, width)` of its frames in pixels.
+    max_translation: metres per pixel frame at full speed.
+    max_rotation_deg: degrees per pixel frame at full speed.
+    trained_steps: env steps covered by training; beyond it quality is extrapolation.
+    latent_shape: `(C, h, w)` of the latent observation, or None where there is no latent.
+    fps: pixel frames per second.
+    sees_scene: the world is a renderer and is given the true scene and start pose.
+    weights_sha256: digest of the weights, None for a world without weights.
+    """
+
+    name: str
+    frames_per_step: int
+    frame_size: tuple[int, int]
+    max_translation: float
+    max_rotation_deg: float
+    trained_steps: int
+    latent_shape: tuple[int, int, int] | None
+    fps: int = 16
+    sees_scene: bool = False
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """All that a world is told at reset.
+
+    image: uint8 `(h, w, 3)` at the world's frame size. intrinsics: `(fx, fy, cx, cy)` in its pixels.
+    scene, start_c2w: the true scene and the start pose `(4, 4)` in it, only for worlds with `sees_scene`.
+    """
+
+    image: np.ndarray
+    intrinsics: tuple[float, float, float, float]
+    prompt: str
+    noise_seed: int
+    temperature: float = 1.0
+    scene: Any = None
+    start_c2w: np.ndarray | None = None
+
+
+class Chunk(NamedTuple):
+    """What one chunk shows.
+
+    frames: uint8 `(B, K, h, w, 3)`. latent: float32 `(B, C, h', w')` or None. depth: float32
+    `(B, K, h, w)` metres along z, or None where the world has none.
+    """
+
+    frames: Tensor
+    latent: Tensor | None
+    depth: Tensor | None
+
+
+class World(Protocol):
+    """A world that can be stepped in batches; see the module docstring."""
+
+    @property
+    def spec(self) -> WorldSpec: ...
+
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, Any]:
+        """Return the start chunk (frames `(B, 1, h, w, 3)`: the start images) and the state."""
+        ...
+
+    def step_chunk(self, state: Any, c2w: Tensor) -> tuple[Chunk, Any]:
+        """Return the next chunk and state for poses `c2w` `(B, K, 4, 4)` float64 relative to the start frame."""
+        ...
+
+    def set_prompt(self, state: Any, prompts: Sequence[str | None]) -> Any:
+        """Return the state with new prompts from the next chunk on; None keeps a slot's prompt."""
+        ...
