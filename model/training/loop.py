@@ -1,0 +1,352 @@
+"""One training loop for every model here: a step function in, a resumable run out.
+
+The run lives in a folder:
+
+    state.pt       all that the next step needs: step, model, EMA, optimizers, generator (= data position)
+    losses.jsonl   one line per `log_every` steps
+    card.json      config, seed, commit, steps, hardware, wall time, metrics
+
+It may be cut into slices of seconds or steps; the schedule is a function of the declared `total_steps`, so
+any cutting gives the run that an uncut one would have given. `state.pt` is replaced atomically.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.checkpoint import check_tensors, write_atomic
+
+Rule = Literal["adamw", "muon", "slow", "frozen"]
+StepFn = Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]
+EvalFn = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What the loop needs to know.
+
+    total_steps: declared length; the learning rate depends on step / total_steps.
+    lr, muon_lr: peak rates of AdamW and Muon; `slow_factor` scales lr for parameters ruled "slow".
+    warmup_steps: linear warm-up; then constant for `constant_fraction` of the run, then linear to
+        `final_lr_fraction` of the peak.
+    ema_decay: limit of the exponential moving average (shorter at the start).
+    """
+
+    total_steps: int
+    lr: float = 1e-3
+    muon_lr: float = 1e-3
+    slow_factor: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    constant_fraction: float = 0.4
+    final_lr_fraction: float = 0.02
+    grad_clip: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    log_every: int = 20
+    eval_every: int = 500
+    save_every_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1 or self.warmup_steps < 0 or self.log_every < 1 or self.eval_every < 1:
+            raise ValueError(f"training lengths must be positive: {self}")
+        if not 0 <= self.constant_fraction <= 1 or not 0 <= self.ema_decay < 1 or self.lr <= 0:
+            raise ValueError(f"constant_fraction in [0,1], ema_decay in [0,1) and lr > 0 are needed: {self}")
+
+
+class Progress(NamedTuple):
+    """Where a slice ended: steps done in all, whether the declared total is reached, last metrics."""
+
+    step: int
+    finished: bool
+    metrics: dict[str, float]
+
+
+def lr_scale(step: int, config: LoopConfig) -> float:
+    """Return the factor on the peak learning rate at `step`: warm-up, constant, linear decay."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    done = step / config.total_steps
+    if done <= config.constant_fraction:
+        return warm
+    left = (1 - done) / max(1e-9, 1 - config.constant_fraction)
+    return warm * (config.final_lr_fraction + (1 - config.final_lr_fraction) * max(0.0, left))
+
+
+def default_rule(name: str, parameter: nn.Parameter) -> Rule:
+    """Return "adamw" for every parameter."""
+    return "adamw"
+
+
+def make_optimizers(
+    model: nn.Module, config: LoopConfig, rule: Callable[[str, nn.Parameter], Rule]
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW (normal and slow group) and, where `rule` asks for it, Muon; "frozen" ones get no grad."""
+    groups: dict[str, list[nn.Parameter]] = {"adamw": [], "muon": [], "slow": [], "frozen": []}
+    for name, parameter in model.named_parameters():
+        groups[rule(name, parameter)].append(parameter)
+    for parameter in groups["frozen"]:
+        parameter.requires_grad_(False)
+    adamw = [
+        {"params": groups[kind], "lr": config.lr * factor, "peak": config.lr * factor}
+        for kind, factor in (("adamw", 1.0), ("slow", config.slow_factor))
+        if groups[kind]
+    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if adamw:
+        optimizers.append(
+            torch.optim.AdamW(adamw, betas=config.betas, eps=1e-8, weight_decay=config.weight_decay)
+        )
+    if groups["muon"]:
+        optimizers.append(
+            torch.optim.Muon(
+                [{"params": groups["muon"], "lr": config.muon_lr, "peak": config.muon_lr}],
+                momentum=0.95,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimizers
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree, or None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """Return a short description of what the run used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), {capability}"
+
+
+def different_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return `key: old -> new` for every entry that differs between two nested configs."""
+    found: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += different_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return found
+
+
+class Run:
+    """A training run in a folder. `advance` does a slice of it; see the module docstring.
+
+    step_fn(model, generator, step) -> (loss, metrics) draws its batch and its noise from `generator` (a CPU
+    generator) and from nowhere else; its state is the data position. evaluate(model) -> metrics is called
+    with the EMA weights in place. `settings` (JSON values) is what else decides the run; a resumed run
+    whose settings or config differ is refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        step_fn: StepFn,
+        config: LoopConfig,
+        out: Path,
+        settings: Mapping[str, Any] | None = None,
+        evaluate: EvalFn | None = None,
+        rule: Callable[[str, nn.Parameter], Rule] = default_rule,
+        resume: bool = True,
+    ) -> None:
+        self.model, self.step_fn, self.config, self.out, self.evaluate = model, step_fn, config, out, evaluate
+        # through JSON, so that a config read back compares equal (tuples become lists)
+        self.settings = json.loads(json.dumps({"loop": asdict(config), **(settings or {})}))
+        self.optimizers = make_optimizers(model, config, rule)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step, self.wall_seconds = 0, 0.0
+        self.metrics: dict[str, float] = {}
+        self.device = next(model.parameters()).device
+        self.ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "state.pt").exists():
+            if not resume:
+                raise ValueError(f"{out} already holds a run; resume it or choose another folder")
+            self._load()
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.config.total_steps
+
+    def advance(self, *, seconds: float | None = None, steps: int | None = None) -> Progress:
+        """Train until `seconds` or `steps` are over or the declared total is reached, and save."""
+        started = saved = time.monotonic()
+        stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
+        wall_before, window = self.wall_seconds, _Window()
+        self.model.train()
+        while self.step < stop and (seconds is None or time.monotonic() - started < seconds):
+            window.add(self._train_step())
+            now = time.monotonic()
+            self.wall_seconds = wall_before + now - started
+            last = self.step == stop
+            if self.evaluate is not None and (self.step % self.config.eval_every == 0 or self.finished):
+                self._evaluate()
+            if self.step % self.config.log_every == 0 or last:
+                self._log({"train": window.mean()})
+                window = _Window()
+            if now - saved > self.config.save_every_seconds:
+                self.save()
+                saved = now
+        self.save()
+        return Progress(self.step, self.finished, dict(self.metrics))
+
+    def ema_weights(self) -> dict[str, Tensor]:
+        """Return the averaged weights (and the buffers), by state-dict name."""
+        return {name: tensor.clone() for name, tensor in self.ema.items()}
+
+    def card(self) -> dict[str, Any]:
+        """Return the provenance of the weights as JSON values."""
+        return {
+            "settings": self.settings,
+            "seed": self.config.seed,
+            "commit": git_commit(),
+            "steps": self.step,
+            "wall_seconds": round(self.wall_seconds, 1),
+            "hardware": hardware(self.device),
+            "torch": torch.__version__,
+            "metrics": self.metrics,
+        }
+
+    def save(self) -> None:
+        """Write `state.pt` and `card.json`, each atomically."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "settings": json.dumps(self.settings),
+                "step": self.step,
+                "wall_seconds": self.wall_seconds,
+                "metrics": self.metrics,
+                "model": self.model.state_dict(),
+                "ema": self.ema,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "generator": self.generator.get_state(),
+                "torch_rng": torch.get_rng_state(),
+            },
+            buffer,
+        )
+        write_atomic(self.out / "state.pt", buffer.getvalue())
+        write_atomic(self.out / "card.json", (json.dumps(self.card(), indent=2) + "\n").encode())
+
+    def _train_step(self) -> dict[str, float]:
+        scale = lr_scale(self.step, self.config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            optimizer.zero_grad(set_to_none=True)
+        before = self.generator.get_state()
+        loss, metrics = self.step_fn(self.model, self.generator, self.step)
+        loss.backward()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        norm = float(nn.utils.clip_grad_norm_(trained, self.config.grad_clip))
+        value = float(loss.detach())
+        if not math.isfinite(value) or not math.isfinite(norm):
+            self.generator.set_state(before)
+            self.save()  # weights of the last good step; the update that would have spoilt them is not made
+            raise FloatingPointError(
+                f"step {self.step}: loss {value}, gradient norm {norm}; stopped with the weights before this "
+                f"step saved in {self.out}"
+            )
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self._update_ema()
+        return {"loss": value, "grad_norm": norm, **metrics}
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        decay = min(self.config.ema_decay, self.step / (self.step + 10))
+        floats, targets = [], []
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                floats.append(self.ema[name])
+                targets.append(tensor)
+            else:
+                self.ema[name].copy_(tensor)
+        torch._foreach_lerp_(floats, targets, 1 - decay)
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        current = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.ema)
+        self.model.eval()
+        self.metrics = {name: float(value) for name, value in self.evaluate(self.model).items()}
+        self.model.load_state_dict(current)
+        self.model.train()
+        self._log({"eval": self.metrics})
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        line = {"step": self.step, "wall_seconds": round(self.wall_seconds, 1), **entry}
+        with open(self.out / "losses.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _load(self) -> None:
+        saved = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
+        different = different_keys(json.loads(saved["settings"]), self.settings)
+        if different:
+            raise ValueError(
+                f"the run in {self.out} was started with other settings ({'; '.join(different)})"
+            )
+        check_tensors(saved["model"], self.model.state_dict(), str(self.out / "state.pt"))
+        self.model.load_state_dict(saved["model"])
+        self.ema = dict(saved["ema"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.generator.set_state(saved["generator"].cpu())
+        torch.set_rng_state(saved["torch_rng"].cpu())
+        self.step, self.wall_seconds = int(saved["step"]), float(saved["wall_seconds"])
+        self.metrics = dict(saved["metrics"])
+        self._drop_lines_after(self.step)
+
+    def _drop_lines_after(self, step: int) -> None:
+        log = self.out / "losses.jsonl"
+        if not log.exists():
+            return
+        kept = []
+        for line in log.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # cut off by a kill while writing
+                break
+            if entry["step"] > step:
+                break
+            kept.append(line)
+        write_atomic(log, "".join(f"{line}\n" for line in kept).encode())
+
+
+class _Window:
+    """Mean of the metrics of the last few steps."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        self.count += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def mean(self) -> dict[str, float]:
+        return {name: total / max(1, self.count) for name, total in self.sums.items()}
