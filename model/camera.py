@@ -1,0 +1,118 @@
+"""Camera conditioning: UCPE ray transforms per token and Plücker maps packed per latent frame.
+
+dit.md section 5. Two independent paths: every self-attention has a camera branch whose q, k, v are mapped
+between world and ray frames (poses at latent rate), and every block adds a projection of Plücker maps
+(poses at pixel-frame rate).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wm_env.model.geometry import pixel_rays, scale_intrinsics
+
+
+class CameraInput(NamedTuple):
+    """What the transformer is told about the camera.
+
+    conditions: `(B, T, 20)`: row-major 4x4 c2w relative to rollout frame 0, then fx, fy, cx, cy in latent
+    pixels. plucker: `(B, 6*stride, T, h, w)` ray direction and moment of the pixel frames of each latent.
+    """
+
+    conditions: Tensor
+    plucker: Tensor
+
+
+class Rays(NamedTuple):
+    """Ray frames of every token, `(B, T, N, 4, 4)` float32: `to_ray` maps world to ray, `to_world` back."""
+
+    to_ray: Tensor
+    to_world: Tensor
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
+    """Return the ray frame of every latent token (dit.md 5.2).
+
+        z = unit(R d),  x = unit(R[:,1] x z),  y = unit(z x x),  Rw = rows (x, y, z)
+        to_ray = [Rw | -Rw t],  to_world = [Rw^T | t]
+
+    with `d` the pinhole ray through the integer grid point (no half-pixel offset).
+    """
+    batch, frames, _ = conditions.shape
+    conditions = conditions.float()
+    c2w = conditions[..., :16].reshape(batch, frames, 4, 4)
+    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
+    rays = _unit(pixel_rays(conditions[..., 16:], height, width, offset=0.0)).flatten(2, 3)  # (B, T, N, 3)
+    z = _unit(rays @ rotation.transpose(-1, -2))  # (B, T, N, 3)
+    up = rotation[..., 1][..., None, :].expand_as(z)  # camera y axis in the world
+    x = _unit(torch.linalg.cross(up, z))
+    y = _unit(torch.linalg.cross(z, x))
+    world_to_ray = torch.stack([x, y, z], dim=-2)  # (B, T, N, 3, 3)
+    t = position[:, :, None, :, None].expand(*z.shape, 1)  # (B, T, N, 3, 1)
+    last = torch.zeros_like(t[..., :1, :]).expand(*z.shape[:-1], 1, 4) + torch.tensor(
+        [0.0, 0.0, 0.0, 1.0], device=z.device
+    )
+    to_ray = torch.cat([torch.cat([world_to_ray, -world_to_ray @ t], dim=-1), last], dim=-2)
+    to_world = torch.cat([torch.cat([world_to_ray.transpose(-1, -2), t], dim=-1), last], dim=-2)
+    return Rays(to_ray, to_world)
+
+
+def apply_per_token(matrices: Tensor, x: Tensor) -> Tensor:
+    """Return `x` `(B, T, N, H, E)` with every 4-vector of its last axis multiplied by `(B, T, N, 4, 4)`."""
+    groups = x.unflatten(-1, (-1, 4))  # (B, T, N, H, E/4, 4)
+    mixed = (groups[..., None, :] * matrices[:, :, :, None, None]).sum(-1)  # (B, T, N, H, E/4, 4)
+    return mixed.flatten(-2)
+
+
+def camera_conditions(c2w: Tensor, intrinsics: Tensor) -> Tensor:
+    """Return `(B, T, 20)` float32 rows from latent-rate poses `(B, T, 4, 4)` and latent-unit intrinsics.
+
+    `intrinsics` is `(B, 4)` or `(B, T, 4)`, in latent pixels (see `latent_intrinsics`).
+    """
+    if intrinsics.ndim == 2:
+        intrinsics = intrinsics[:, None].expand(-1, c2w.shape[1], -1)
+    return torch.cat([c2w.float().flatten(-2), intrinsics.float()], dim=-1)
+
+
+def latent_intrinsics(intrinsics: Tensor, frame_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Return pixel intrinsics `(..., 4)` of `frame_size` in units of the latent grid (dit.md 5.1)."""
+    return scale_intrinsics(intrinsics, frame_size, grid)
+
+
+def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Return Plücker coordinates `(B, F, 6, h, w)` float32: unit world direction d, then moment t x d.
+
+    c2w `(B, F, 4, 4)`, intrinsics `(B, F, 4)` in latent pixels; integer grid points (dit.md 5.5).
+    """
+    c2w, intrinsics = c2w.float(), intrinsics.float()
+    rays = pixel_rays(intrinsics, height, width, offset=0.0).flatten(2, 3)  # (B, F, N, 3)
+    direction = F.normalize(rays @ c2w[..., :3, :3].transpose(-1, -2), dim=-1)
+    origin = c2w[..., None, :3, 3].expand_as(direction)
+    moment = torch.linalg.cross(origin, direction)
+    packed = torch.cat([direction, moment], dim=-1)  # (B, F, N, 6)
+    return packed.transpose(-1, -2).unflatten(-1, (height, width))
+
+
+def window_indices(frames: int, stride: int) -> Tensor:
+    """Return the pixel frames `(T, stride)` int64 of every latent frame's Plücker window (dit.md 5.5).
+
+    Latent i >= 1 reads its own pixel frames, latent 0 the first `stride` of the clip; past the end the
+    last frame repeats.
+    """
+    latents = (frames - 1) // stride + 1
+    first = (torch.arange(latents) * stride - (stride - 1)).clamp_min(0)
+    return (first[:, None] + torch.arange(stride)).clamp_max(frames - 1)
+
+
+def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:
+    """Return Plücker maps `(B, 6*stride, T, h, w)` of per-frame rays `(B, F, 6, h, w)` and windows `(T, stride)`."""
+    packed = rays[:, windows]  # (B, T, stride, 6, h, w)
+    return packed.flatten(2, 3).transpose(1, 2)

@@ -1,0 +1,201 @@
+"""The SANA-WM stage-1 transformer (dit.md): one forward for a clip, a chunk with state, and training.
+
+    x -> latent_in -> [ block ] * depth -> head -> velocity  v = noise - x0
+
+A block (residual stream X, per-frame modulation m of the timestep):
+
+    (s1, k1, g1, s2, k2, g2) = table + m
+    X += g1 * SelfAttn(LN(X) (1 + k1) + s1);   X += plucker(E);   X += CrossAttn(X, text)
+    X += g2 * FFN(LN(X) (1 + k2) + s2)
+
+What a chunk leaves behind for later ones is a `DiTState`, passed in and returned. A whole clip is one chunk
+from the empty state (bidirectional); several `chunk_starts` make it chunk-causal; one call per chunk with
+the state carried over streams it. All are the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wm_env.kernels.frame_gdn import IMPLEMENTATIONS
+from wm_env.model.attention import CrossAttention, GDNAttention, Geometry, SoftmaxAttention
+from wm_env.model.camera import CameraInput, ray_transforms
+from wm_env.model.config import DiTConfig
+from wm_env.model.layers import FeedForward, RMSNorm, modulate, rotary, timestep_features
+from wm_env.model.state import BlockState, DiTState
+from wm_env.model.text import TextTokens
+
+
+class Block(nn.Module):
+    def __init__(self, cfg: DiTConfig, softmax: bool) -> None:
+        super().__init__()
+        self.eps = cfg.layer_norm_eps
+        self.modulation = nn.Parameter(torch.randn(6, cfg.hidden) / cfg.hidden**0.5)
+        self.attn: GDNAttention | SoftmaxAttention = SoftmaxAttention(cfg) if softmax else GDNAttention(cfg)
+        self.plucker = nn.Linear(cfg.hidden, cfg.hidden)
+        self.cross = CrossAttention(cfg)
+        self.ffn = FeedForward(cfg)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        text: TextTokens,
+        plucker: Tensor | None,
+        geometry: Geometry,
+        grid: tuple[int, int],
+        state: BlockState | None,
+        chunk_starts: Sequence[int],
+        every_chunk: bool,
+        compat_uniform_chunk: int | None,
+        impl: str,
+    ) -> tuple[Tensor, BlockState]:
+        """Return the new residual stream `(B, T, N, C)` and the block's state."""
+        table = self.modulation.to(x.dtype) + modulation  # (B, T|1, 6, C)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            m[:, :, None] for m in table.unbind(2)
+        )  # (B, T|1, 1, C)
+        a = modulate(x, shift1, scale1, self.eps)
+        past = None if state is None else state.attention
+        if isinstance(self.attn, GDNAttention):
+            attended, memory = self.attn(
+                a, geometry, past, chunk_starts=chunk_starts, every_chunk=every_chunk,
+                compat_uniform_chunk=compat_uniform_chunk, impl=impl,
+            )  # fmt: skip
+        else:
+            attended, memory = self.attn(
+                a, geometry, past, chunk_starts=chunk_starts, every_chunk=every_chunk
+            )
+        x = torch.addcmul(x, gate1, attended)
+        if plucker is not None:
+            x = x + self.plucker(plucker)
+        x = x + self.cross(x, text.tokens, text.mask)
+        b = modulate(x, shift2, scale2, self.eps)
+        fed, tail = self.ffn(b, grid, None if state is None else state.ffn_tail, chunk_starts, every_chunk)
+        return torch.addcmul(x, gate2, fed), BlockState(memory, tail)
+
+
+class DiT(nn.Module):
+    """The stage-1 velocity model; see the module docstring for the equations.
+
+    `impl` names the frame-GDN implementation; resolve "auto" beforehand (`wm_env.kernels.frame_gdn`).
+    """
+
+    def __init__(self, cfg: DiTConfig, impl: str = "chunk") -> None:
+        super().__init__()
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl={impl!r} is unknown; choose one of {IMPLEMENTATIONS}")
+        width = cfg.hidden
+        self.cfg = cfg
+        self.impl = impl
+        self.latent_in = nn.Linear(cfg.latent_channels, width)
+        self.time_in, self.time_out = nn.Linear(256, width), nn.Linear(width, width)
+        self.time_modulation = nn.Linear(width, 6 * width)
+        self.caption_in, self.caption_out = nn.Linear(cfg.caption_channels, width), nn.Linear(width, width)
+        self.caption_norm = RMSNorm(width, cfg.caption_norm_eps, cfg.caption_norm_init)
+        self.plucker_in = nn.Linear(cfg.plucker_channels, width)
+        self.memory_in = (
+            nn.Sequential(nn.Linear(cfg.memory_channels, width), nn.SiLU(), nn.Linear(width, width))
+            if cfg.memory_channels
+            else None
+        )
+        self.blocks = nn.ModuleList(Block(cfg, cfg.is_softmax(i)) for i in range(cfg.depth))
+        self.head_modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.head = nn.Linear(width, cfg.latent_channels)
+        initialise(self)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: TextTokens,
+        camera: CameraInput | None,
+        state: DiTState | None = None,
+        *,
+        memory: Tensor | None = None,
+        chunk_starts: Sequence[int] = (0,),
+        every_chunk: bool = False,
+        compat_uniform_chunk: int | None = None,
+    ) -> tuple[Tensor, DiTState]:
+        """Return the velocity `(B, Cl, T, h, w)` and the state after the last chunk.
+
+        latents: `(B, Cl, T, h, w)` noisy latents. timestep: `(B, T)`, or `(B, 1)` for one per clip, in
+        [0, 1000], truncated to integers. text: features `(B, L, E)` or one prompt per frame `(B, T, L, E)`.
+        camera: None skips the camera branch and the Plücker maps. memory: `(B, T, N, memory_channels)` or
+        None. chunk_starts: first frame of every chunk of this call; frames of one chunk see each other.
+        every_chunk: the state's tensors get a chunk axis after the batch axis.
+        compat_uniform_chunk: see `wm_env.kernels.temporal_conv.short_conv`.
+        """
+        cfg = self.cfg
+        batch, _, frames, height, width = latents.shape
+        x = self.latent_in(latents.permute(0, 2, 3, 4, 1).flatten(2, 3))  # (B, T, N, C)
+        if self.memory_in is not None:
+            if memory is None:
+                raise ValueError(
+                    "this transformer was built with memory_channels; pass memory=(B, T, N, channels)"
+                )
+            x = x + self.memory_in(memory)
+
+        time = self.time_out(F.silu(self.time_in(timestep_features(timestep).to(x.dtype))))  # (B, T|1, C)
+        modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))  # (B, T|1, 6, C)
+        tokens, mask = (y[:, None] if text.tokens.ndim == 3 else y for y in text)  # (B, 1|T, L, ...)
+        caption = self.caption_norm(
+            self.caption_out(F.gelu(self.caption_in(tokens.to(x.dtype)), approximate="tanh"))
+        )
+        caption_text = TextTokens(caption, mask)
+
+        start = torch.zeros(batch, dtype=torch.int64) if state is None else state.frame
+        positions = start[:, None] + torch.arange(frames)
+        rays, plucker = None, None
+        if camera is not None:
+            rays = ray_transforms(camera.conditions, height, width)
+            plucker = self.plucker_in(camera.plucker.permute(0, 2, 3, 4, 1).flatten(2, 3).to(x.dtype))
+        geometry = Geometry(rotary(positions.to(x.device), height, width, cfg), rays)
+
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, block_state = block(
+                x, modulation, caption_text, plucker, geometry, (height, width),
+                None if state is None else state.blocks[i], chunk_starts, every_chunk, compat_uniform_chunk, self.impl,
+            )  # fmt: skip
+            states.append(block_state)
+
+        shift, scale = (
+            m[:, :, None] for m in (self.head_modulation.to(x.dtype) + time[:, :, None]).unbind(2)
+        )
+        velocity = self.head(modulate(x, shift, scale, cfg.layer_norm_eps))  # (B, T, N, Cl)
+        velocity = velocity.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3)
+        ends = torch.tensor([*chunk_starts[1:], frames])
+        frame = start[:, None] + ends if every_chunk else start + frames
+        return velocity, DiTState(tuple(states), frame)
+
+
+@torch.no_grad()
+def initialise(model: DiT) -> None:
+    """Start near plain linear attention (dit.md 3.8): Xavier linears, gates almost open, camera silent."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for linear in (model.time_in, model.time_out, model.time_modulation, model.caption_in, model.caption_out):
+        nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(model.plucker_in.weight)
+    if model.memory_in is not None:
+        nn.init.zeros_(model.memory_in[2].weight)
+    for block in model.blocks:
+        attn = block.attn
+        nn.init.zeros_(attn.gate.weight)
+        nn.init.constant_(attn.gate.bias, 1.278464542761074)  # silu = 1
+        camera = attn.camera
+        nn.init.zeros_(camera.out.weight)
+        for projection, base in zip((camera.q, camera.k, camera.v), attn.qkv.weight.chunk(3), strict=True):
+            projection.weight.copy_(base)
+        if isinstance(attn, GDNAttention):
+            nn.init.zeros_(attn.beta.weight)
+            nn.init.constant_(attn.beta.bias, 5.0)
+            nn.init.zeros_(attn.decay.weight)
