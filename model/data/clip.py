@@ -101,6 +101,11 @@ class ClipShards:
             torch.from_numpy(self._to_table[shard][maps["caption"][row][pick]]),
         )
 
+    def poses(self, index: int) -> Tensor:
+        """Return the poses `(F, 4, 4)` of clip `index`, relative to its frame 0."""
+        shard, row = self._locate(index)
+        return torch.from_numpy(np.array(self._maps[shard]["c2w"][row]))
+
     def read_many(self, indices: Sequence[int], frames: Sequence[Sequence[int] | slice]) -> Clip:
         """Return a batch: clip `indices[i]` at `frames[i]`, all of the same length."""
         clips = [self.read(i, f) for i, f in zip(indices, frames, strict=True)]

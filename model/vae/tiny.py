@@ -121,7 +121,7 @@ class DepthNet(nn.Module):
         nn.init.constant_(self.head.bias, -0.6)  # 3 m
 
     def forward(self, colour: Tensor, intrinsics: Tensor) -> Tensor:
-        """Return inverse depth `(B, h, w)` of colours `(B, 3, h, w)` in [-1, 1] and pixel intrinsics `(B, 4)`."""
+        """Return inverse depth `(B, h, w)` of colours `(B, 3, h, w)` and intrinsics `(B, 4)` in pixels."""
         height, width = colour.shape[-2:]
         rays = pixel_rays(intrinsics.to(colour.dtype), height, width, 0.5)[..., :2]  # (B, h, w, 2)
         image = torch.cat([colour, rays.movedim(-1, 1)], dim=1)

@@ -1,0 +1,75 @@
+"""`python -m wm_env.model.training COMMAND`: data, vae, latents, refiner; needs torch, numpy, safetensors.
+
+The same trainings as `wm-env train`, for a bare checkout (a GPU machine without the command line's
+dependencies). Every command resumes what it finds in its output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("data", help="render clips of procedural scenes into shards")
+    parser.add_argument("--out", type=Path, required=True, help="folder; shards go into OUT/SPLIT")
+    parser.add_argument("--split", default="train", choices=("train", "val", "heldout"))
+    parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--frames", type=int, default=69, help="pixel frames per clip, 4k+1")
+
+
+def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> None:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/ shards")
+    parser.add_argument("--out", type=Path, required=True, help="run folder, resumed if it exists")
+    parser.add_argument("--preset", default="tiny", choices=("tiny", "smoke"))
+    parser.add_argument("--seconds", type=positive_float, help="length of this slice")
+    parser.add_argument("--steps", type=int, help="steps of this slice")
+    parser.add_argument("--device", default="cpu")
+    if name == "refiner":
+        parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m wm_env.model.training", description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; two processes beat two threads")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_data(commands)
+    add_training(commands, "vae", "train the autoencoder and its depth network")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    torch.set_num_threads(options.threads)
+    if options.command == "data":
+        from wm_env.model.data.procedural import RenderConfig, render_shards
+
+        config = RenderConfig(split=options.split, clips=options.clips, frames=options.frames)
+        render_shards(
+            options.out / options.split, config, lambda done, of: print(f"shard {done}/{of}", flush=True)
+        )
+    elif options.command == "vae":
+        from wm_env.model.training.vae import preset, train_vae
+
+        run = train_vae(
+            data=options.data,
+            out=options.out,
+            config=preset(options.preset),
+            seconds=options.seconds,
+            steps=options.steps,
+            device=options.device,
+        )
+        print(f"step {run.step}: {run.metrics}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

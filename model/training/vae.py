@@ -1,0 +1,217 @@
+"""Training of the tiny autoencoder and its depth network, together, on rendered clips.
+
+    codec   mean|e| + 2 mean e^2 + |grad e|,   e = decode(z + noise) - pixels, inverse depth at half weight
+    depth   mean|log(iz / iz*)| + mean|iz - iz*|,   iz = 1.2 m / z
+
+Latents are normalised with the statistics of the batch, so that the noise on them (a fixed posterior width,
+the KL term in closed form) cannot be made small by scaling the latents up; running statistics are kept in the
+buffers that encoding uses afterwards. The linear path starts as principal components and learns ten times
+slower: the full rate first destroys it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.data.clip import ClipShards
+from wm_env.model.training.loop import LoopConfig, Rule, Run
+from wm_env.model.vae.tiny import (
+    GROUP,
+    TinyVAE,
+    TinyVAEConfig,
+    init_from_patches,
+    inverse_depth,
+    metric_depth,
+    to_pixels,
+)
+
+LEVEL = 0.9995  # cosine of the tilt (1.8 deg) up to which a frame counts as a possible start image
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """Sizes of a run: `batch` windows of `groups` groups, `images` for the depth network, per step."""
+
+    vae: TinyVAEConfig
+    loop: LoopConfig
+    batch: int = 20
+    groups: int = 4
+    images: int = 40
+    noise: float = 0.12  # largest standard deviation of the noise on a normalised latent
+    start_fraction: float = 0.2  # windows that begin with the start image
+    init_windows: int = 200
+    bf16: bool = True
+
+
+def preset(name: str) -> VAETraining:
+    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests)."""
+    if name == "tiny":
+        loop = LoopConfig(
+            total_steps=1500, lr=2e-3, ema_decay=0.995, betas=(0.9, 0.98), log_every=50, eval_every=250
+        )
+        return VAETraining(vae=TinyVAEConfig(), loop=loop)
+    if name == "smoke":
+        small = TinyVAEConfig(encoder_width=(16, 16), decoder_width=(16, 16, 8), depth_width=(8, 8, 16, 16))
+        loop = LoopConfig(total_steps=40, lr=3e-3, warmup_steps=5, log_every=5, eval_every=40, ema_decay=0.8)
+        return VAETraining(vae=small, loop=loop, batch=4, groups=2, images=8, init_windows=12, bf16=False)
+    raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Return whether autocast to bfloat16 is worthwhile on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+
+
+def window_frames(first_group: int, groups: int) -> list[int]:
+    """Return the pixel frames of `groups` groups from `first_group` on; group 0 is frame 0 four times."""
+    return [max(0, GROUP * (first_group + g) - 3 + k) for g in range(groups) for k in range(GROUP)]
+
+
+def sample_windows(
+    shards: ClipShards, batch: int, groups: int, start_fraction: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return pixels `(B, groups, 4, 4, H, W)` and which windows begin with the start image `(B,)` bool."""
+    total = (shards.frames - 1) // GROUP + 1
+    clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
+    firsts = torch.randint(total - groups + 1, (batch,), generator=generator)
+    firsts = torch.where(torch.rand(batch, generator=generator) < start_fraction, 0, firsts)
+    clip = shards.read_many(clips, [window_frames(f, groups) for f in firsts.tolist()])
+    pixels = to_pixels(clip.rgb, clip.depth).unflatten(1, (groups, GROUP))
+    if float(torch.rand((), generator=generator)) < 0.5:
+        pixels = pixels.flip(-1)
+    return pixels, firsts == 0
+
+
+def sample_images(
+    shards: ClipShards, batch: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return level views: colours `(B, 3, H, W)`, inverse depth `(B, H, W)`, intrinsics `(B, 4)`."""
+    clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
+    tries = torch.randint(shards.frames, (batch, 8), generator=generator)
+    frames = []
+    for clip, options in zip(clips, tries.tolist(), strict=True):
+        pose = shards.poses(clip)[options]  # (8, 4, 4), frame 0 is level
+        level = (pose[:, 1, 1] > LEVEL) & (pose[:, 1, 3].abs() < 0.05)
+        frames.append([options[int(level.int().argmax())] if bool(level.any()) else 0])
+    clip = shards.read_many(clips, frames)
+    pixels = to_pixels(clip.rgb[:, 0], clip.depth[:, 0])  # (B, 4, H, W)
+    if float(torch.rand((), generator=generator)) < 0.5:
+        pixels = pixels.flip(-1)
+    return pixels[:, :3], pixels[:, 3], clip.intrinsics
+
+
+def codec_loss(error: Tensor) -> Tensor:
+    """Return the codec loss of errors `(..., 4, H, W)`: L1 + 2 L2 + L1 of the spatial gradient."""
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.5], device=error.device)[:, None, None]
+    e = error * weight
+    gradient = e.diff(dim=-1).abs().mean() + e.diff(dim=-2).abs().mean()
+    return e.abs().mean() + 2 * e.square().mean() + gradient
+
+
+def depth_loss(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the loss of inverse depths `(B, H, W)`: relative plus absolute."""
+    floor = 1.2 / 60
+    ratio = (predicted + 1).clamp_min(floor).log() - (truth + 1).clamp_min(floor).log()
+    return ratio.abs().mean() + (predicted - truth).abs().mean()
+
+
+def training_step(
+    vae: TinyVAE, shards: ClipShards, config: VAETraining, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of one batch; moves the running latent statistics of `vae` by 2%."""
+    device = vae.latent_mean.device
+    pixels, at_start = sample_windows(shards, config.batch, config.groups, config.start_fraction, generator)
+    colours, inverse, intrinsics = sample_images(shards, config.images, generator)
+    pixels, at_start = pixels.to(device), at_start.to(device)
+    batch, groups = pixels.shape[:2]
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and bf16_supported(device)):
+        raw = vae.encode_raw(pixels.flatten(0, 1)).float()  # (B T, C, h, w)
+        mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+        z = (raw - mean[:, None, None]) / std[:, None, None]
+        level = config.noise * torch.rand(batch * groups, 1, 1, 1, generator=generator)
+        z = z + (level * torch.randn(z.shape, generator=generator)).to(device)
+        z = z.unflatten(0, (batch, groups))
+        previous = torch.cat([z[at_start, 0], z[:, :-1].flatten(0, 1)])  # the start group precedes itself
+        latent = torch.cat([z[at_start, 0], z[:, 1:].flatten(0, 1)])
+        decoded, _ = vae.decode(latent, vae.start_decoding(previous))
+        colours = colours.to(device).contiguous(memory_format=torch.channels_last)
+        predicted = vae.depth_net(colours, intrinsics.to(device))
+    truth = torch.cat([pixels[at_start, 0], pixels[:, 1:].flatten(0, 1)])
+    codec = codec_loss(decoded.float() - truth)
+    depth = depth_loss(predicted.float(), inverse.to(device))
+    with torch.no_grad():
+        vae.latent_mean.lerp_(mean, 0.02)
+        vae.latent_std.lerp_(std, 0.02)
+    return codec + 0.5 * depth, {"codec": float(codec.detach()), "depth": float(depth.detach())}
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Return the PSNR in dB of each frame of colours `(..., 3, H, W)` in [-1, 1]."""
+    mse = (a.clamp(-1, 1) - b).square().mean((-3, -2, -1))
+    return -10 * torch.log10(mse.clamp_min(1e-9) / 4)
+
+
+@torch.no_grad()
+def evaluate(vae: TinyVAE, shards: ClipShards, clips: int = 32) -> dict[str, float]:
+    """Return held-out quality: PSNR of clips and start frames, median relative depth errors."""
+    device = vae.latent_mean.device
+    values: dict[str, list[Tensor]] = {n: [] for n in ("psnr", "psnr_start", "depth_codec", "depth_image")}
+    for index in range(min(clips, len(shards))):
+        clip = shards.read(index)
+        rgb, depth = clip.rgb[None].to(device), clip.depth[None].to(device)
+        truth = to_pixels(rgb, depth)
+        latents = vae.encode_clip(rgb, depth)
+        start, predicted = vae.encode_image(rgb[:, 0], clip.intrinsics[None].to(device))
+        decoded = vae.decode_clip(torch.cat([start[:, None], latents[:, 1:]], dim=1))
+        frames = psnr(decoded[0, :, :3], truth[0, :, :3])
+        values["psnr"].append(frames[1:].mean())
+        values["psnr_start"].append(frames[0])
+        true = metric_depth(inverse_depth(depth))
+        values["depth_codec"].append((metric_depth(decoded[:, 1:, 3]) / true[:, 1:] - 1).abs().median())
+        values["depth_image"].append((predicted / true[:, 0] - 1).abs().median())
+    return {name: float(torch.stack(found).mean()) for name, found in values.items()}
+
+
+def linear_is_slow(name: str, parameter: nn.Parameter) -> Rule:
+    """Rule the linear path "slow"."""
+    return "slow" if name.startswith("linear_") else "adamw"
+
+
+def train_vae(
+    *,
+    data: Path,
+    out: Path,
+    config: VAETraining,
+    seconds: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> Run:
+    """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice. `data` holds
+    `train/` and `val/` shards."""
+    train, val = ClipShards(data / "train"), ClipShards(data / "val")
+    torch.manual_seed(config.loop.seed)
+    vae = TinyVAE(config.vae)
+    if not (out / "state.pt").exists():
+        generator = torch.Generator().manual_seed(config.loop.seed + 1)
+        pixels, _ = sample_windows(train, config.init_windows, 2, config.start_fraction, generator)
+        init_from_patches(vae, pixels[:, 1], pixels[:, 0])
+    vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(
+        model=vae,
+        step_fn=lambda model, generator, _: training_step(model, train, config, generator),  # type: ignore[arg-type]
+        config=config.loop,
+        out=out,
+        settings={"vae": asdict(config.vae), "batch": config.batch, "groups": config.groups},
+        evaluate=lambda model: evaluate(model, val),  # type: ignore[arg-type]
+        rule=linear_is_slow,
+    )
+    run.advance(seconds=seconds, steps=steps)
+    save_checkpoint(out / "vae.safetensors", run.ema_weights(), run.card())
+    return run
