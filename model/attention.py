@@ -123,7 +123,8 @@ class GDNAttention(SelfAttention):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return beta `(B, H, T, N)` in (0, 1) and the log decay `(B, H, T)` < 0, both float32.
 
-        beta = sigmoid(W_b a + b_b) per token;  log decay = -exp(A_log) softplus(W_g mean_s(a) + b_g + dt_bias).
+        beta = sigmoid(W_b a + b_b) per token
+        log decay = -exp(A_log) softplus(W_g mean_s(a) + b_g + dt_bias) per frame
         """
         beta = torch.sigmoid(self.beta(x).float()).permute(0, 3, 1, 2)
         raw = self.decay(x.mean(dim=2)).float() + self.dt_bias.float()  # (B, T, H)
@@ -369,7 +370,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """Return `(B, T, N, C)`; text `(B, 1|T, L, C)` per clip or per frame, mask `(B, 1|T, L)`, 1 = keep."""
+        """Return `(B, T, N, C)`; text `(B, 1|T, L, C)` per clip or per frame; mask `(B, 1|T, L)`, 1 keeps."""
         shape = x.shape
         per_frame = text.shape[1] > 1
         queries = x.flatten(0, 1) if per_frame else x.flatten(1, 2)  # (B*T, N, C) or (B, T*N, C)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.geometry import pixel_rays, scale_intrinsics
+from wm_env.model.geometry import assemble, pixel_rays, scale_intrinsics
 
 
 class CameraInput(NamedTuple):
@@ -46,30 +46,30 @@ def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
 
     with `d` the pinhole ray through the integer grid point (no half-pixel offset).
     """
-    batch, frames, _ = conditions.shape
-    conditions = conditions.float()
-    c2w = conditions[..., :16].reshape(batch, frames, 4, 4)
-    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
-    rays = _unit(pixel_rays(conditions[..., 16:], height, width, offset=0.0)).flatten(2, 3)  # (B, T, N, 3)
-    z = _unit(rays @ rotation.transpose(-1, -2))  # (B, T, N, 3)
-    up = rotation[..., 1][..., None, :].expand_as(z)  # camera y axis in the world
-    x = _unit(torch.linalg.cross(up, z))
-    y = _unit(torch.linalg.cross(z, x))
-    world_to_ray = torch.stack([x, y, z], dim=-2)  # (B, T, N, 3, 3)
-    t = position[:, :, None, :, None].expand(*z.shape, 1)  # (B, T, N, 3, 1)
-    last = torch.zeros_like(t[..., :1, :]).expand(*z.shape[:-1], 1, 4) + torch.tensor(
-        [0.0, 0.0, 0.0, 1.0], device=z.device
-    )
-    to_ray = torch.cat([torch.cat([world_to_ray, -world_to_ray @ t], dim=-1), last], dim=-2)
-    to_world = torch.cat([torch.cat([world_to_ray.transpose(-1, -2), t], dim=-1), last], dim=-2)
-    return Rays(to_ray, to_world)
+    with torch.autocast(conditions.device.type, enabled=False):  # geometry stays float32 under bf16 training
+        batch, frames, _ = conditions.shape
+        conditions = conditions.float()
+        c2w = conditions[..., :16].reshape(batch, frames, 4, 4)
+        rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
+        rays = _unit(pixel_rays(conditions[..., 16:], height, width, offset=0.0)).flatten(
+            2, 3
+        )  # (B, T, N, 3)
+        z = _unit(rays @ rotation.transpose(-1, -2))  # (B, T, N, 3)
+        up = rotation[..., 1][..., None, :].expand_as(z)  # camera y axis in the world
+        x = _unit(torch.linalg.cross(up, z))
+        y = _unit(torch.linalg.cross(z, x))
+        world_to_ray = torch.stack([x, y, z], dim=-2)  # (B, T, N, 3, 3)
+        t = position[:, :, None].expand_as(z)
+        to_ray = assemble(world_to_ray, -(world_to_ray @ t[..., None])[..., 0])
+        to_world = assemble(world_to_ray.transpose(-1, -2), t)
+        return Rays(to_ray, to_world)
 
 
 def apply_per_token(matrices: Tensor, x: Tensor) -> Tensor:
     """Return `x` `(B, T, N, H, E)` with every 4-vector of its last axis multiplied by `(B, T, N, 4, 4)`."""
-    groups = x.unflatten(-1, (-1, 4))  # (B, T, N, H, E/4, 4)
-    mixed = (groups[..., None, :] * matrices[:, :, :, None, None]).sum(-1)  # (B, T, N, H, E/4, 4)
-    return mixed.flatten(-2)
+    with torch.autocast(x.device.type, enabled=False):  # positions of metres do not survive bf16
+        rows = x.unflatten(-1, (-1, 4)).flatten(3, 4)  # (B, T, N, H*E/4, 4)
+        return (rows @ matrices.transpose(-1, -2)).view(x.shape)
 
 
 def camera_conditions(c2w: Tensor, intrinsics: Tensor) -> Tensor:
@@ -113,6 +113,6 @@ def window_indices(frames: int, stride: int) -> Tensor:
 
 
 def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:
-    """Return Plücker maps `(B, 6*stride, T, h, w)` of per-frame rays `(B, F, 6, h, w)` and windows `(T, stride)`."""
+    """Return maps `(B, 6*stride, T, h, w)` of per-frame rays `(B, F, 6, h, w)` and windows `(T, stride)`."""
     packed = rays[:, windows]  # (B, T, stride, 6, h, w)
     return packed.flatten(2, 3).transpose(1, 2)

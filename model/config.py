@@ -51,8 +51,8 @@ class DiTConfig:
             raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
         if self.head_dim % 8:
             raise ValueError(
-                f"head dim {self.head_dim} is not a multiple of 8: the camera branch splits it into 4-vectors "
-                "and rotary pairs"
+                f"head dim {self.head_dim} is not a multiple of 8: the camera branch needs 4-vectors and "
+                "rotary pairs"
             )
         if self.depth < 1 or self.softmax_every < 1:
             raise ValueError(f"depth={self.depth} and softmax_every={self.softmax_every} must be at least 1")

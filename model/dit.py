@@ -160,7 +160,8 @@ class DiT(nn.Module):
         for i, block in enumerate(self.blocks):
             x, block_state = block(
                 x, modulation, caption_text, plucker, geometry, (height, width),
-                None if state is None else state.blocks[i], chunk_starts, every_chunk, compat_uniform_chunk, self.impl,
+                None if state is None else state.blocks[i],
+                chunk_starts, every_chunk, compat_uniform_chunk, self.impl,
             )  # fmt: skip
             states.append(block_state)
 

@@ -65,7 +65,9 @@ def se3_exp(twist: Tensor) -> Tensor:
 def rotation_angle_deg(a: Tensor, b: Tensor) -> Tensor:
     """Return the angle in degrees between rotations `a` and `b` `(..., 3, 3)`, accurate near zero."""
     relative = a.transpose(-1, -2) @ b
-    half_chord = (relative - torch.eye(3, dtype=a.dtype, device=a.device)).flatten(-2).norm(dim=-1) / math.sqrt(8)
+    half_chord = (relative - torch.eye(3, dtype=a.dtype, device=a.device)).flatten(-2).norm(
+        dim=-1
+    ) / math.sqrt(8)
     return torch.rad2deg(2 * torch.asin(half_chord.clamp(max=1.0)))
 
 
@@ -107,15 +109,18 @@ def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:
         low, high = float(angle.min()), float(angle.max())
         if low < MIN_FOV_DEG or high > MAX_FOV_DEG:
             raise ValueError(
-                f"intrinsics {intrinsics.tolist()} give a {axis} field of view of {low:.1f}-{high:.1f} deg at "
-                f"{width}x{height}; expected {MIN_FOV_DEG:g}-{MAX_FOV_DEG:g} (are they in pixels of this size?)"
+                f"intrinsics {intrinsics.tolist()} give a {axis} field of view of {low:.1f}-{high:.1f} deg "
+                f"at {width}x{height}; expected {MIN_FOV_DEG:g}-{MAX_FOV_DEG:g} (are they in pixels of this "
+                "size?)"
             )
 
 
 def check_rigid(c2w: Tensor) -> None:
     """Raise `ValueError` naming the first pose of `(..., 4, 4)` that is not a finite rigid transform."""
     if c2w.shape[-2:] != (4, 4):
-        raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected (..., 4, 4) camera-to-world matrices")
+        raise ValueError(
+            f"poses have shape {tuple(c2w.shape)}; expected (..., 4, 4) camera-to-world matrices"
+        )
     flat = c2w.reshape(-1, 4, 4).double()
     rotation = flat[:, :3, :3]
     eye = torch.eye(3, dtype=torch.float64, device=c2w.device)
