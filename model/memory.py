@@ -1,0 +1,121 @@
+"""3D scene memory: RGB-D keyframes splatted as points into the next views.
+
+The memory holds a few past frames with their poses. To look at it from a new pose, every keyframe pixel
+becomes a point, moves into the new camera and is written to the 2x2 pixels around its projection:
+
+    X = c2w_k (z K^-1 (u + 1/2, v + 1/2, 1)),    pixel = K (c2w^-1 X),
+
+weighed bilinearly, among the points within 6% of the nearest one at that pixel (z-buffer). What no point
+reaches is zero in every channel, the mask included. Keyframes are frame 0 and the last frames of the chunks
+before last (f-3) and last (f-1); nothing here is learned.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wm_env.model.geometry import invert_rigid, pixel_rays
+from wm_env.model.vae.tiny import DEPTH_SCALE, MAX_INVERSE, metric_depth
+
+SLOTS = 4  # frame 0, and the last frames of the last three chunks, oldest first
+READ_SLOTS = (0, 1, 3)  # frame 0, f-3, f-1
+NEAR = 0.12  # metres; points nearer than this are not drawn
+SURFACE = 1.06  # points up to this factor behind the nearest one belong to the same surface
+MIN_WEIGHT = 0.05
+
+
+class MemoryState(NamedTuple):
+    """Keyframes: pixels `(B, 4, 4, H, W)` float32 (slot; r, g, b, d), c2w `(B, 4, 4, 4)` float32, and valid
+    `(B, 4)` bool; slots are frame 0 and the last frames of the last three chunks, oldest first."""
+
+    pixels: Tensor
+    c2w: Tensor
+    valid: Tensor
+
+
+def start_memory(pixels: Tensor, c2w: Tensor) -> MemoryState:
+    """Return the memory of a start frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`."""
+    slots = pixels[:, None].float().repeat(1, SLOTS, 1, 1, 1)
+    valid = torch.zeros(pixels.shape[0], SLOTS, dtype=torch.bool, device=pixels.device)
+    valid[:, 0] = True
+    return MemoryState(slots, c2w[:, None].float().repeat(1, SLOTS, 1, 1), valid)
+
+
+def write_memory(state: MemoryState, pixels: Tensor, c2w: Tensor) -> MemoryState:
+    """Return the memory with a new last frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`; the oldest recent
+    frame is dropped, frame 0 stays."""
+
+    def push(slots: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([slots[:, :1], slots[:, 2:], new[:, None].to(slots.dtype)], dim=1)
+
+    return MemoryState(
+        push(state.pixels, pixels),
+        push(state.c2w, c2w),
+        push(state.valid, torch.ones_like(state.valid[:, 0])),
+    )
+
+
+def read_memory(state: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
+    """Return the views `(B, F, 5, H, W)` (r, g, b, d, mask) of the memory from poses `(B, F, 4, 4)`."""
+    slots = list(READ_SLOTS)
+    return splat(state.pixels[:, slots], state.c2w[:, slots], state.valid[:, slots], c2w, intrinsics)
+
+
+def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrinsics: Tensor) -> Tensor:
+    """Return keyframes seen from other poses: `(B, F, 5, H, W)` float32, channels r, g, b, d, mask.
+
+    pixels `(B, S, 4, H, W)` keyframes; source `(B, S, 4, 4)` their poses; valid `(B, S)` which count;
+    target `(B, F, 4, 4)` poses; intrinsics `(B, 4)` pixels, the same for all.
+    """
+    batch, _, _, height, width = pixels.shape
+    frames, area, pitch = target.shape[1], height * width, width + 2
+    # one transform per (target, keyframe) pair, composed in the dtype of the poses, then in pixel units:
+    # pixel (u, v, 1) at depth z  ->  q = (K R K^-1 (u, v, 1)) z + K t,  projected to (q_x, q_y) / q_z - 1/2
+    pair = (invert_rigid(target)[:, :, None] @ source.to(target.dtype)[:, None]).float()  # (B, F, S, 4, 4)
+    project = intrinsic_matrix(intrinsics.float())[:, None, None]  # (B, 1, 1, 3, 3)
+    rays = pixel_rays(intrinsics.float(), height, width, 0.5).flatten(1, 2).mT  # (B, 3, HW)
+    depth = metric_depth(pixels[:, :, 3].float()).flatten(2)[:, None, :, None]  # (B, 1, S, 1, HW)
+    q = (project @ pair[..., :3, :3] @ rays[:, None, None]) * depth + project @ pair[..., :3, 3:]
+    x, y, z = (part.flatten(2) for part in q.unbind(3))  # (B, F, P) with P = S HW
+    u, v = x / z - 0.5, y / z - 0.5
+    left, top = u.floor(), v.floor()
+    fu, fv = u - left, v - top
+    drawn = (z > NEAR) & (left >= -1) & (left < width) & (top >= -1) & (top < height)
+    drawn &= valid[:, None, :, None].expand(-1, frames, -1, area).flatten(2)
+    # cells of one view: (H+2) rows of W+2 (a border of one pixel), then room for what is not drawn
+    outside = (height + 2) * pitch
+    cells = outside + pitch + 2
+    base = torch.where(drawn, (top + 1) * pitch + (left + 1), outside).long()
+    base = base + torch.arange(batch * frames, device=base.device).view(batch, frames, 1) * cells
+    base, z = base.flatten(), z.flatten()  # (B F P,)
+    offsets = (0, 1, pitch, pitch + 1)
+    nearest = torch.full((batch * frames * cells,), torch.inf, device=z.device)
+    for offset in offsets:
+        nearest.scatter_reduce_(0, base + offset, z, "amin")
+    colour = pixels[:, :, :3].float().movedim(2, 0).flatten(2)[:, :, None]  # (3, B, 1, P)
+    red, green, blue = colour.expand(-1, -1, frames, -1).flatten(1)  # (B F P,) each
+    weights = ((1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv)
+    total = torch.zeros(5, batch * frames * cells, device=z.device)
+    front = z / SURFACE
+    for offset, weight in zip(offsets, weights, strict=True):
+        index = base + offset
+        kept = (weight.flatten() + 0.02) * (front <= nearest[index])
+        for plane, value in zip(total[:4], (red, green, blue, z), strict=True):  # planes: contiguous products
+            plane.scatter_add_(0, index, value * kept)
+        total[4].scatter_add_(0, index, kept)
+    total = total.view(5, batch, frames, cells)[..., :outside].unflatten(3, (height + 2, pitch))
+    total = total[..., 1:-1, 1:-1].movedim(0, 2)  # (B, F, 5, H, W)
+    mask = (total[:, :, 4:] > MIN_WEIGHT).float()
+    mean = total[:, :, :4] / total[:, :, 4:].clamp_min(MIN_WEIGHT)
+    inverse = (DEPTH_SCALE / mean[:, :, 3:].clamp_min(NEAR)).clamp(max=MAX_INVERSE) - 1
+    return torch.cat([mean[:, :, :3] * mask, inverse * mask, mask], dim=2)
+
+
+def intrinsic_matrix(intrinsics: Tensor) -> Tensor:
+    """Return K `(..., 3, 3)` of `(..., 4)` intrinsics (fx, fy, cx, cy)."""
+    fx, fy, cx, cy = intrinsics.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
