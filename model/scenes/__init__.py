@@ -1,0 +1,1 @@
+"""Seeded procedural rooms, their exact renderer, and walks through them."""

@@ -1,0 +1,71 @@
+"""Captions from a closed vocabulary, and the changes of a scene that a prompt can ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from wm_env.model.scenes.materials import BEACON_COLORS
+from wm_env.model.scenes.worlds import AIR_LEVELS, BEACON_SURFACES, LIGHT_LEVELS, Scene
+
+COLOR_NAMES = tuple(BEACON_COLORS)
+_COUNTS = ("one room", "two rooms", "three rooms")
+EVENTS = (
+    "lights dim",
+    "lights normal",
+    "lights bright",
+    "fog comes",
+    "fog clears",
+    *(f"beacon turns {name}" for name in COLOR_NAMES),
+)
+VOCABULARY = tuple(
+    sorted(
+        {word for text in (*_COUNTS, *EVENTS) for word in text.split()}
+        | {*LIGHT_LEVELS, *AIR_LEVELS, *COLOR_NAMES, "light", "air", "beacon"}
+    )
+)
+_LIGHT_WORDS = {name: index for index, name in enumerate(LIGHT_LEVELS)}
+_AIR_WORDS = {"fog": 1, "foggy": 1, "clear": 0, "clears": 0}  # "fog clears": the later word wins
+
+
+def caption(scene: Scene) -> list[str]:
+    """Return one caption per scene, such as "two rooms, bright light, clear air, red beacon"."""
+    return [
+        f"{_COUNTS[rooms - 1]}, {LIGHT_LEVELS[light]} light, {AIR_LEVELS[air]} air, {COLOR_NAMES[color]} beacon"
+        for rooms, light, air, color in zip(
+            scene.counts[:, 0].tolist(),
+            scene.light.tolist(),
+            scene.air.tolist(),
+            scene.beacon_color.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def with_prompt(scene: Scene, prompts: Sequence[str | None]) -> Scene:
+    """Return the scenes with the light, air and beacon colour that the prompts name; other words are ignored.
+
+    Of several words for the same thing the last counts; None changes nothing.
+    """
+    if len(prompts) != scene.light.shape[0]:
+        raise ValueError(f"{len(prompts)} prompts for {scene.light.shape[0]} scenes; give one per scene")
+    light, air, color = scene.light.tolist(), scene.air.tolist(), scene.beacon_color.tolist()
+    for slot, prompt in enumerate(prompts):
+        for word in re.findall(r"[a-z]+", (prompt or "").lower()):
+            light[slot] = _LIGHT_WORDS.get(word, light[slot])
+            air[slot] = _AIR_WORDS.get(word, air[slot])
+            color[slot] = COLOR_NAMES.index(word) if word in COLOR_NAMES else color[slot]
+    device = scene.light.device
+    glow = torch.tensor(list(BEACON_COLORS.values()), dtype=torch.float32, device=device)[color]  # (B, 3)
+    materials = scene.materials.clone()
+    for surface in BEACON_SURFACES:
+        materials[:, surface, 0:3] = glow
+        materials[:, surface, 3:6] = glow
+    return scene._replace(
+        materials=materials,
+        light=torch.tensor(light, device=device),
+        air=torch.tensor(air, device=device),
+        beacon_color=torch.tensor(color, device=device),
+    )
