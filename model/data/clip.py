@@ -57,9 +57,11 @@ def write_shard(folder: Path, arrays: dict[str, np.ndarray], captions: Sequence[
 class ClipShards:
     """All complete shards of a folder as one indexed set of clips, read through memory maps."""
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        """Open the shards that are complete now, at most `limit` of them, in name order."""
-        paths = sorted(path for path in folder.glob("shard-*") if path.is_dir())[:limit]
+    def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Open the shards that are complete now, or only those named, in name order."""
+        paths = sorted(path for path in folder.glob("shard-*") if path.is_dir())
+        if names is not None:
+            paths = [path for path in paths if path.name in set(names)]
         if not paths:
             raise FileNotFoundError(f"no shards in {folder}; render some first (`train data --out {folder}`)")
         self.folder, self.paths = folder, paths

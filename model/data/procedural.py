@@ -15,10 +15,10 @@ import torch
 
 from wm_env.model.data.clip import write_shard
 from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
-from wm_env.model.scenes.captions import event_prompt
-from wm_env.model.scenes.paths import training_paths
+from wm_env.model.scenes.captions import EVENTS, caption, with_prompt
+from wm_env.model.scenes.paths import start_fov_deg, training_paths
 from wm_env.model.scenes.raycast import render
-from wm_env.model.scenes.worlds import caption, make_scene, start_fov_deg, with_prompt
+from wm_env.model.scenes.worlds import Scene, make_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,21 @@ class RenderConfig:
             raise ValueError(f"clips and clips_per_shard must be positive, size a multiple of 16: {self}")
 
 
+def draw_event(scene: Scene, generator: torch.Generator) -> tuple[str, Scene]:
+    """Return a prompt that changes the scene, and the changed scene.
+
+    Half of the prompts name the event ("fog comes"), half are the full caption of what is there after it.
+    """
+    before = caption(scene)[0]
+    for choice in torch.randperm(len(EVENTS), generator=generator).tolist():
+        changed = with_prompt(scene, [EVENTS[choice]])
+        after = caption(changed)[0]
+        if after != before:
+            named = float(torch.rand((), generator=generator)) < 0.5
+            return (EVENTS[choice] if named else after), changed
+    raise AssertionError("some event changes every scene")
+
+
 def render_clip(seed: int, config: RenderConfig) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays of one clip (no leading axis) and its captions, one, or two with an event.
 
@@ -54,8 +69,7 @@ def render_clip(seed: int, config: RenderConfig) -> tuple[dict[str, np.ndarray],
     if float(torch.rand((), generator=generator)) < config.event_fraction:
         chunks = (config.frames - 1) // 4
         chunk = int(torch.randint(1, chunks, (), generator=generator))  # chunk t is frames 4t-3 .. 4t
-        prompt = event_prompt(captions[0], generator)
-        changed = with_prompt(scene, [prompt])
+        prompt, changed = draw_event(scene, generator)
         captions, parts, starts = [captions[0], prompt], [scene, changed], [0, 4 * chunk - 3, config.frames]
     rgb, depth, ids = [], [], []
     for which, (part, begin, end) in enumerate(zip(parts, starts[:-1], starts[1:], strict=True)):

@@ -29,6 +29,15 @@ def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--frames", type=int, default=69, help="pixel frames per clip, 4k+1")
 
 
+def add_latents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("latents", help="encode shards with a trained autoencoder")
+    parser.add_argument("--data", type=Path, required=True, help="folder with SPLIT/shard-*")
+    parser.add_argument("--split", default="train", choices=("train", "val", "heldout"))
+    parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder; latents go into OUT/SPLIT")
+    parser.add_argument("--device", default="cpu")
+
+
 def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> None:
     parser = commands.add_parser(name, help=text)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/ shards")
@@ -47,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     add_data(commands)
     add_training(commands, "vae", "train the autoencoder and its depth network")
+    add_latents(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     torch.set_num_threads(options.threads)
@@ -69,6 +79,18 @@ def main(arguments: list[str] | None = None) -> None:
             device=options.device,
         )
         print(f"step {run.step}: {run.metrics}")
+    elif options.command == "latents":
+        from wm_env.model.data.latents import encode_shards
+        from wm_env.model.training.vae import load_vae
+
+        vae, card = load_vae(options.vae)
+        encode_shards(
+            vae.to(options.device),
+            card["sha256"],
+            options.data / options.split,
+            options.out / options.split,
+            lambda done, of: print(f"shard {done}/{of}", flush=True),
+        )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ slower: the full rate first destroys it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.training.loop import LoopConfig, Rule, Run
 from wm_env.model.vae.tiny import (
@@ -182,6 +184,19 @@ def evaluate(vae: TinyVAE, shards: ClipShards, clips: int = 32) -> dict[str, flo
 def linear_is_slow(name: str, parameter: nn.Parameter) -> Rule:
     """Rule the linear path "slow"."""
     return "slow" if name.startswith("linear_") else "adamw"
+
+
+def load_vae(path: Path) -> tuple[TinyVAE, Card]:
+    """Return the autoencoder of a `vae.safetensors` written by `train_vae`, in eval mode, and its card."""
+    tensors, card = load_checkpoint(path)
+    vae = TinyVAE(vae_config(card["settings"]["vae"]))
+    load_into(vae, tensors, str(path))
+    return vae.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
+
+
+def vae_config(values: Mapping[str, Any]) -> TinyVAEConfig:
+    """Return the config of its JSON values (lists become tuples)."""
+    return TinyVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def train_vae(

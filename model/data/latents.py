@@ -1,0 +1,115 @@
+"""Latent cache: rendered shards encoded once by a given autoencoder, beside the clips they came from.
+
+    z.npy       float16 (n, T, C, h, w)   latents of the true frames and depths
+    start.npy   float16 (n, C, h, w)      latent of frame 0 with PREDICTED depth: what a world is given
+    depth0.npy  float16 (n, H, W)         that predicted depth, metres
+    vae.json    SHA-256 of the autoencoder's weights
+
+A cache of another autoencoder is refused, never mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.model.data.clip import Clip, ClipShards
+from wm_env.model.vae.tiny import TinyVAE
+
+
+class LatentClip(NamedTuple):
+    """A batch of clips with latents.
+
+    clip: see `Clip`, leading axis B. z: float32 `(B, T, C, h, w)`; start: float32 `(B, C, h, w)`;
+    depth0: float32 `(B, H, W)` metres, predicted.
+    """
+
+    clip: Clip
+    z: Tensor
+    start: Tensor
+    depth0: Tensor
+
+
+@torch.no_grad()
+def encode_shards(
+    vae: TinyVAE, sha256: str, clips: Path, out: Path, report: Callable[[int, int], None] | None = None
+) -> None:
+    """Encode every complete shard of `clips` into `out`, skipping those already encoded by these weights."""
+    device = vae.latent_mean.device
+    shards = ClipShards(clips)
+    for number, path in enumerate(shards.paths):
+        target = out / path.name
+        if target.exists():
+            _check_owner(target, sha256)
+            continue
+        rgb, depth = np.load(path / "rgb.npy", mmap_mode="r"), np.load(path / "depth.npy", mmap_mode="r")
+        intrinsics = torch.from_numpy(np.load(path / "intrinsics.npy"))
+        z, start, depth0 = [], [], []
+        for row in range(len(rgb)):
+            colours = torch.from_numpy(np.array(rgb[row]))[None].to(device)
+            metres = torch.from_numpy(np.array(depth[row])).float()[None].to(device)
+            z.append(vae.encode_clip(colours, metres)[0].half().cpu())
+            latent, predicted = vae.encode_image(colours[:, 0], intrinsics[row : row + 1].to(device))
+            start.append(latent[0].half().cpu())
+            depth0.append(predicted[0].half().cpu())
+        temporary = out / f".{path.name}.{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, rows in (("z", z), ("start", start), ("depth0", depth0)):
+            np.save(temporary / f"{name}.npy", torch.stack(rows).numpy())
+        (temporary / "vae.json").write_text(json.dumps({"sha256": sha256}))
+        os.replace(temporary, target)
+        if report is not None:
+            report(number + 1, len(shards.paths))
+
+
+def _check_owner(folder: Path, sha256: str) -> None:
+    owner = json.loads((folder / "vae.json").read_text())["sha256"]
+    if owner != sha256:
+        raise ValueError(
+            f"latents in {folder} come from another autoencoder (sha256 {owner[:12]}..., not {sha256[:12]}...); "
+            "encode into another folder"
+        )
+
+
+class LatentShards:
+    """Clips and their latents as one indexed set."""
+
+    def __init__(self, clips: Path, latents: Path, sha256: str) -> None:
+        """Open the clips of `clips` whose latents are in `latents` and made by the weights `sha256`."""
+        done = sorted(path for path in latents.glob("shard-*") if path.is_dir())
+        if not done:
+            raise FileNotFoundError(f"no latents in {latents}; encode {clips} first (`train latents`)")
+        for path in done:
+            _check_owner(path, sha256)
+        self.clips = ClipShards(clips, names=[path.name for path in done])
+        self.z, self.start, self.depth0 = (
+            np.concatenate([np.load(path / f"{name}.npy") for path in done])
+            for name in ("z", "start", "depth0")
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def captions(self) -> list[str]:
+        """Table that `clip.caption` indexes."""
+        return self.clips.captions
+
+    def read(self, indices: Sequence[int], groups: int) -> LatentClip:
+        """Return the first `groups` latents of clips `indices`, with their 4 * groups - 3 pixel frames."""
+        span = slice(0, 4 * groups - 3)
+        clip = self.clips.read_many(indices, [span] * len(indices))
+        rows = list(indices)
+        z = torch.from_numpy(self.z[rows, :groups]).float()
+        return LatentClip(
+            clip, z, torch.from_numpy(self.start[rows]).float(), torch.from_numpy(self.depth0[rows]).float()
+        )
