@@ -5,44 +5,22 @@ and the camera poses of the next chunk into the frames seen along them and a new
 anything: the old state stays valid, so a snapshot is a reference and a branch is the same state used twice.
 
 Every tensor of a state has the batch axis first, so states of several slots are stacked, selected and
-overwritten with `wm_env.model.state`.
+overwritten with `wm_env.model.state`; its structure and shapes stay the same over an episode, whatever slots
+it holds, so that slots at different chunks share one batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
+from wm_env.model.spec import Chunk, WorldSpec
 
-@dataclass(frozen=True, kw_only=True)
-class WorldSpec:
-    """The fixed facts of a world.
-
-    frames_per_step: K, pixel frames per chunk (one chunk = one env step).
-    frame_size: `(height, width)` of its frames in pixels.
-    max_translation: metres per pixel frame at full speed.
-    max_rotation_deg: degrees per pixel frame at full speed.
-    trained_steps: env steps covered by training; beyond it quality is extrapolation.
-    latent_shape: `(C, h, w)` of the latent observation, or None where there is no latent.
-    fps: pixel frames per second.
-    sees_scene: the world is a renderer and is given the true scene and start pose.
-    weights_sha256: digest of the weights, None for a world without weights.
-    """
-
-    name: str
-    frames_per_step: int
-    frame_size: tuple[int, int]
-    max_translation: float
-    max_rotation_deg: float
-    trained_steps: int
-    latent_shape: tuple[int, int, int] | None
-    fps: int = 16
-    sees_scene: bool = False
-    weights_sha256: str | None = None
+__all__ = ["Chunk", "Start", "World", "WorldSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +40,7 @@ class Start:
     start_c2w: np.ndarray | None = None
 
 
-class Chunk(NamedTuple):
-    """What one chunk shows.
-
-    frames: uint8 `(B, K, h, w, 3)`. latent: float32 `(B, C, h', w')` or None. depth: float32
-    `(B, K, h, w)` metres along z, or None where the world has none.
-    """
-
-    frames: Tensor
-    latent: Tensor | None
-    depth: Tensor | None
-
-
+@runtime_checkable
 class World(Protocol):
     """A world that can be stepped in batches; see the module docstring."""
 
@@ -85,9 +52,13 @@ class World(Protocol):
         ...
 
     def step_chunk(self, state: Any, c2w: Tensor) -> tuple[Chunk, Any]:
-        """Return the next chunk and state for poses `c2w` `(B, K, 4, 4)` float64 relative to the start frame."""
+        """Return the next chunk and state for poses `c2w` `(B, K, 4, 4)` float64 relative to the start."""
         ...
 
     def set_prompt(self, state: Any, prompts: Sequence[str | None]) -> Any:
         """Return the state with new prompts from the next chunk on; None keeps a slot's prompt."""
+        ...
+
+    def set_noise_seed(self, state: Any, noise_seeds: Sequence[int]) -> Any:
+        """Return the state whose next chunks draw their noise from the given seeds (branching)."""
         ...

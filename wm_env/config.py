@@ -1,0 +1,118 @@
+"""Every setting of the environment in one frozen value, shared by all faces (Gymnasium, vector, SB3, ...)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from wm_env.actions import ActionSpec
+from wm_env.core import Rules
+from wm_env.episodes import Wishes, wishes
+from wm_env.images import parse_intrinsics, start_image
+from wm_env.model.kinematics import KeyMotion
+from wm_env.observations import ObservationSpec
+from wm_env.tasks import make_task
+from wm_env.world import World
+from wm_env.worlds import resolve_world
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The keyword arguments of `gym.make("SanaWM-v0", ...)`.
+
+    world: preset, checkpoint folder or `World` object. task: name or `Task` object.
+    scene, split, image, prompt, intrinsics, noise_seed: defaults of the reset options of the same names.
+    action_type, obs_type: see `wm_env.actions` and `wm_env.observations`. obs_size: pixels, one number for a
+    square or `(height, width)`; None is the world's frame size.
+    max_translation (m), max_rotation_deg (deg): full deflection of the camera actions per pixel frame; None
+    is the world's speed. collision: "block", "terminate" or "ignore".
+    temperature: factor on the world's noise. device: where the world computes.
+    ablate: removes a part of a tiny world, for honest baselines.
+    """
+
+    world: Any = "tiny"
+    task: Any = "explore"
+    scene: int | None = None
+    split: str = "val"
+    image: Any = None
+    prompt: str | None = None
+    intrinsics: Any = None
+    noise_seed: int | None = None
+    action_type: str = "keys"
+    obs_type: str = "rgb"
+    obs_size: int | tuple[int, int] | None = None
+    max_translation: float | None = None
+    max_rotation_deg: float | None = None
+    collision: str = "block"
+    temperature: float = 1.0
+    device: str = "cpu"
+    ablate: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature={self.temperature} must be a finite number of at least 0")
+        if self.image is not None and self.scene is not None:
+            raise ValueError("give either a scene seed or an image, not both")
+        make_task(self.task)  # names are checked before any weight is read
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the settings as keyword arguments, for another face of the same environment."""
+        return {field.name: self.__dict__[field.name] for field in fields(self)}
+
+    def load_world(self) -> World:
+        """Return the world of these settings, loaded once per process."""
+        return resolve_world(self.world, self.device, self.ablate)
+
+    def rules(self, world: World) -> Rules:
+        """Return the rules of these settings on `world`."""
+        spec = world.spec
+        if self.obs_size is None:
+            obs_size = spec.frame_size
+        elif isinstance(self.obs_size, int):
+            obs_size = (self.obs_size, self.obs_size)
+        else:
+            obs_size = (int(self.obs_size[0]), int(self.obs_size[1]))
+        return Rules(
+            world=world,
+            task=make_task(self.task),
+            actions=ActionSpec(
+                kind=self.action_type,
+                frames_per_step=spec.frames_per_step,
+                max_translation=spec.max_translation
+                if self.max_translation is None
+                else self.max_translation,
+                max_rotation_deg=spec.max_rotation_deg
+                if self.max_rotation_deg is None
+                else self.max_rotation_deg,
+            ),
+            views=ObservationSpec(kind=self.obs_type, obs_size=obs_size, world=spec),
+            motion=KeyMotion(
+                translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
+            ),
+            collision=self.collision,
+        )
+
+    def wishes(self, frame_size: tuple[int, int]) -> Wishes:
+        """Return the start conditions that every reset begins from; the image is read here, once."""
+        picture = None
+        intrinsics = None
+        if self.image is not None:
+            picture = start_image(self.image, self.intrinsics, frame_size)
+        elif self.intrinsics is not None:
+            intrinsics = parse_intrinsics(self.intrinsics, frame_size)
+        plain = {
+            "scene": self.scene,
+            "split": self.split,
+            "prompt": self.prompt,
+            "noise_seed": self.noise_seed,
+        }
+        start = wishes(Wishes(), plain, frame_size)
+        return Wishes(
+            scene=start.scene,
+            split=start.split,
+            image=picture,
+            prompt=start.prompt,
+            intrinsics=intrinsics,
+            noise_seed=start.noise_seed,
+        )

@@ -1,0 +1,201 @@
+"""The environment as functions over values: initial, transition, observation; batch first.
+
+    state               = initial(rules, episodes)
+    state, outcome      = transition(rules, state, command)      one world call for all slots
+    observations        = observation(rules, state)
+
+A `State` is a tree of tensors with the batch axis first: a snapshot keeps a reference, a branch uses one
+state twice, a partial reset overwrites slots with `put`. Nothing is ever written into a state.
+
+Collisions are the environment's, not the world's: the true scene (where there is one) bends the commanded
+path, and the world is asked for the frames along the bent path. Legend: `B` slots, `K` pixel frames per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.actions import ActionSpec, Command
+from wm_env.episodes import Episode, placeholder_scene
+from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
+from wm_env.model.scenes.free_space import slide
+from wm_env.model.scenes.worlds import Scene
+from wm_env.model.state import cat
+from wm_env.observations import ObservationSpec
+from wm_env.tasks import Situation, Task, Verdict
+from wm_env.world import World
+
+COLLISIONS = ("block", "terminate", "ignore")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What stays the same over all episodes of an environment."""
+
+    world: World
+    task: Task
+    actions: ActionSpec
+    views: ObservationSpec
+    motion: KeyMotion
+    collision: str
+
+    def __post_init__(self) -> None:
+        if self.collision not in COLLISIONS:
+            raise ValueError(f"unknown collision {self.collision!r}; valid are {', '.join(COLLISIONS)}")
+
+
+class State(NamedTuple):
+    """All of the episodes in progress.
+
+    world, task: their own states. motion: pose relative to the start, velocity, held keys. scene: the true
+    scenes, a placeholder where `has_scene` `(B,)` is False. scene_seed: `(B,)` int64, -1 without a scene.
+    start_c2w: `(B, 4, 4)` float64 absolute.
+    intrinsics: `(B, 4)` float64. start_image: uint8 `(B, h, w, 3)`. noise_seed: `(B,)` int64. chunk: `(B,)`
+    int64, steps so far. frames: uint8 `(B, K, h, w, 3)`, the pixel frames of the last step (the start image
+    repeated at reset). latent: float32 `(B, C, h', w')` or None. c2w: `(B, K, 4, 4)` float64, their poses
+    relative to the start. collided, terminated: `(B,)` bool, of the last step.
+    """
+
+    world: Any
+    task: Any
+    motion: MotionState
+    scene: Scene
+    has_scene: Tensor
+    scene_seed: Tensor
+    start_c2w: Tensor
+    intrinsics: Tensor
+    start_image: Tensor
+    noise_seed: Tensor
+    chunk: Tensor
+    frames: Tensor
+    latent: Tensor | None
+    c2w: Tensor
+    collided: Tensor
+    terminated: Tensor
+
+
+def initial(rules: Rules, episodes: Sequence[Episode]) -> State:
+    """Return the state at the start of `episodes`, one slot each."""
+    spec = rules.world.spec
+    for episode in episodes:
+        if episode.scene is None and (spec.sees_scene or rules.task.needs_scene):
+            needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
+            raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
+    batch = len(episodes)
+    chunk, world_state = rules.world.begin([episode.start(spec.sees_scene) for episode in episodes])
+    motion = start_motion(batch)
+    c2w = motion.c2w[:, None].repeat(1, spec.frames_per_step, 1, 1)
+    scenes = [placeholder_scene() if episode.scene is None else episode.scene for episode in episodes]
+    state = State(
+        world=world_state,
+        task=(),
+        motion=motion,
+        scene=cat(scenes),
+        has_scene=torch.tensor([episode.scene is not None for episode in episodes]),
+        scene_seed=torch.tensor([-1 if e.scene_seed is None else e.scene_seed for e in episodes]),
+        start_c2w=torch.from_numpy(np.stack([episode.start_c2w for episode in episodes])).double(),
+        intrinsics=torch.tensor([episode.intrinsics for episode in episodes], dtype=torch.float64),
+        start_image=torch.from_numpy(np.stack([episode.image for episode in episodes])),
+        noise_seed=torch.tensor([episode.noise_seed for episode in episodes], dtype=torch.int64),
+        chunk=torch.zeros(batch, dtype=torch.int64),
+        frames=chunk.frames.cpu().expand(-1, spec.frames_per_step, -1, -1, -1).contiguous(),
+        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        c2w=c2w,
+        collided=torch.zeros(batch, dtype=torch.bool),
+        terminated=torch.zeros(batch, dtype=torch.bool),
+    )
+    seeds = [episode.task_seed for episode in episodes]
+    return state._replace(task=rules.task.begin(situation(rules, state), seeds))
+
+
+def transition(rules: Rules, state: State, command: Command) -> tuple[State, Verdict]:
+    """Return the state and verdict after one chunk of every slot: one call of the world."""
+    batch = state.chunk.shape[0]
+    hits = torch.zeros(batch, dtype=torch.bool)
+
+    def bend(start: Tensor, end: Tensor) -> Tensor:
+        """Return where a camera going from `start` to `end` `(B, 3)` (relative to the start pose) arrives."""
+        nonlocal hits
+        rotation, origin = state.start_c2w[:, :3, :3], state.start_c2w[:, :3, 3]
+        there = _transform(rotation, start) + origin, _transform(rotation, end) + origin
+        position, hit = slide(state.scene, *there)
+        hit = hit & state.has_scene
+        hits = hits | hit
+        if rules.collision == "ignore":
+            return end
+        bent = _transform(rotation.transpose(-1, -2), position.double() - origin)
+        return torch.where(hit[:, None], bent, end)  # a free path stays exactly as commanded
+
+    resolve: Resolve | None = bend if bool(state.has_scene.any()) else None
+    if command.held is not None:
+        c2w, motion = step_keys(
+            state.motion, command.held, rules.world.spec.frames_per_step, rules.motion, resolve
+        )
+    else:
+        assert command.twists is not None
+        c2w, motion = step_twists(state.motion, command.twists, resolve)
+
+    chunk, world_state = rules.world.step_chunk(state.world, c2w)
+    moved = state._replace(
+        world=world_state,
+        motion=motion,
+        chunk=state.chunk + 1,
+        frames=chunk.frames.cpu(),
+        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        c2w=c2w,
+        collided=hits,
+    )
+    task_state, verdict = rules.task.step(state.task, situation(rules, moved))
+    terminated = verdict.terminated | hits if rules.collision == "terminate" else verdict.terminated
+    moved = moved._replace(task=task_state, terminated=terminated)
+    return moved, Verdict(verdict.reward, terminated)
+
+
+def observation(rules: Rules, state: State) -> Any:
+    """Return the batched observations, fresh arrays."""
+    extra = rules.task.observe(state.task, situation(rules, state))
+    return rules.views.observe(state.frames, state.latent, extra)
+
+
+def infos(rules: Rules, state: State) -> list[dict[str, Any]]:
+    """Return one info dict a slot, fresh and deterministic (environment.md section 4)."""
+    facts = {name: values.tolist() for name, values in rules.task.facts(state.task).items()}
+    frames_per_step = rules.world.spec.frames_per_step
+    c2w, intrinsics = state.c2w.numpy(), state.intrinsics.numpy()
+    out = []
+    for slot, chunk in enumerate(state.chunk.tolist()):
+        info: dict[str, Any] = {
+            "c2w": c2w[slot, -1].copy(),
+            "c2w_frames": c2w[slot].copy(),
+            "intrinsics": intrinsics[slot].copy(),
+            "chunk_index": chunk,
+            "frame_index": chunk * frames_per_step,
+        }
+        info |= {name: values[slot] for name, values in facts.items()}
+        if bool(state.has_scene[slot]):
+            info["collision"] = bool(state.collided[slot])
+        out.append(info)
+    return out
+
+
+def situation(rules: Rules, state: State) -> Situation:
+    """Return what the task may look at."""
+    return Situation(
+        scene=state.scene,
+        has_scene=state.has_scene,
+        start_c2w=state.start_c2w,
+        c2w=state.c2w,
+        intrinsics=state.intrinsics,
+        frame_size=rules.world.spec.frame_size,
+        collided=state.collided,
+    )
+
+
+def _transform(rotation: Tensor, vector: Tensor) -> Tensor:
+    return (rotation @ vector[..., None])[..., 0]

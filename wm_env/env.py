@@ -1,0 +1,232 @@
+"""`SanaWMEnv`: a video world model as a Gymnasium environment, one slot of the core."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+
+from wm_env.config import EnvConfig
+from wm_env.core import State, infos, initial, observation, transition
+from wm_env.episodes import draw_episode, wishes
+from wm_env.profiling import Tally, TimedWorld
+from wm_env.snapshot import Moment, Snapshot, pack, unpack
+from wm_env.vector import SanaWMVectorEnv, as_prompt
+from wm_env.world import World
+
+RENDER_MODES = ["rgb_array", "rgb_array_list"]
+MAX_KEPT_FRAMES = 4096  # rgb_array_list: an episode may be endless, memory is not
+
+
+class SanaWMEnv(gym.Env[Any, Any]):
+    """Step through a world that a SANA-WM-family model imagines, or through its true twin.
+
+    One step is one chunk of `frames_per_step` pixel frames (K) at 16 frames per second; the action of a step
+    drives exactly the frames that the step returns.
+
+    ## Action space (`action_type=`)
+    | value               | space              | meaning                                          |
+    |---------------------|--------------------|--------------------------------------------------|
+    | `"keys"` (default)  | `Discrete(9)`      | none, w, s, a, d, i, k, j, l: see below          |
+    | `"multikeys"`       | `MultiBinary(8)`   | the same keys held together, in that order       |
+    | `"camera"`          | `Box(-1,1,(6,))`   | right, down, forward, pitch, yaw, roll velocity  |
+    | `"camera_sequence"` | `Box(-1,1,(K,6))`  | one such row per pixel frame                     |
+
+    w forward, s back, a yaw left, d yaw right, i pitch up, k pitch down, j strafe left, l strafe right.
+
+    ## Observation space (`obs_type=`)
+    | value               | space                     | meaning                           |
+    |---------------------|---------------------------|-----------------------------------|
+    | `"rgb"` (default)   | uint8 `(h, w, 3)`         | newest frame, at `obs_size`       |
+    | `"rgb_sequence"`    | uint8 `(K, h, w, 3)`      | all pixel frames of the step      |
+    | `"latent"`          | float32 `(C, h', w')`     | the world's latent, clipped to 32 |
+
+    A goal task makes it one flat `Dict`. `info`: `c2w` and `c2w_frames` (relative to the start),
+    `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, and `collision` where
+    there is a scene.
+
+    ## Reward, start, end
+    The reward is the task's (`wm_env.tasks`; default `explore`: newly seen floor in m2). An episode starts at
+    the picture of a scene seed, or at the user's own image and prompt. The task (or `collision="terminate"`)
+    ends it; only Gymnasium's TimeLimit truncates.
+
+    ## Arguments
+    `render_mode` (None, `"rgb_array"`, `"rgb_array_list"`) and everything in `wm_env.config.EnvConfig`.
+
+    ## Version history
+    * v0: first release
+    """
+
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 16}  # noqa: RUF012 (Gymnasium's own)
+
+    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(
+                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
+            )
+        self.render_mode = render_mode
+        self.config = EnvConfig(**settings)
+        self._timed = TimedWorld(self.config.load_world())
+        self._world = self._timed.inner
+        self._rules = self.config.rules(self._timed)
+        self._defaults = self.config.wishes(self._world.spec.frame_size)
+        self.action_space = self._rules.actions.space()
+        self.observation_space = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
+        self._state: State | None = None
+        self._prompt = ""
+        self._closed = False
+        self._film: deque[np.ndarray] = deque(maxlen=MAX_KEPT_FRAMES)
+        self._steps = Tally()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; options: scene, split, image, prompt, intrinsics, noise_seed."""
+        self._check_open()
+        spec = self._world.spec
+        wish = wishes(self._defaults, options, spec.frame_size)
+        super().reset(seed=seed)
+        episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
+        self._enter(initial(self._rules, [episode]), episode.prompt)
+        return self._seen()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move for one chunk; see the class docstring. Never truncates on its own."""
+        state = self._current()
+        if bool(state.terminated[0]):
+            raise ResetNeeded("the episode has ended; call reset() before the next step()")
+        command = self._rules.actions.command([action], 1)
+        started = time.perf_counter()
+        self._state, verdict = transition(self._rules, state, command)
+        self._keep_film(self._state)
+        observed, info = self._seen()
+        self._steps.add(started)
+        return observed, float(verdict.reward[0]), bool(verdict.terminated[0]), False, info
+
+    def render(self) -> Any:
+        """Return the newest frame at full size; `rgb_array_list`: all pixel frames since the last call."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() was called without a render_mode; pass render_mode='rgb_array' to gym.make"
+            )
+            return None
+        state = self._current()
+        if self.render_mode == "rgb_array":
+            return state.frames[0, -1].numpy().copy()
+        frames = [frame.copy() for frame in self._film]
+        self._film.clear()
+        return frames
+
+    def close(self) -> None:
+        """Forget the episode; any later reset or step raises. May be called twice."""
+        self._state = None
+        self._film.clear()
+        self._closed = True
+
+    # State as a value -------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return this moment as an immutable value that shares its tensors."""
+        moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
+        return pack(self._rules, moment)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a moment of an environment of equal configuration; the next step repeats what it was."""
+        self._check_open()
+        moment = unpack(self._rules, snapshot, self._state)
+        self._np_random, self._np_random_seed = moment.generator, moment.seed
+        self._enter(moment.state, moment.prompt)
+
+    def branch(self, num_envs: int, noise: str = "independent", **settings: Any) -> SanaWMVectorEnv:
+        """Return a vector environment of `num_envs` futures of this moment.
+
+        noise="independent": each future draws its own noise, so they differ by the model's own uncertainty.
+        noise="shared": equal actions give equal futures. `settings` go to `SanaWMVectorEnv`
+        (max_episode_steps, autoreset_mode, render_mode).
+        """
+        if noise not in ("independent", "shared"):
+            raise ValueError(f"unknown noise {noise!r}; valid are independent, shared")
+        moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
+        envs = SanaWMVectorEnv(num_envs, **settings, **self.config.keywords())
+        envs.adopt(moment, independent_noise=noise == "independent")
+        return envs
+
+    def set_prompt(self, prompt: str) -> None:
+        """Tell the world a new prompt; it takes effect from the next chunk."""
+        state = self._current()
+        told = as_prompt(prompt)
+        self._state = state._replace(world=self._rules.world.set_prompt(state.world, [told]))
+        self._prompt = told
+
+    # Facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def world(self) -> World:
+        """The world that is stepped."""
+        return self._world
+
+    @property
+    def state(self) -> State:
+        """The core state (one slot), for scripted agents and recorders; never write into it."""
+        return self._current()
+
+    @property
+    def prompt(self) -> str:
+        """The prompt in force."""
+        return self._prompt
+
+    @property
+    def frames_per_step(self) -> int:
+        """K, pixel frames per step."""
+        return self._world.spec.frames_per_step
+
+    @property
+    def steps_per_second(self) -> float:
+        """Env steps in one second of video."""
+        return self._world.spec.fps / self._world.spec.frames_per_step
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps covered by the model's training; beyond it quality is extrapolation."""
+        return self._world.spec.trained_steps
+
+    def get_keys_to_action(self) -> dict[str, Any]:
+        """Return the keyboard map for `gymnasium.utils.play.play`."""
+        return self._rules.actions.keys_to_action()
+
+    def profile(self) -> dict[str, float]:
+        """Return counts, seconds and bytes since construction; they never enter `info`."""
+        return self._timed.report(self._steps, self._state)
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _seen(self) -> tuple[Any, dict[str, Any]]:
+        state = self._current()
+        batched = observation(self._rules, state)
+        if isinstance(batched, dict):
+            return {name: values[0] for name, values in batched.items()}, infos(self._rules, state)[0]
+        return batched[0], infos(self._rules, state)[0]
+
+    def _enter(self, state: State, prompt: str) -> None:
+        self._state, self._prompt = state, prompt
+        self._film.clear()
+        if self.render_mode == "rgb_array_list":
+            self._film.append(state.frames[0, -1].numpy())
+
+    def _keep_film(self, state: State) -> None:
+        if self.render_mode == "rgb_array_list":
+            self._film.extend(state.frames[0].numpy())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+
+    def _current(self) -> State:
+        self._check_open()
+        if self._state is None:
+            raise ResetNeeded("call reset() first: no episode is in progress")
+        return self._state

@@ -1,0 +1,162 @@
+"""What one episode starts from: drawn from a generator and the reset options, before any model runs.
+
+Every reset draws the same numbers in the same order whatever the world is, so that one seed names one scene,
+pose, image and goal in the twin and in every learned world.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from wm_env.images import Intrinsics, StartImage, parse_intrinsics, start_image
+from wm_env.model.geometry import intrinsics_from_fov
+from wm_env.model.scenes.captions import caption, with_prompt
+from wm_env.model.scenes.paths import start_fov_deg, start_pose
+from wm_env.model.scenes.raycast import render
+from wm_env.model.scenes.worlds import SPLITS, Scene, make_scene
+from wm_env.world import Start, WorldSpec
+
+RESET_OPTIONS = ("scene", "split", "image", "prompt", "intrinsics", "noise_seed")
+_SEED_LIMIT = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the caller asks of an episode; None leaves it to the seed.
+
+    scene: a scene seed. split: the stream it belongs to. image: the user's picture at the world's frame size
+    with its intrinsics, instead of a scene. intrinsics: `(fx, fy, cx, cy)` in pixels of the frame.
+    """
+
+    scene: int | None = None
+    split: str = "val"
+    image: StartImage | None = None
+    prompt: str | None = None
+    intrinsics: Intrinsics | None = None
+    noise_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"unknown split {self.split!r}; valid are {', '.join(SPLITS)}")
+        for name, seed in (("scene", self.scene), ("noise_seed", self.noise_seed)):
+            if seed is not None and not 0 <= seed < 2**63:
+                raise ValueError(f"{name}={seed} is not a seed from 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """Everything decided at reset. scene is None for a user's image; start_c2w `(4, 4)` float64 is then I."""
+
+    image: np.ndarray
+    intrinsics: Intrinsics
+    prompt: str
+    noise_seed: int
+    task_seed: int
+    temperature: float
+    scene: Scene | None
+    scene_seed: int | None
+    start_c2w: np.ndarray
+
+    def start(self, sees_scene: bool) -> Start:
+        """Return what the world is told: a learned world never sees the scene nor the absolute pose."""
+        told = Start(
+            image=self.image,
+            intrinsics=self.intrinsics,
+            prompt=self.prompt,
+            noise_seed=self.noise_seed,
+            temperature=self.temperature,
+        )
+        return replace(told, scene=self.scene, start_c2w=self.start_c2w) if sees_scene else told
+
+
+def wishes(defaults: Wishes, options: dict[str, Any] | None, frame_size: tuple[int, int]) -> Wishes:
+    """Return `defaults` overridden by reset options; bad values raise `ValueError`, unknown names warn."""
+    options = {key: value for key, value in (options or {}).items() if value is not None}
+    unknown = sorted(set(options) - set(RESET_OPTIONS))
+    if unknown:
+        warnings.warn(
+            f"reset options {unknown} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}",
+            stacklevel=3,
+        )
+    if "image" in options and "scene" in options:
+        raise ValueError("give either a scene seed or an image at reset, not both")
+    changed: dict[str, Any] = {}
+    for name in ("scene", "noise_seed"):
+        if name in options:
+            changed[name] = _integer(name, options[name])
+    for name in ("split", "prompt"):
+        if name in options:
+            changed[name] = _text(name, options[name])
+    given = options.get("intrinsics")
+    if "image" in options:
+        picture = start_image(options["image"], given, frame_size)
+        changed |= {"image": picture, "scene": None, "intrinsics": None}
+    elif "scene" in options or "split" in options:
+        changed["image"] = None
+    if given is not None and "image" not in options:
+        changed["intrinsics"] = parse_intrinsics(given, frame_size)
+    return replace(defaults, **changed)
+
+
+def draw_episode(
+    generator: np.random.Generator, wish: Wishes, spec: WorldSpec, temperature: float
+) -> Episode:
+    """Return the episode of the next numbers of `generator`; three are drawn whatever is asked for."""
+    scene_seed, noise_seed, task_seed = (int(n) for n in generator.integers(_SEED_LIMIT, size=3))
+    noise_seed = noise_seed if wish.noise_seed is None else wish.noise_seed
+    if wish.image is not None:
+        return Episode(
+            image=wish.image.pixels,
+            intrinsics=wish.intrinsics or wish.image.intrinsics,
+            prompt=wish.prompt or "",
+            noise_seed=noise_seed,
+            task_seed=task_seed,
+            temperature=temperature,
+            scene=None,
+            scene_seed=None,
+            start_c2w=np.eye(4),
+        )
+    scene_seed = scene_seed if wish.scene is None else wish.scene
+    scene = make_scene(scene_seed, wish.split)
+    if wish.prompt is not None:
+        scene = with_prompt(scene, [wish.prompt])
+    height, width = spec.frame_size
+    intrinsics = wish.intrinsics or intrinsics_from_fov(start_fov_deg(scene_seed), width, height)
+    c2w = start_pose(scene, scene_seed)  # (4, 4) float64
+    camera = torch.tensor([intrinsics], dtype=torch.float64)
+    frames, _ = render(scene, c2w[None, None], camera, height, width)
+    return Episode(
+        image=frames[0, 0].numpy(),
+        intrinsics=intrinsics,
+        prompt=caption(scene)[0] if wish.prompt is None else wish.prompt,
+        noise_seed=noise_seed,
+        task_seed=task_seed,
+        temperature=temperature,
+        scene=scene,
+        scene_seed=scene_seed,
+        start_c2w=c2w.numpy(),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def placeholder_scene() -> Scene:
+    """Return the scene that fills the batch slots of episodes without one; nothing is read from it."""
+    return make_scene(0, "val")
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"reset option {name}={value!r} is not an integer")
+    return int(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"reset option {name}={value!r} is not a string")
+    return value

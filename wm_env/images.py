@@ -1,0 +1,107 @@
+"""The user's start image: checked, resized and cropped to a world's frame, with its intrinsics.
+
+scale = max(h / H, w / W), Lanczos; centre crop; fx' = fx sx, cx' = cx sx - left (pipeline.md 2.1, 2.2)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wm_env.model.geometry import check_intrinsics, intrinsics_from_fov
+
+DEFAULT_FOV_DEG = 90.0
+
+Intrinsics = tuple[float, float, float, float]
+
+
+class StartImage(NamedTuple):
+    """A picture at the world's frame size: uint8 `(h, w, 3)`, and its intrinsics `(fx, fy, cx, cy)`."""
+
+    pixels: np.ndarray
+    intrinsics: Intrinsics
+
+
+def start_image(source: Any, intrinsics: Any, frame_size: tuple[int, int]) -> StartImage:
+    """Return a path, PIL image or uint8 `(H, W, 3)` array as the start image of a world.
+
+    `intrinsics`: `(fx, fy, cx, cy)` or a 3x3 matrix in pixels of the given picture. None assumes a horizontal
+    field of view of 90 degrees for the cropped frame.
+    """
+    picture = _open(source)
+    height, width = frame_size
+    source_size = (picture.height, picture.width)
+    if source_size[0] < height / 2 or source_size[1] < width / 2:
+        raise ValueError(
+            f"the image is {picture.width}x{picture.height} pixels; this world needs at least "
+            f"{(width + 1) // 2}x{(height + 1) // 2} (its frames are {width}x{height})"
+        )
+    given = None if intrinsics is None else parse_intrinsics(intrinsics, source_size)
+
+    scale = max(height / source_size[0], width / source_size[1])
+    resized = (
+        max(height, round(source_size[0] * scale)),
+        max(width, round(source_size[1] * scale)),
+    )  # (height, width)
+    if resized != source_size:
+        picture = picture.resize((resized[1], resized[0]), Image.Resampling.LANCZOS)
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    pixels = np.asarray(picture, np.uint8)[top : top + height, left : left + width].copy()
+
+    if given is None:
+        return StartImage(pixels, intrinsics_from_fov(DEFAULT_FOV_DEG, width, height))
+    sy, sx = resized[0] / source_size[0], resized[1] / source_size[1]
+    fx, fy, cx, cy = given
+    cropped = (fx * sx, fy * sy, cx * sx - left, cy * sy - top)
+    check_intrinsics(torch.tensor(cropped, dtype=torch.float64), height, width)
+    return StartImage(pixels, cropped)
+
+
+def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
+    """Return the checked `(fx, fy, cx, cy)` of a 4-vector or 3x3 matrix in pixels of `size` `(h, w)`."""
+    array = np.asarray(intrinsics, dtype=np.float64)
+    if array.shape == (3, 3):
+        array = array[[0, 1, 0, 1], [0, 1, 2, 2]]
+    if array.shape != (4,):
+        raise ValueError(f"intrinsics have shape {array.shape}; expected (fx, fy, cx, cy) or a 3x3 matrix")
+    check_intrinsics(torch.from_numpy(array), *size)
+    return tuple(array.tolist())  # type: ignore[return-value]
+
+
+def _open(source: Any) -> Image.Image:
+    """Return an RGB picture, or raise `ValueError` saying why this is none."""
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(f"the image file {str(source)!r} does not exist")
+        try:
+            with Image.open(source) as opened:
+                picture = ImageOps.exif_transpose(opened)
+                picture.load()
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{str(source)!r} is not an image that can be read: {error}") from error
+    elif isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.dtype != np.uint8 or source.shape[2] not in (3, 4):
+            raise ValueError(
+                f"an image array has shape {source.shape} and dtype {source.dtype}; expected uint8 (H, W, 3)"
+            )
+        _refuse_alpha(source.shape[2] == 4)
+        picture = Image.fromarray(source)
+    elif isinstance(source, Image.Image):
+        picture = source
+    else:
+        raise ValueError(
+            f"image is a {type(source).__name__}; expected a path, a PIL image or a uint8 (H, W, 3) array"
+        )
+    _refuse_alpha(picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info)
+    if picture.mode not in ("RGB", "L", "P", "CMYK", "YCbCr", "1"):
+        raise ValueError(f"an image of mode {picture.mode!r} cannot be used; convert it to 8-bit RGB")
+    return picture.convert("RGB")
+
+
+def _refuse_alpha(has_alpha: bool) -> None:
+    if has_alpha:
+        raise ValueError("the image has an alpha channel; flatten it onto a background and pass RGB")

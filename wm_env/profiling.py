@@ -1,0 +1,67 @@
+"""Where the time goes: a `World` that counts the calls and seconds of the world it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from wm_env.model.state import nbytes
+from wm_env.world import Chunk, Start, World, WorldSpec
+
+
+@dataclass
+class Tally:
+    """Calls and seconds since construction."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+    def add(self, started: float) -> None:
+        self.calls += 1
+        self.seconds += time.perf_counter() - started
+
+
+class TimedWorld:
+    """The world inside, timed; states and results pass through unchanged."""
+
+    def __init__(self, world: World) -> None:
+        self.inner = world
+        self.begins, self.steps = Tally(), Tally()
+
+    @property
+    def spec(self) -> WorldSpec:
+        return self.inner.spec
+
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, Any]:
+        started = time.perf_counter()
+        result = self.inner.begin(starts)
+        self.begins.add(started)
+        return result
+
+    def step_chunk(self, state: Any, c2w: Tensor) -> tuple[Chunk, Any]:
+        started = time.perf_counter()
+        result = self.inner.step_chunk(state, c2w)
+        self.steps.add(started)
+        return result
+
+    def set_prompt(self, state: Any, prompts: Sequence[str | None]) -> Any:
+        return self.inner.set_prompt(state, prompts)
+
+    def set_noise_seed(self, state: Any, noise_seeds: Sequence[int]) -> Any:
+        return self.inner.set_noise_seed(state, noise_seeds)
+
+    def report(self, steps: Tally, state: Any) -> dict[str, float]:
+        """Return what `profile()` tells: seconds of whole env steps beside seconds inside the world."""
+        return {
+            "steps": steps.calls,
+            "seconds": steps.seconds,
+            "world_calls": self.steps.calls,
+            "world_seconds": self.steps.seconds,
+            "world_resets": self.begins.calls,
+            "world_reset_seconds": self.begins.seconds,
+            "state_bytes": 0 if state is None else nbytes(state),
+        }

@@ -1,0 +1,149 @@
+"""A moment of an episode as an immutable value, in memory or in one safetensors file (no pickle).
+
+A snapshot holds references to the tensors of a `core.State` with one slot, and a few JSON facts: the prompt,
+the generator, what configuration it belongs to. It restores into any environment of equal configuration, in
+another process too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wm_env.core import Rules, State, initial
+from wm_env.episodes import Wishes, draw_episode
+from wm_env.files import atomic_path
+from wm_env.model.state import leaves, tree_map, unflatten
+
+_METADATA_KEY = "wm_env.snapshot"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One moment. config: what environments must share. facts: prompt, steps, generator. tensors by name."""
+
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def steps(self) -> int:
+        """Steps taken in the episode."""
+        return int(self.facts["steps"])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; an existing file stays whole until the new one is complete."""
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
+        text = json.dumps({"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)})
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={_METADATA_KEY: text})
+
+
+class Moment:
+    """What a snapshot unpacks to: the one-slot state, its prompt and its generator."""
+
+    def __init__(self, state: State, prompt: str, generator: np.random.Generator, seed: int | None) -> None:
+        self.state, self.prompt, self.generator, self.seed = state, prompt, generator, seed
+
+
+def load_snapshot(path: str | Path) -> Snapshot:
+    """Return the snapshot that `Snapshot.save` wrote; raise `ValueError` where the file is none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the snapshot file {str(path)!r} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is not a readable snapshot: {error}") from error
+    if text is None:
+        raise ValueError(f"{str(path)!r} is a safetensors file but not a snapshot of wm_env")
+    content = json.loads(text)
+    if content["format"] != FORMAT:
+        raise ValueError(
+            f"{str(path)!r} is a snapshot of format {content['format']}; this version reads {FORMAT}"
+        )
+    return Snapshot(config=content["config"], facts=content["facts"], tensors=tensors)
+
+
+def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
+    """Restore `env.unwrapped` and rewind the wrappers that count steps (TimeLimit) or demand a reset."""
+    env.unwrapped.restore(snapshot)  # type: ignore[attr-defined]
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, TimeLimit):
+            layer._elapsed_steps = snapshot.steps
+        elif isinstance(layer, OrderEnforcing):
+            layer._has_reset = True
+        layer = layer.env
+
+
+def pack(rules: Rules, moment: Moment) -> Snapshot:
+    """Return the snapshot of a one-slot moment; tensors are shared, not copied."""
+    return Snapshot(
+        config=configuration(rules),
+        facts={
+            "steps": int(moment.state.chunk[0]),
+            "prompt": moment.prompt,
+            "seed": moment.seed,
+            "generator": json.loads(json.dumps(moment.generator.bit_generator.state)),
+        },
+        tensors=dict(leaves(moment.state)),
+    )
+
+
+def unpack(rules: Rules, snapshot: Snapshot, like: State | None) -> Moment:
+    """Return the moment of a snapshot; `like` is any state of these rules, None has one made.
+
+    Raises `ValueError` naming every difference where the snapshot belongs to another configuration.
+    """
+    wanted = configuration(rules)
+    differences = [
+        f"{key}: snapshot {snapshot.config.get(key)!r}, here {value!r}"
+        for key, value in wanted.items()
+        if snapshot.config.get(key) != value
+    ]
+    if differences:
+        raise ValueError("the snapshot belongs to another configuration; " + "; ".join(differences))
+    template = _any_state(rules) if like is None else like
+    expected = {name for name, _ in leaves(template)}
+    if expected != set(snapshot.tensors):
+        odd = sorted(expected ^ set(snapshot.tensors))
+        raise ValueError(f"the snapshot and this environment differ in the tensors {odd}")
+    state = unflatten(template, dict(snapshot.tensors))
+    state = tree_map(lambda mine, theirs: mine.to(theirs.device), state, template)
+    generator = np.random.Generator(np.random.PCG64())
+    generator.bit_generator.state = json.loads(json.dumps(snapshot.facts["generator"]))
+    return Moment(state, snapshot.facts["prompt"], generator, snapshot.facts["seed"])
+
+
+def configuration(rules: Rules) -> dict[str, Any]:
+    """Return what two environments must share for a state of one to mean the same in the other."""
+    spec = rules.world.spec
+    return {
+        "world": spec.name,
+        "weights_sha256": spec.weights_sha256,
+        "frames_per_step": spec.frames_per_step,
+        "frame_size": list(spec.frame_size),
+        "max_translation": spec.max_translation,
+        "max_rotation_deg": spec.max_rotation_deg,
+        "task": rules.task.name,
+        "collision": rules.collision,
+    }
+
+
+def _any_state(rules: Rules) -> State:
+    """Return some state of these rules, for its structure."""
+    episode = draw_episode(np.random.default_rng(0), Wishes(), rules.world.spec, 1.0)
+    return initial(rules, [episode])

@@ -1,0 +1,160 @@
+"""Tasks: goal, reward and termination from poses and geometry, batch first.
+
+A task is a set of functions over a value, its state. It looks at a `Situation` (poses, intrinsics and, where
+there is one, the true scene) and never at the world's frames, so the same task object gives the same rewards
+on a learned world and on the twin. Nothing of it is ever shown to the world.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.model.geometry import fov_deg
+from wm_env.model.scenes.free_space import HALF_EXTENT, visible_cells
+
+TASKS = ("explore",)
+
+
+class Situation(NamedTuple):
+    """What a task may look at; every tensor has the batch axis first.
+
+    scene: the true scenes (a placeholder where `has_scene` `(B,)` is False). start_c2w: `(B, 4, 4)` float64,
+    absolute start poses. c2w: `(B, K, 4, 4)` float64, the chunk's poses relative to the start. intrinsics:
+    `(B, 4)` float64 in pixels of `frame_size` `(height, width)`. collided: `(B,)` bool.
+    """
+
+    scene: Any
+    has_scene: Tensor
+    start_c2w: Tensor
+    c2w: Tensor
+    intrinsics: Tensor
+    frame_size: tuple[int, int]
+    collided: Tensor
+
+    def absolute(self) -> Tensor:
+        """Return the chunk's poses `(B, K, 4, 4)` in the axes of the scene."""
+        return self.start_c2w[:, None] @ self.c2w
+
+
+class Verdict(NamedTuple):
+    """What a task says about one step: reward `(B,)` float64, terminated `(B,)` bool."""
+
+    reward: Tensor
+    terminated: Tensor
+
+
+class Task(Protocol):
+    """A goal and its reward; see the module docstring."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_scene(self) -> bool:
+        """Whether the task cannot be played from a user's image alone."""
+        ...
+
+    def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
+        """Return what the task adds to the observation; empty keeps the observation a plain array."""
+        ...
+
+    def begin(self, situation: Situation, seeds: Sequence[int]) -> Any:
+        """Return the task state (tensors, batch first) at the start pose; goals are drawn from `seeds`."""
+        ...
+
+    def step(self, state: Any, situation: Situation) -> tuple[Any, Verdict]:
+        """Return the state and the verdict after the poses of `situation`."""
+        ...
+
+    def observe(self, state: Any, situation: Situation) -> dict[str, np.ndarray]:
+        """Return the values of `spaces`, batched."""
+        ...
+
+    def facts(self, state: Any) -> dict[str, Tensor]:
+        """Return `(B,)` numbers for `info`: distance_to_goal (m), is_success, spl, and the task's own."""
+        ...
+
+
+class ExploreState(NamedTuple):
+    """seen: `(B, N, N)` bool, cells; amount: `(B,)` float64, m2 seen or cells visited beyond the start."""
+
+    seen: Tensor
+    amount: Tensor
+
+
+class Explore:
+    """See as much floor as possible.
+
+        with a scene      reward = newly seen floor area in m2 (cells of 0.25 m, by line of sight)
+        without a scene   reward = number of newly visited 0.5 m cells, within 16 m of the start
+
+    Range: 0 to about 60 per step; what the start view shows is not rewarded. Never terminates and never
+    succeeds: `distance_to_goal` is inf. `info["explored"]` is the sum of the rewards.
+    """
+
+    name = "explore"
+    needs_scene = False
+
+    seen_cell, visited_cell = 0.25, 0.5  # metres
+    cells = round(2 * HALF_EXTENT / seen_cell)  # N
+
+    def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
+        return {}
+
+    def begin(self, situation: Situation, seeds: Sequence[int]) -> ExploreState:
+        batch = situation.c2w.shape[0]
+        return ExploreState(self._view(situation), torch.zeros(batch, dtype=torch.float64))
+
+    def step(self, state: ExploreState, situation: Situation) -> tuple[ExploreState, Verdict]:
+        seen = state.seen | self._view(situation)
+        new_cells = (seen & ~state.seen).sum((1, 2)).double()
+        reward = new_cells * torch.where(situation.has_scene, self.seen_cell**2, 1.0).double()
+        after = ExploreState(seen, state.amount + reward)
+        return after, Verdict(reward, torch.zeros_like(situation.has_scene))
+
+    def observe(self, state: ExploreState, situation: Situation) -> dict[str, np.ndarray]:
+        return {}
+
+    def facts(self, state: ExploreState) -> dict[str, Tensor]:
+        batch = state.amount.shape[0]
+        return no_goal_facts(batch) | {"explored": state.amount}
+
+    def _view(self, situation: Situation) -> Tensor:
+        """Return the cells `(B, N, N)` bool that the newest pose sees; stands on, where there is no scene."""
+        position = situation.c2w[:, -1, (0, 2), 3]  # (B, 2), relative to the start
+        index = torch.floor(position / self.visited_cell).long() + self.cells // 2
+        inside = ((index >= 0) & (index < self.cells)).all(-1)
+        flat = torch.where(inside, index[:, 0] * self.cells + index[:, 1], self.cells**2)
+        grid = torch.zeros(len(flat), self.cells**2 + 1, dtype=torch.bool)  # the last cell is outside
+        grid = grid.scatter(1, flat[:, None], True)
+        visited = grid[:, :-1].unflatten(1, (self.cells, self.cells))
+        if not bool(situation.has_scene.any()):
+            return visited
+        fov, _ = fov_deg(situation.intrinsics, situation.frame_size[1], situation.frame_size[0])
+        seen = visible_cells(situation.scene, situation.absolute()[:, -1], fov, self.seen_cell)
+        return torch.where(situation.has_scene[:, None, None], seen, visited)
+
+
+def no_goal_facts(batch: int) -> dict[str, Tensor]:
+    """Return the facts of a task without a goal."""
+    return {
+        "distance_to_goal": torch.full((batch,), math.inf, dtype=torch.float64),
+        "is_success": torch.zeros(batch, dtype=torch.bool),
+        "spl": torch.zeros(batch, dtype=torch.float64),
+    }
+
+
+def make_task(task: str | Task) -> Task:
+    """Return the task of a name, or the given `Task` object itself."""
+    if not isinstance(task, str):
+        return task
+    if task == "explore":
+        return Explore()
+    raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}")

@@ -1,0 +1,323 @@
+"""`SanaWMVectorEnv`: many episodes, one world call per chunk whatever their number.
+
+Slots may stand at different chunks. The whole batch is always stepped together, so the batch size of a world
+call never changes and a reset of one slot cannot disturb another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from wm_env.config import EnvConfig
+from wm_env.core import State, infos, initial, observation, transition
+from wm_env.episodes import Wishes, draw_episode, wishes
+from wm_env.model.state import put, repeat, select
+from wm_env.profiling import Tally, TimedWorld
+from wm_env.snapshot import Moment, Snapshot, pack, unpack
+from wm_env.world import World
+
+AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+RENDER_MODES = ["rgb_array", "rgb_array_list"]
+
+
+class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+    """`num_envs` slots of the environment that `SanaWMEnv` documents, stepped by one batched world call.
+
+    ## Arguments
+    `num_envs`; `max_episode_steps` (None: no time limit; `gym.make_vec` passes the registered one);
+    `autoreset_mode`: `"next_step"` (default: the action after an end is ignored and the reset observation
+    returned), `"same_step"` (`final_obs` and `final_info` in the info) or `"disabled"` (reset by
+    `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; and everything in
+    `wm_env.config.EnvConfig`.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own)
+        "render_modes": RENDER_MODES,
+        "render_fps": 16,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs={num_envs} must be at least 1")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            max_episode_steps = None  # gym.make's way to say "no limit" is -1
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(
+                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
+            )
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.config = EnvConfig(**settings)
+        self._timed = TimedWorld(self.config.load_world())
+        self._world = self._timed.inner
+        self._rules = rules = self.config.rules(self._timed)
+        self._defaults = self.config.wishes(self._world.spec.frame_size)
+        self._mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
+        self._limit = max_episode_steps
+
+        self.single_action_space = rules.actions.space()
+        self.single_observation_space = rules.views.space(rules.task.spaces(self._world.spec.frame_size))
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+        self._state: State | None = None
+        self._prompts = [""] * num_envs
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int | None] = [None] * num_envs
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, bool)
+        self._steps = Tally()
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start episodes in all slots, or in those of `options["reset_mask"]` (bool `(num_envs,)`).
+
+        An integer seed gives slot i the seed + i, as Gymnasium's own vector environments do. The other
+        options are those of `SanaWMEnv.reset`, for every slot that is reset.
+        """
+        self._check_open()
+        options = dict(options or {})
+        mask = self._mask(options.pop("reset_mask", None))
+        seeds = self._seed_list(seed)
+        wish = wishes(self._defaults, options, self._world.spec.frame_size)
+        for slot in np.flatnonzero(mask):
+            if seeds[slot] is not None or self._generators[slot] is None:
+                self._generators[slot], self._seeds[slot] = seeding.np_random(seeds[slot])
+        self._start(mask, wish)
+        return observation(self._rules, self._current()), self._infos(mask)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Move every slot for one chunk; ended slots are handled by the autoreset mode."""
+        state = self._current()
+        if self._mode is AutoresetMode.DISABLED and self._ended.any():
+            ended = np.flatnonzero(self._ended).tolist()
+            raise ResetNeeded(f"slots {ended} have ended; reset them with options['reset_mask']")
+        command = self._rules.actions.command(actions, self.num_envs)
+        started = time.perf_counter()
+        restarting = self._ended.copy()  # NEXT_STEP only: the other modes never leave an ended slot here
+        self._state, verdict = transition(self._rules, state, command)
+        self._elapsed += 1
+        rewards = np.where(restarting, 0.0, verdict.reward.numpy())
+        terminated = verdict.terminated.numpy() & ~restarting
+        truncated = np.zeros(self.num_envs, bool)
+        if self._limit is not None:
+            truncated = (self._elapsed >= self._limit) & ~restarting
+        if restarting.any():
+            self._start(restarting, self._defaults)
+        self._ended = terminated | truncated
+
+        info: dict[str, Any] = {}
+        if self._mode is AutoresetMode.SAME_STEP and self._ended.any():
+            info = self._final(self._ended)
+            self._start(self._ended, self._defaults)
+        info = self._infos(np.ones(self.num_envs, bool), info)
+        observed = observation(self._rules, self._current())
+        self._steps.add(started)
+        return observed, rewards, terminated, truncated, info
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return each slot's newest frame, or the pixel frames of its last step (`rgb_array_list`)."""
+        if self.render_mode is None:
+            return None
+        frames = self._current().frames.numpy()
+        if self.render_mode == "rgb_array":
+            return tuple(frame.copy() for frame in frames[:, -1])
+        return tuple([frame.copy() for frame in slot] for slot in frames)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._state = None
+
+    # State as a value -------------------------------------------------------------------------------------
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """Return the moment of one slot; it restores into any environment of equal configuration."""
+        state = select(self._current(), [slot])
+        moment = Moment(state, self._prompts[slot], self._generator(slot), self._seeds[slot])
+        return pack(self._rules, moment)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put one moment into every slot, with shared noise: equal actions give equal futures."""
+        self._check_open()
+        like = None if self._state is None else select(self._state, [0])
+        self.adopt(unpack(self._rules, snapshot, like), independent_noise=False)
+
+    def adopt(self, moment: Moment, independent_noise: bool) -> None:
+        """Make every slot a future of `moment`; independent noise gives each slot a noise seed of its own."""
+        state = repeat(moment.state, self.num_envs)
+        chunk = int(moment.state.chunk[0])
+        self._generators = [_copy(moment.generator) for _ in range(self.num_envs)]
+        self._seeds = [moment.seed] * self.num_envs
+        if independent_noise:
+            origin = int(moment.state.noise_seed[0])
+            streams = [np.random.SeedSequence([origin, chunk, slot]) for slot in range(self.num_envs)]
+            seeds = [int(stream.generate_state(1)[0]) >> 1 for stream in streams]
+            self._generators = [np.random.Generator(np.random.PCG64(stream)) for stream in streams]
+            state = state._replace(
+                world=self._rules.world.set_noise_seed(state.world, seeds),
+                noise_seed=torch.tensor(seeds, dtype=torch.int64),
+            )
+        self._state = state
+        self._prompts = [moment.prompt] * self.num_envs
+        self._elapsed = np.full(self.num_envs, chunk, np.int64)
+        self._ended = state.terminated.numpy().copy()
+
+    def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
+        """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
+        state = self._current()
+        told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
+        if len(told) != self.num_envs:
+            raise ValueError(f"{len(told)} prompts were given for {self.num_envs} envs")
+        told = [None if prompt is None else as_prompt(prompt) for prompt in told]
+        self._state = state._replace(world=self._rules.world.set_prompt(state.world, told))
+        self._prompts = [old if new is None else new for old, new in zip(self._prompts, told, strict=True)]
+
+    # Facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def world(self) -> World:
+        """The world that is stepped."""
+        return self._world
+
+    @property
+    def state(self) -> State:
+        """The core state of all slots; never write into it."""
+        return self._current()
+
+    @property
+    def frames_per_step(self) -> int:
+        """K, pixel frames per step."""
+        return self._world.spec.frames_per_step
+
+    @property
+    def np_random(self) -> Any:
+        """The slots' generators."""
+        return tuple(self._generator(slot) for slot in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> Any:
+        """The slots' seeds."""
+        return tuple(self._seeds)
+
+    def profile(self) -> dict[str, float]:
+        """Return counts, seconds and bytes since construction; they never enter `info`."""
+        return self._timed.report(self._steps, self._state)
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _start(self, mask: np.ndarray, wish: Wishes) -> None:
+        """Begin new episodes in the slots of `mask`; nothing changes where the world refuses."""
+        slots = np.flatnonzero(mask).tolist()
+        spec = self._world.spec
+        episodes = [
+            draw_episode(self._generator(slot), wish, spec, self.config.temperature) for slot in slots
+        ]
+        fresh = initial(self._rules, episodes)
+        self._state = fresh if self._state is None or mask.all() else put(self._state, slots, fresh)
+        for slot, episode in zip(slots, episodes, strict=True):
+            self._prompts[slot] = episode.prompt
+        self._elapsed[mask] = 0
+        self._ended[mask] = False
+
+    def _infos(self, mask: np.ndarray, info: dict[str, Any] | None = None) -> dict[str, Any]:
+        gathered = {} if info is None else info
+        for slot, single in enumerate(infos(self._rules, self._current())):
+            if mask[slot]:
+                gathered = self._add_info(gathered, single, slot)
+        return gathered
+
+    def _final(self, ended: np.ndarray) -> dict[str, Any]:
+        """Return the last observations and infos of ended episodes (SAME_STEP)."""
+        observed = observation(self._rules, self._current())
+        info: dict[str, Any] = {}
+        for slot, single in enumerate(infos(self._rules, self._current())):
+            if not ended[slot]:
+                continue
+            if isinstance(observed, dict):
+                last: Any = {name: values[slot].copy() for name, values in observed.items()}
+            else:
+                last = observed[slot].copy()
+            info = self._add_info(info, {"final_obs": last, "final_info": single}, slot)
+        return info
+
+    def _generator(self, slot: int) -> np.random.Generator:
+        generator = self._generators[slot]
+        if generator is None:
+            generator, self._seeds[slot] = seeding.np_random(None)
+            self._generators[slot] = generator
+        return generator
+
+    def _mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise ValueError(f"options['reset_mask'] must be a numpy bool array of shape ({self.num_envs},)")
+        if not mask.any():
+            raise ValueError("options['reset_mask'] selects no slot")
+        if self._state is None and not mask.all():
+            raise ResetNeeded("the first reset starts every slot; call reset() without a reset_mask")
+        return mask
+
+    def _seed_list(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + slot for slot in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} envs")
+        return list(seed)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+
+    def _current(self) -> State:
+        self._check_open()
+        if self._state is None:
+            raise ResetNeeded("call reset() first: no episode is in progress")
+        return self._state
+
+
+def as_prompt(prompt: Any) -> str:
+    """Return `prompt`, or raise `ValueError` where it is no string."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt is a string, not a {type(prompt).__name__}")
+    return prompt
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    named = AUTORESET_MODES | {member.value: member for member in AutoresetMode}
+    if mode not in named:
+        raise ValueError(f"unknown autoreset_mode {mode!r}; valid are {', '.join(AUTORESET_MODES)}")
+    return named[mode]
+
+
+def _copy(generator: np.random.Generator) -> np.random.Generator:
+    twin = np.random.Generator(np.random.PCG64())
+    twin.bit_generator.state = generator.bit_generator.state
+    return twin
