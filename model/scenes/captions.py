@@ -33,7 +33,8 @@ _AIR_WORDS = {"fog": 1, "foggy": 1, "clear": 0, "clears": 0}  # "fog clears": th
 def caption(scene: Scene) -> list[str]:
     """Return one caption per scene, such as "two rooms, bright light, clear air, red beacon"."""
     return [
-        f"{_COUNTS[rooms - 1]}, {LIGHT_LEVELS[light]} light, {AIR_LEVELS[air]} air, {COLOR_NAMES[color]} beacon"
+        f"{_COUNTS[rooms - 1]}, {LIGHT_LEVELS[light]} light, {AIR_LEVELS[air]} air, "
+        f"{COLOR_NAMES[color]} beacon"
         for rooms, light, air, color in zip(
             scene.counts[:, 0].tolist(),
             scene.light.tolist(),

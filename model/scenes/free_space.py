@@ -1,8 +1,8 @@
 """Where a camera may be, how it slides along obstacles, and how far apart places are on foot.
 
-The camera is a vertical cylinder of `radius` from the floor to itself: furniture blocks at any height. Free space is
-the union of the cells shrunk by `radius`, doorways not shrunk but lengthened along their passage, minus grown
-furniture.
+The camera is a vertical cylinder of `radius` from the floor to itself: furniture blocks at any height. Free
+space is the union of the cells shrunk by `radius`, doorways lengthened instead along their passage, minus
+furniture grown by `radius`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def _post_radius(scene: Scene) -> Tensor:
 
 
 def slide(scene: Scene, start: Tensor, end: Tensor, radius: float = RADIUS) -> tuple[Tensor, Tensor]:
-    """Return the position `(B, 3)` float64 reached from `start` towards `end`, and whether anything was in the way.
+    """Return the position `(B, 3)` float64 reached from `start` towards `end`, and `(B,)` whether anything blocked.
 
-    A blocked move keeps those of its x, y and z parts that stay free, so a camera walks along a wall. `start` must
-    be free; a camera that is not does not move unless its goal is free.
+    A blocked move keeps those of its x, y and z parts that stay free, so a camera walks along a wall. `start`
+    must be free; a camera that is not moves only to where it is.
     """
     begin = start.double()
     move = end.to(begin) - begin
@@ -95,8 +95,8 @@ def line_of_sight(scene: Scene, a: Tensor, b: Tensor, tolerance: float = 0.02) -
 class DistanceField:
     """Shortest walking distances to one goal in one scene.
 
-    origin: (x, z) of the centre of grid cell (0, 0). cell: metres. metres: float64 `(Gx, Gz)`, inf where no path
-    leads. goal: `(3,)` float64.
+    origin: (x, z) of the centre of grid cell (0, 0). cell: metres. metres: float64 `(Gx, Gz)`, inf where
+    no path leads. goal: `(3,)` float64.
     """
 
     origin: tuple[float, float]
@@ -105,7 +105,7 @@ class DistanceField:
     goal: np.ndarray
 
     def at(self, points: Tensor) -> Tensor:
-        """Return the geodesic distance `(M,)` float64 of `points` `(M, 3)`: the best way over a nearby grid cell.
+        """Return the walking distance `(M,)` float64 of `points` `(M, 3)`: the best way over a nearby grid cell.
 
         Never below the straight distance in the floor plane; heights do not count.
         """
@@ -114,7 +114,7 @@ class DistanceField:
         best = np.full(len(xz), np.inf)
         for dx in (0, 1):
             for dz in (0, 1):
-                index = base + [dx, dz]
+                index = base + np.array([dx, dz])
                 inside = ((index >= 0) & (index < self.metres.shape)).all(1)
                 clipped = np.clip(index, 0, np.array(self.metres.shape) - 1)
                 leg = np.linalg.norm(self.origin + clipped * self.cell - xz, axis=1)
@@ -147,7 +147,7 @@ def distance_field(scene: Scene, goal: Tensor, radius: float = RADIUS, cell: flo
 
 
 def _dijkstra(free: np.ndarray, straight: np.ndarray, cell: float) -> np.ndarray:
-    """Return path lengths `(Gx, Gz)` from the free cells nearest to the goal, given straight distances to it."""
+    """Return path lengths `(Gx, Gz)` to the goal through its nearest free cells; `straight` is as the crow flies."""
     nx, nz = free.shape
     metres = np.full(free.shape, np.inf)
     if not free.any():
@@ -178,10 +178,10 @@ def _dijkstra(free: np.ndarray, straight: np.ndarray, cell: float) -> np.ndarray
 
 
 def visible_cells(scene: Scene, c2w: Tensor, fov_deg: Tensor | float, cell: float = 0.25) -> Tensor:
-    """Return the floor cells `(B, G, G)` bool that cameras `(B, 4, 4)` see: a horizontal fan of rays at eye height.
+    """Return the floor cells `(B, G, G)` bool that cameras `(B, 4, 4)` see along a horizontal fan of rays.
 
-    The grid covers x, z in [-8, 8] for every scene; index = floor((x + 8) / cell). `fov_deg` is the horizontal
-    field of view, a number or `(B,)`.
+    The rays leave at eye height. The grid covers x, z in [-8, 8] for every scene; index = floor((x + 8) / cell).
+    `fov_deg` is the horizontal field of view, a number or `(B,)`.
     """
     rays, size = 64, round(2 * HALF_EXTENT / cell)
     device = scene.cell_lo.device

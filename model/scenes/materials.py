@@ -6,9 +6,9 @@ With texture coordinates (u, v) in metres and
     s2 = sin(a2u u + a2v v + p2 + warp s1)
     raw = product s1 s2 + first s1 + second s2 + lowest min(s1, s2) + bias
 
-a surface shows c1 + (c0 - c1) (1 + tanh(raw / (softness + footprint frequency))) / 2. The footprint of the pixel
-widens the edge, which is the anti-aliasing. Checkers, stripes, bricks, panels, dots and gradients are choices of
-coefficients; four further kinds are kept for held-out scenes.
+a surface shows c1 + (c0 - c1) (1 + tanh(raw / (softness + footprint frequency))) / 2. The footprint of the
+pixel widens the edge, which is the anti-aliasing. Checkers, stripes, bricks, panels, dots and gradients are
+choices of coefficients; four further kinds are kept for held-out scenes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ import math
 import numpy as np
 
 # Columns of a material row; `MATERIAL[name]` is the column.
+# fmt: off
 COLUMNS = (
-    "c0_r c0_g c0_b c1_r c1_g c1_b a1u a1v p1 a2u a2v p2 product first second lowest bias softness frequency "
-    "brick warp emission lamp_x lamp_y lamp_z centre_x centre_y centre_z inverse_rx inverse_ry inverse_rz"
-).split()
+    "c0_r", "c0_g", "c0_b", "c1_r", "c1_g", "c1_b",  # the two colours, linear RGB
+    "a1u", "a1v", "p1", "a2u", "a2v", "p2", "product", "first", "second", "lowest", "bias",  # the formula above
+    "softness", "frequency", "brick", "warp",
+    "emission",  # share of its own light, 0..1
+    "lamp_x", "lamp_y", "lamp_z",  # ceiling lamp of its room
+    "centre_x", "centre_y", "centre_z", "inverse_rx", "inverse_ry", "inverse_rz",  # round surfaces only
+)
+# fmt: on
 MATERIAL = {name: column for column, name in enumerate(COLUMNS)}
 
 TRAIN_TEXTURES = ("plain", "checker", "stripes", "bands", "bricks", "panels", "dots", "gradient")
@@ -104,14 +110,15 @@ def room_scheme(rng: np.random.Generator, heldout: bool) -> tuple[np.ndarray, np
     textures = HELDOUT_TEXTURES if heldout else TRAIN_TEXTURES
     hue = rng.random()
     if heldout:  # two strong hues a third of the circle apart, darker floors
-        wall = hsv(hue, rng.uniform(0.45, 0.7), rng.uniform(0.6, 0.85))
+        wall = hsv(hue, rng.uniform(0.45, 0.7), rng.uniform(0.7, 0.9))
         other = hsv(hue + rng.choice([-0.33, 0.33]), rng.uniform(0.3, 0.5), rng.uniform(0.55, 0.8))
-        ground = hsv(hue + rng.uniform(0.25, 0.42), rng.uniform(0.35, 0.6), rng.uniform(0.3, 0.5))
+        ground = hsv(hue + rng.uniform(0.25, 0.42), rng.uniform(0.35, 0.6), rng.uniform(0.45, 0.65))
     else:
         wall = hsv(hue, rng.uniform(0.15, 0.55), rng.uniform(0.72, 0.95))
         other = hsv(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.25, 0.65), rng.uniform(0.42, 0.7))
         ground = hsv(hue + rng.uniform(0.38, 0.62), rng.uniform(0.15, 0.5), rng.uniform(0.5, 0.8))
-    base = material(rng, str(rng.choice(textures)), wall, other, rng.uniform(1.1, 2.4))
+    wall_kinds = textures if heldout else textures[1:]
+    base = material(rng, str(rng.choice(wall_kinds)), wall, other, rng.uniform(1.1, 2.4))
     walls = np.stack([base] * 4)
     accent = int(rng.integers(4))
     if rng.random() < 0.6:  # one wall of its own, a landmark

@@ -1,7 +1,7 @@
 """Start poses and camera paths: the motions agents make, kept inside free space.
 
-A clip is driven either by held keys (with the released inertia) or by body twists; commands change only at chunk
-boundaries, every `CHUNK` pixel frames. Poses are absolute camera-to-world, float64.
+A clip is driven either by held keys (with the released inertia) or by body twists; commands change only at
+chunk boundaries, every `CHUNK` pixel frames. Poses are absolute camera-to-world, float64.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def start_fov_deg(seed: int) -> float:
 def start_pose(scene: Scene, seed: int) -> Tensor:
     """Return a level start pose `(4, 4)` float64 at eye height: free around it and looking into the open.
 
-    Of many free places and headings in the first scene of the batch, one of those with the widest view is taken.
+    Of many free places and headings in the first scene of the batch, one with a wide view is taken.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_START_STREAM,)))
     one = select(scene, [0])
@@ -55,7 +55,7 @@ def start_pose(scene: Scene, seed: int) -> Tensor:
     direction = torch.from_numpy(np.stack([np.sin(fan), np.zeros_like(fan), np.cos(fan)], -1))
     origin = torch.from_numpy(points)[:, None].expand_as(direction)
     reach = cast(one, origin.reshape(1, -1, 3), direction.reshape(1, -1, 3))[0].reshape(-1, 9).cpu().numpy()
-    view = np.minimum(reach, 6.0).mean(1) - 3.0 * (reach.min(1) < 0.9) - 3.0 * (reach[:, 4] < 1.5)
+    view = np.minimum(reach, 6.0).mean(1) - 3.0 * (reach.min(1) < 0.9) - 3.0 * (reach[:, 4] < 2.0)
     best = np.argsort(-view)[: max(1, len(view) // 3)]
     chosen = int(rng.choice(best))
     return _level_pose(torch.from_numpy(points[chosen]), float(yaw[chosen]))
@@ -107,7 +107,10 @@ def resolver(scene: Scene, radius: float = RADIUS) -> Callable[[Tensor, Tensor],
 
 
 def walk_keys(scene: Scene, start: Tensor, keys: list[str], motion: KeyMotion = MOTION) -> Tensor:
-    """Return the poses `(B, 1 + CHUNK * len(keys), 4, 4)` of one key list walked by all scenes from `(B, 4, 4)`."""
+    """Return the poses `(B, 1 + CHUNK * len(keys), 4, 4)` of one key list walked in all scenes.
+
+    start: `(B, 4, 4)` absolute poses. keys: held keys per chunk, as `trajectory` returns them.
+    """
     state = start_motion(start.shape[0])._replace(c2w=start.double())
     poses = [start.double()[:, None]]
     for chunk in keys:
@@ -123,8 +126,9 @@ def training_paths(
 ) -> Tensor:
     """Return collision-free absolute poses `(B, frames, 4, 4)` float64, the start pose first.
 
-    Per clip one style: held keys of a walker who turns when blocked (most), uniformly random keys, random body
-    twists, or a named trajectory. `start` `(B, 4, 4)` replaces the drawn start poses. The generator alone decides.
+    Per clip one style: held keys of a walker who turns when blocked (most), uniformly random keys, random
+    body twists, or a named trajectory. `start` `(B, 4, 4)` replaces the drawn start poses. The generator alone
+    decides.
     """
     batch = scene.light.shape[0]
     seeds = torch.randint(0, 2**31 - 1, (batch,), generator=generator).tolist()
@@ -190,13 +194,16 @@ class _Walker:
 
 
 class _Follower:
-    """Plays a named trajectory, over and over."""
+    """Plays a named trajectory, over and over; once blocked for long, walks on as a walker."""
 
     def __init__(self, keys: list[str]) -> None:
-        self.keys, self.chunk = keys, 0
+        self.keys, self.chunk, self.patience, self.walker = keys, 0, 4, _Walker(uniform=False)
 
     def next(self, rng: np.random.Generator, c2w: Tensor, blocked: bool) -> Tensor:
         self.chunk += 1
+        self.patience -= blocked
+        if self.patience < 0:
+            return self.walker.next(rng, c2w, blocked)
         return held_keys(self.keys[(self.chunk - 1) % len(self.keys)])
 
 

@@ -1,12 +1,12 @@
 """Exact batched ray casting of scenes: RGB, z-depth and distances, in torch on any device.
 
-Empty space is a union of touching boxes (cells). A ray inside a box leaves it at its exit parameter; where another
-cell has been entered by then, the ray goes on to that cell's exit:
+Empty space is a union of touching boxes (cells). A ray inside a box leaves it at its exit parameter; where
+another cell has been entered by then, the ray goes on to that cell's exit:
 
     t <- max { exit_c : enter_c <= t },   at most once per cell, starting at t = 0.
 
-Furniture is intersected by slab tests, pillars and the beacon by quadratics. Rays are `origin + t * direction` with
-direction z-component 1 in the camera, so t is the z-depth.
+Furniture is intersected by slab tests, pillars and the beacon by quadratics. Rays are `origin + t * direction`
+with direction z-component 1 in the camera, so t is the z-depth.
 
 Legend: `B` scenes, `F` frames, `P` cameras of a block, `R` rays of a camera, `C` primitives of a kind.
 """
@@ -26,8 +26,8 @@ from wm_env.model.state import select
 PARALLEL = 1e-6  # direction components nearer to zero than this are moved here, sign kept
 TOUCH = 1e-4  # cells nearer than this along a ray touch
 NEAREST = 1e-3
-LIGHT_GAIN = (0.42, 0.74, 1.0)  # dim, normal, bright
-FOG_DENSITY = (0.012, 0.24)  # per metre: clear, foggy
+LIGHT_GAIN = (0.52, 0.80, 1.08)  # dim, normal, bright
+FOG_DENSITY = (0.01, 0.17)  # per metre: clear, foggy
 _CPU_BLOCK_RAYS, _GPU_BLOCK_RAYS = 1 << 14, 1 << 22
 
 
@@ -48,8 +48,8 @@ def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: in
     batch, frames = c2w.shape[:2]
     if scene.light.shape[0] != batch or intrinsics.shape != (batch, 4):
         raise ValueError(
-            f"{scene.light.shape[0]} scenes, poses {tuple(c2w.shape)} and intrinsics {tuple(intrinsics.shape)} "
-            "do not share a batch size"
+            f"{scene.light.shape[0]} scenes, poses {tuple(c2w.shape)} and intrinsics "
+            f"{tuple(intrinsics.shape)} do not share a batch size"
         )
     device = scene.cell_lo.device
     pose = c2w.to(device=device, dtype=torch.float32).reshape(-1, 4, 4)  # (B*F, 4, 4)
@@ -74,7 +74,7 @@ def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: in
 
 @torch.no_grad()
 def cast(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
-    """Return the distance `(B, M)` float32 in metres along `directions` `(B, M, 3)` (any length) to the first hit."""
+    """Return the distance `(B, M)` float32 in metres to the first hit along `directions` `(B, M, 3)` of any length."""
     device = scene.cell_lo.device
     origin = origins.to(device=device, dtype=torch.float32).mT  # (B, 3, M)
     unit = torch.nn.functional.normalize(directions.to(device=device, dtype=torch.float32), dim=-1).mT
@@ -100,9 +100,9 @@ def _away_from_zero(direction: Tensor) -> Tensor:
 
 
 def _first_hit(scene: Scene, origin: Tensor, direction: Tensor) -> Hit:
-    """Return the first hits of rays from `origin` `(P, 3, R or 1)` along `direction` `(P, 3, R)`, no component 0.
+    """Return the first hits of rays from `origin` `(P, 3, R or 1)` along `direction` `(P, 3, R)`.
 
-    The scene batch is P or 1.
+    No component of a direction is 0. The scene batch is P or 1.
     """
     rooms, doors, boxes, cylinders = scene.counts.amax(0).tolist()
     inverse = direction.reciprocal()
@@ -216,8 +216,8 @@ def _meet_sphere(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit) -> H
 def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Tensor) -> Tensor:
     """Return linear colours `(P, 3, R)` of first hits: texture x (ambient + lamp + bounce), then fog.
 
-    lamp = max(0, n.l) / (1 + r^2 / 6) from the ceiling lamp of the surface's room; `pixel` `(P, 1)` is the angle of
-    a pixel.
+    lamp = max(0, n.l) / (1 + r^2 / 6) from the ceiling lamp of the surface's room; `pixel` `(P, 1)` is the
+    angle of a pixel.
     """
     t, surface, axis = hit
     table = scene.materials.flatten(0, 1).mT.contiguous()  # (columns, scenes * S)
@@ -253,9 +253,9 @@ def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Ten
     lx, ly, lz = column("lamp_x") - px, column("lamp_y") - py, column("lamp_z") - pz
     reach2 = lx * lx + ly * ly + lz * lz
     lamp = (nx * lx + ny * ly + nz * lz).clamp_min(0) * (reach2 + 1e-3).rsqrt() / (1 + reach2 / 6)
-    ambient = 0.50 + 0.06 * nx - 0.05 * nz + 0.13 * ny  # ny > 0 is the ceiling, lit from the floor
+    ambient = 0.60 + 0.06 * nx - 0.05 * nz + 0.06 * ny  # ny > 0 is the ceiling, lit from the floor
     corner = 1 - 0.18 * torch.exp(py * 5)  # walls darken towards the floor
-    light = ambient * torch.where(on_y, 1.0, corner) + 0.75 * lamp
+    light = ambient * torch.where(on_y, 1.0, corner) + 0.85 * lamp
     glow = torch.exp(-8 * reach2)  # the lamp itself, a bright spot on the ceiling
     gain = torch.tensor(LIGHT_GAIN, device=t.device)[scene.light][:, None]  # (P, 1)
     emission = column("emission")

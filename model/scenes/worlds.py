@@ -1,8 +1,8 @@
 """Seeded procedural scenes: one to three rooms joined by doorways, furniture, pillars, lamps and one beacon.
 
-World axes: x right, y down, z forward, metres; the floor is y = 0, a ceiling y = -height. Empty space is a union of
-axis-aligned cells (rooms and doorway passages) that touch exactly; everything else is solid. Furniture stands flush
-with a wall or at least `GAP` from everything, so free space stays connected and the beacon reachable.
+World axes: x right, y down, z forward, metres; the floor is y = 0, a ceiling y = -height. Empty space is a union
+of axis-aligned cells (rooms and doorway passages) that touch exactly; everything else is solid. Furniture stands
+flush with a wall or at least `GAP` from everything, so free space stays connected and the beacon reachable.
 
 Legend: `B` batch; `C` cells, `K` boxes, `Y` vertical cylinders, `S` surfaces, `P` material columns.
 """
@@ -51,7 +51,7 @@ class Scene(NamedTuple):
 
     cell_lo, cell_hi: `(B, C, 3)` corners of the empty cells, rooms 0..2, doorways 3..4.
     passage: `(B, C)` int64, axis along which a doorway is walked through (0 or 2), -1 for rooms.
-    box_lo, box_hi: `(B, K, 3)`. cylinder: `(B, Y, 5)` (x, z, radius, y top, y bottom), 0 is the beacon's post.
+    box_lo, box_hi: `(B, K, 3)`. cylinder: `(B, Y, 5)` (x, z, radius, y top, y bottom), 0 is the beacon post.
     sphere: `(B, 4)` (x, y, z, radius), the beacon's head.
     counts: `(B, 4)` int64, number of rooms, doorways, boxes and cylinders present.
     materials: `(B, S, P)`, see `materials.COLUMNS`.
@@ -102,7 +102,10 @@ def scene_rng(seed: int, split: str) -> np.random.Generator:
 
 
 def make_scene(seed: int, split: str) -> Scene:
-    """Return scene `seed` of `split` (B=1). `heldout` has layouts, furniture, textures and palettes of its own."""
+    """Return scene `seed` of `split` (B=1).
+
+    `heldout` has layouts, furniture, textures and palettes of its own; `train` and `val` share one distribution.
+    """
     rng = scene_rng(seed, split)
     heldout = split == "heldout"
     draft = _Draft()
@@ -111,7 +114,7 @@ def make_scene(seed: int, split: str) -> Scene:
     beacon_xz = _place_beacon(rng, draft, beacon_room)
     schemes = [room_scheme(rng, heldout) for _ in draft.rooms]
     for room in range(len(draft.rooms)):
-        for _ in range(int(rng.integers(2, 5))):
+        for _ in range(int(rng.integers(3, 6))):
             _place_furniture(rng, draft, room, schemes[room][3], heldout)
     return _to_tensors(rng, draft, schemes, beacon_room, beacon_xz)
 
@@ -122,7 +125,7 @@ def make_scenes(seeds: Sequence[int], split: str) -> Scene:
 
 
 def _place_rooms(rng: np.random.Generator, draft: _Draft, heldout: bool) -> None:
-    """Rooms in a row (train, val) or around corners and along corridors (heldout), then centred at the origin."""
+    """Rooms in a row (train, val) or around corners and along corridors (heldout), centred at the origin."""
     count = int(rng.choice([1, 2, 3], p=[0.2, 0.3, 0.5] if heldout else [0.3, 0.4, 0.3]))
     axis = int(rng.choice([0, 2]))
     for index in range(count):
@@ -309,9 +312,7 @@ def _to_tensors(
     boxes = np.full((2, BOXES, 3), ABSENT, dtype=np.float32)
     cylinders = np.tile(np.array([ABSENT, ABSENT, 0.01, -0.01, 0.0], dtype=np.float32), (CYLINDERS, 1))
     table = np.zeros((SURFACES, len(MATERIAL)), dtype=np.float32)
-    lamps = [
-        np.array([*(room.mean(0) * [1, 0, 1]).tolist()]) + [0, room[0, 1] + 0.1, 0] for room in draft.rooms
-    ]
+    lamps = [np.array([room[:, 0].mean(), room[0, 1] + 0.1, room[:, 2].mean()]) for room in draft.rooms]
 
     def put(surface: int, row: np.ndarray, room: int) -> None:
         table[surface] = row
@@ -371,5 +372,5 @@ def _to_tensors(
 
 
 def _curve(row: np.ndarray, x: float, y: float, z: float, inverse_r: float, inverse_ry: float) -> None:
-    """Write the centre and inverse radii of a round surface: its normal is (point - centre) * inverse radii."""
+    """Write the centre and inverse radii of a round surface; its normal is (point - centre) * inverse radii."""
     row[MATERIAL["centre_x"] : MATERIAL["inverse_rz"] + 1] = x, y, z, inverse_r, inverse_ry, inverse_r
