@@ -351,8 +351,21 @@ def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame
         )
         empty = (blank,) * (cfg.window_chunks - 1)
         return WindowState((chunk, *empty) if cfg.sink else (*empty, chunk))
-    kept = (window.chunks[0], *window.chunks[2:]) if cfg.sink else window.chunks[1:]
-    return WindowState((*kept, chunk))
+    if not cfg.sink:
+        return WindowState((*window.chunks[1:], chunk))
+    sink, recent = window.chunks[0], window.chunks[1:]
+    later = WindowState((sink, *recent[1:], chunk))
+    if bool(sink.valid.all()):
+        return later
+    first = WindowState((chunk, *recent))  # an empty window takes its first chunk as the sink
+    if not bool(sink.valid.any()):
+        return first
+    return tree_map(lambda a, b: _where_slot(sink.valid, a, b), later, first)
+
+
+def _where_slot(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return slot by slot `a` where `condition` `(B,)` holds and `b` elsewhere."""
+    return torch.where(condition.to(a.device).view(-1, *[1] * (a.ndim - 1)), a, b)
 
 
 class CrossAttention(nn.Module):

@@ -26,7 +26,7 @@ from wm_env.model.attention import CrossAttention, GDNAttention, Geometry, Softm
 from wm_env.model.camera import CameraInput, ray_transforms
 from wm_env.model.config import DiTConfig
 from wm_env.model.layers import FeedForward, RMSNorm, modulate, rotary, timestep_features
-from wm_env.model.state import BlockState, DiTState
+from wm_env.model.state import BlockState, DiTState, GDNState, KVChunk, WindowState
 from wm_env.model.text import TextTokens
 
 
@@ -173,6 +173,32 @@ class DiT(nn.Module):
         ends = torch.tensor([*chunk_starts[1:], frames])
         frame = start[:, None] + ends if every_chunk else start + frames
         return velocity, DiTState(tuple(states), frame)
+
+    def empty_state(self, batch: int, grid: tuple[int, int], first_chunk_frames: int = 1) -> DiTState:
+        """Return the state before the first chunk, in the fixed shape that later states have.
+
+        Passing it equals passing None; slots in it stack with slots at any other chunk index. Needs a
+        bounded softmax window with a sink. `first_chunk_frames` is the length of the chunk that will be the
+        sink.
+        """
+        cfg, weight = self.cfg, self.latent_in.weight
+        if cfg.window_chunks is None or not cfg.sink:
+            raise ValueError("only a bounded window with a sink has a fixed shape; pass state=None instead")
+        tokens = grid[0] * grid[1]
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=weight.device)
+
+        head = (cfg.heads, cfg.head_dim)
+        tail = zeros(cfg.short_conv_kernel - 1, tokens, cfg.hidden, dtype=weight.dtype)
+        memory = GDNState(zeros(*head, cfg.head_dim), zeros(*head), zeros(*head, cfg.head_dim), tail, tail)
+        lengths = [first_chunk_frames, *[cfg.chunk_frames] * (cfg.window_chunks - 1)]
+        empty = [zeros(cfg.heads, n * tokens, cfg.head_dim, dtype=weight.dtype) for n in lengths]
+        valid = torch.zeros(batch, dtype=torch.bool)
+        window = WindowState(tuple(KVChunk(x, x, x, x, valid) for x in empty))
+        ffn_tail = zeros(1, tokens, cfg.hidden, dtype=weight.dtype)
+        blocks = [BlockState(window if cfg.is_softmax(i) else memory, ffn_tail) for i in range(cfg.depth)]
+        return DiTState(tuple(blocks), torch.zeros(batch, dtype=torch.int64))
 
 
 @torch.no_grad()

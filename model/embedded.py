@@ -1,0 +1,140 @@
+"""Embedded worlds on disk: one safetensors file with every part, one card that says how to assemble them.
+
+    NAME.safetensors   dit.*, vae.*, and refiner.* where the world has a memory; bfloat16
+    NAME.json          card: "world" (the settings below), provenance of every part, sha256
+
+`load_world` takes a preset (`tiny`, `tiny-pure`: package data) or a folder holding one such pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm_env.kernels.frame_gdn import resolve_impl
+from wm_env.model.checkpoint import load_checkpoint, load_into, with_prefix
+from wm_env.model.config import DiTConfig
+from wm_env.model.dit import DiT
+from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.spec import WorldSpec
+from wm_env.model.text import HashTextEncoder
+from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
+
+EMBEDDED = ("tiny", "tiny-pure")
+MAX_TRANSLATION, MAX_ROTATION_DEG = 0.0625, 3.6  # metres and degrees per pixel frame
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddedConfig:
+    """What it takes to rebuild an embedded world around its weights.
+
+    trained_steps: latent frames of the longest training clip, less the start. refiner: None for a world
+    without memory.
+    """
+
+    dit: DiTConfig
+    vae: TinyVAEConfig
+    refiner: TinyRefinerConfig | None
+    sampler: SamplerConfig
+    trained_steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EmbeddedConfig:
+        """Return the settings of a card; unknown or missing entries raise `ValueError`."""
+        try:
+            refiner = values["refiner"]
+            return cls(
+                dit=DiTConfig(**values["dit"]),
+                vae=TinyVAEConfig(**_tuples(values["vae"])),
+                refiner=None if refiner is None else TinyRefinerConfig(**refiner),
+                sampler=SamplerConfig(**_tuples(values["sampler"])),
+                trained_steps=values["trained_steps"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the card's world settings do not describe an embedded world: {error}"
+            ) from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def world_path(world: str | Path) -> Path:
+    """Return the weight file of a preset name or of a folder holding exactly one `.safetensors`."""
+    if str(world) in EMBEDDED:
+        return Path(str(files("wm_env.model.weights"))) / f"{world}.safetensors"
+    found = sorted(Path(world).glob("*.safetensors"))
+    if len(found) != 1:
+        names = [path.name for path in found]
+        raise FileNotFoundError(
+            f"{world} holds {len(found)} weight files {names}; a world folder holds exactly one"
+        )
+    return found[0]
+
+
+def build_world(
+    tensors: dict[str, Tensor],
+    config: EmbeddedConfig,
+    *,
+    name: str,
+    sha256: str | None,
+    device: str = "cpu",
+    ablate: Ablation | None = None,
+    impl: str = "auto",
+) -> LearnedWorld:
+    """Return the world of these tensors, float32, on `device`; strict about every key."""
+    dit = DiT(config.dit, impl=resolve_impl(impl, device))
+    vae = TinyVAE(config.vae)
+    refiner = None if config.refiner is None else TinyRefiner(config.refiner)
+    parts: dict[str, torch.nn.Module] = {"dit": dit, "vae": vae}
+    if refiner is not None:
+        parts["refiner"] = refiner
+    unknown = sorted(key for key in tensors if key.split(".")[0] not in parts)
+    if unknown:
+        raise ValueError(f"world {name} holds tensors of no part of it: {unknown}")
+    for prefix, module in parts.items():
+        load_into(module, with_prefix(tensors, prefix), f"world {name}, part {prefix}")
+        module.to(device).eval().requires_grad_(False)
+    channels, height, width = vae.latent_shape
+    spec = WorldSpec(
+        name=name,
+        frames_per_step=config.dit.temporal_stride,
+        frame_size=(config.vae.size, config.vae.size),
+        max_translation=MAX_TRANSLATION,
+        max_rotation_deg=MAX_ROTATION_DEG,
+        trained_steps=config.trained_steps,
+        latent_shape=(channels, height, width),
+        weights_sha256=sha256,
+    )
+    text = HashTextEncoder(width=config.dit.caption_channels)
+    return LearnedWorld(
+        spec=spec, dit=dit, vae=vae, refiner=refiner, text=text, sampler=config.sampler, ablate=ablate
+    )
+
+
+def load_world(
+    world: str | Path, *, device: str = "cpu", ablate: Ablation | None = None, impl: str = "auto"
+) -> LearnedWorld:
+    """Return the embedded world of a preset name or a checkpoint folder.
+
+    Raises `FileNotFoundError` for missing weights, `ValueError` for corrupted or misfitting ones.
+    """
+    path = world_path(world)
+    tensors, card = load_checkpoint(path)
+    if "world" not in card:
+        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    config = EmbeddedConfig.from_dict(card["world"])
+    return build_world(
+        tensors, config, name=path.stem, sha256=card["sha256"], device=device, ablate=ablate, impl=impl
+    )

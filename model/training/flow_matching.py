@@ -1,0 +1,260 @@
+"""Flow matching for the world model: every frame is denoised from the state its history left behind.
+
+One training clip is used as a rollout would use it (chunks of one latent frame):
+
+    history   c_t = (1 - tau_t) z_t + tau_t e_t         one causal pass, the state before every frame is kept
+    target    x_t = (1 - sigma_t) z_t + sigma_t eps_t   denoised from the state before frame t
+    loss      mean_t |v(x_t, sigma_t | state_t) - (eps_t - z_t)|^2,   t = 1 .. T-1
+
+sigma = sigmoid(mean + std n), or exactly 1 with probability `pure_noise`. Two things make the history look
+like a rollout's: noise of a level tau that the model is told, and frames replaced by the model's own one-step
+predictions (`own_history`). Frame 0 is the start image as a world is given it, with predicted depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
+from wm_env.model.data.clip import Clip
+from wm_env.model.data.latents import LatentClip, LatentShards
+from wm_env.model.dit import DiT
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.memory import memory_tokens, splat
+from wm_env.model.state import DiTState, tree_map
+from wm_env.model.text import TextTokens
+from wm_env.model.training.loop import Rule
+from wm_env.model.vae.tiny import GROUP, STRIDE, inverse_depth, to_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldLossConfig:
+    """How clips become losses; see the module docstring.
+
+    batch, frames: clips per step and latent frames per clip. sigma_mean, sigma_std, pure_noise: noise level
+    of the denoised frame. history_noise: largest tau; history_clean: share of clips whose history is clean.
+    own_history: probability that a history frame is the model's own prediction. text_dropout: share of
+    clips without a prompt. start_true: share of clips whose frame 0 keeps its true depth.
+    """
+
+    batch: int = 4
+    frames: int = 8
+    sigma_mean: float = 0.6
+    sigma_std: float = 1.3
+    pure_noise: float = 0.4
+    history_noise: float = 0.3
+    history_clean: float = 0.2
+    own_history: float = 0.0
+    text_dropout: float = 0.1
+    start_true: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.frames < 2:
+            raise ValueError(f"batch={self.batch} must be positive and frames={self.frames} at least 2")
+        shares = (
+            self.pure_noise,
+            self.history_noise,
+            self.history_clean,
+            self.own_history,
+            self.text_dropout,
+        )
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"shares and noise levels are in [0, 1]: {self}")
+
+
+class WorldBatch(NamedTuple):
+    """A batch as the transformer sees it, chunk t = latent frame t.
+
+    z: `(B, C, T, h, w)` latents, frame 0 as given to a world. camera: conditions and Plücker maps of all T.
+    text: `(B, T, L, E)`. memory: `(B, T, N, M)` or None.
+    """
+
+    z: Tensor
+    camera: CameraInput
+    text: TextTokens
+    memory: Tensor | None
+
+
+def camera_of_clip(c2w: Tensor, intrinsics: Tensor, size: int) -> CameraInput:
+    """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0.
+
+    Frame 0's Plücker window repeats its own pose: its future is not known when a rollout begins.
+    """
+    grid = (size // STRIDE, size // STRIDE)
+    latent = latent_intrinsics(intrinsics, (size, size), grid)  # (B, 4)
+    padded = torch.cat([c2w[:, :1].expand(-1, GROUP - 1, -1, -1), c2w], dim=1)  # (B, 4T, 4, 4)
+    rays = plucker_rays(padded, latent[:, None].expand(-1, padded.shape[1], -1), *grid)  # (B, 4T, 6, h, w)
+    plucker = rays.unflatten(1, (-1, GROUP)).flatten(2, 3).transpose(1, 2)  # (B, 24, T, h, w)
+    return CameraInput(camera_conditions(c2w[:, ::GROUP], latent), plucker)
+
+
+def memory_of_clip(batch: LatentClip, c2w: Tensor, generator: torch.Generator, corrupt: bool) -> Tensor:
+    """Return what the point memory would show at every latent frame, `(B, T, 5, H, W)`.
+
+    Keyframes of frame t are the last pixel frames of chunks 0, t-3 and t-1, as in `memory.py`; frame 0 has
+    its predicted depth. `corrupt` makes the others look generated: noise, blur, wrong depth scale.
+    """
+    clip = batch.clip
+    keys = to_pixels(clip.rgb[:, ::GROUP], clip.depth[:, ::GROUP])  # (B, T, 4, H, W)
+    count, frames = keys.shape[:2]
+    keys[:, 0, 3] = inverse_depth(batch.depth0)
+    if corrupt:
+        keys = torch.cat([keys[:, :1], _imitate_generation(keys[:, 1:], generator)], dim=1)
+    poses = c2w[:, ::GROUP]  # (B, T, 4, 4)
+    views = [torch.zeros(count, 5, *keys.shape[-2:])]
+    for t in range(1, frames):
+        slots = torch.tensor([0, max(0, t - 3), t - 1])
+        valid = torch.tensor([True, t > 3, t > 1]).expand(count, -1)
+        views.append(
+            splat(keys[:, slots], poses[:, slots], valid, poses[:, t : t + 1], clip.intrinsics)[:, 0]
+        )
+    return torch.stack(views, dim=1)
+
+
+def _imitate_generation(keys: Tensor, generator: torch.Generator) -> Tensor:
+    """Return keyframes `(B, T, 4, H, W)` with the errors of generated ones, a different strength per clip."""
+    batch, frames = keys.shape[:2]
+    strength = torch.rand(batch, 1, 1, 1, 1, generator=generator)
+    noisy = keys + 0.08 * strength * torch.randn(keys.shape, generator=generator)
+    scale = 1 + 0.06 * strength[:, :, 0] * torch.randn(batch, frames, 1, 1, generator=generator)
+    noisy[:, :, 3] = (noisy[:, :, 3] + 1) * scale - 1
+    blurred = nn.functional.avg_pool2d(noisy.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(noisy)
+    blur = torch.rand(batch, frames, 1, 1, 1, generator=generator) < 0.5
+    return torch.where(blur, blurred, noisy)
+
+
+class BatchSource:
+    """Draws training batches from latent shards; every random choice comes from the caller's generator."""
+
+    def __init__(
+        self, shards: LatentShards, captions: TextTokens, config: WorldLossConfig, memory: bool
+    ) -> None:
+        self.shards, self.captions, self.config, self.memory = shards, captions, config, memory
+
+    def draw(self, generator: torch.Generator, corrupt: bool = True) -> WorldBatch:
+        cfg = self.config
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator)
+
+        def integer(high: int) -> Tensor:
+            return torch.randint(0, high, (cfg.batch,), generator=generator)
+
+        indices = integer(len(self.shards)).tolist()
+        last = self.shards.groups - cfg.frames
+        first = torch.where(uniform(cfg.batch) < 0.3, 0, integer(last + 1)).tolist()
+        sample = self.shards.read(indices, first, cfg.frames)
+        clip: Clip = sample.clip
+        c2w = relative_to_first(clip.c2w)
+        true_start = uniform(cfg.batch) < cfg.start_true
+        start = torch.where(true_start[:, None, None, None], sample.z[:, 0], sample.start)
+        z = torch.cat([start[:, None], sample.z[:, 1:]], dim=1).transpose(1, 2)  # (B, C, T, h, w)
+        ids = clip.caption[:, ::GROUP]  # (B, T)
+        kept = (uniform(cfg.batch) >= cfg.text_dropout).float()[:, None, None]
+        text = TextTokens(self.captions.tokens[ids], self.captions.mask[ids] * kept)
+        memory = None
+        if self.memory:
+            memory = memory_tokens(memory_of_clip(sample, c2w, generator, corrupt), STRIDE)
+        size = clip.rgb.shape[-2]
+        return WorldBatch(z, camera_of_clip(c2w, clip.intrinsics, size), text, memory)
+
+
+def _frames_as_batch(x: Tensor, axis: int) -> Tensor:
+    """Return frames 1..T-1 of `x` (time on `axis`) as separate clips of one frame."""
+    x = x.movedim(axis, 1)[:, 1:].flatten(0, 1)
+    return x.unsqueeze(axis)
+
+
+def history_state(model: DiT, batch: WorldBatch, history: Tensor, tau: Tensor) -> DiTState:
+    """Return the states before frames 1..T-1 as a batch of B (T-1); tau `(B, T)`: noise of `history`."""
+    frames = history.shape[2]
+    _, states = model(
+        history, 1000 * tau, batch.text, batch.camera,
+        memory=batch.memory, chunk_starts=tuple(range(frames)), every_chunk=True,
+    )  # fmt: skip
+    return tree_map(lambda leaf: leaf[:, :-1].flatten(0, 1), states)
+
+
+def velocities(model: DiT, batch: WorldBatch, noisy: Tensor, sigma: Tensor, state: DiTState) -> Tensor:
+    """Return v `(B (T-1), C, 1, h, w)` of noisy frames `(B, C, T, h, w)`, each from its own state."""
+    text = TextTokens(*(x[:, 1:].flatten(0, 1) for x in batch.text))
+    camera = CameraInput(
+        _frames_as_batch(batch.camera.conditions, 1), _frames_as_batch(batch.camera.plucker, 2)
+    )
+    memory = None if batch.memory is None else _frames_as_batch(batch.memory, 1)
+    velocity, _ = model(
+        _frames_as_batch(noisy, 2), 1000 * sigma[:, 1:].flatten()[:, None], text, camera, state, memory=memory
+    )
+    return velocity
+
+
+def world_loss(
+    model: DiT, batch: WorldBatch, config: WorldLossConfig, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the flow-matching loss of a batch, and the part of it at pure noise."""
+    z = batch.z
+    count, _, frames = z.shape[:3]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(z.device)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).to(z.device)
+
+    def mix(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return clean + (noise - clean) * level[:, None, :, None, None]
+
+    sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal(count, frames))
+    sigma = torch.where(uniform(count, frames) < config.pure_noise, 1.0, sigma)
+    tau = config.history_noise * uniform(count, frames).square()
+    tau = torch.where(uniform(count, 1) < config.history_clean, 0.0, tau)
+    eps, history_eps = normal(*z.shape), normal(*z.shape)
+
+    history = z
+    if config.own_history > 0:
+        own = (uniform(count, 1) < 0.75) & (uniform(count, frames) < config.own_history)
+        with torch.no_grad():
+            state = history_state(model, batch, mix(z, history_eps, tau), tau)
+            ones = torch.ones_like(sigma)
+            predicted = _frames_as_batch(eps, 2) - velocities(model, batch, eps, ones, state)
+        predicted = predicted[:, :, 0].unflatten(0, (count, frames - 1)).transpose(1, 2)  # (B, C, T-1, h, w)
+        predicted = torch.cat([z[:, :, :1], predicted.to(z.dtype)], dim=2)
+        history = torch.where(own[:, None, :, None, None], predicted, z)
+    state = history_state(model, batch, mix(history, history_eps, tau), tau)
+    velocity = velocities(model, batch, mix(z, eps, sigma), sigma, state)
+    error = (velocity.float() - _frames_as_batch(eps - z, 2)).square().mean((1, 2, 3, 4))  # (B (T-1),)
+    pure = sigma[:, 1:].flatten() == 1
+    at_pure = float(error.detach()[pure].mean()) if bool(pure.any()) else float("nan")
+    return error.mean(), {"at_pure_noise": at_pure}
+
+
+def step_function(
+    source: BatchSource, bf16: bool
+) -> Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]:
+    """Return the step function for `loop.Run`; bf16 autocast where the machine has it."""
+
+    def step(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, DiT)
+        batch = source.draw(generator)
+        device = model.latent_in.weight.device
+        batch = tree_map(lambda x: x.to(device), batch)
+        # the fused CPU attention is slow backward at 64 tokens: measured 2.9 s -> 2.6 s a step without it
+        backends = (
+            [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
+            return world_loss(model, batch, source.config, generator)
+
+    return step
+
+
+def parameter_rule(name: str, parameter: nn.Parameter) -> Rule:
+    """Return "muon" for the matrices of the blocks, "adamw" for gates, norms, embeddings and the head."""
+    gate = any(part in name for part in (".beta.", ".decay.", "depthwise", "modulation"))
+    return "muon" if parameter.ndim == 2 and name.startswith("blocks.") and not gate else "adamw"
