@@ -11,6 +11,7 @@ sections 6 and 7. Legend: `B` batch, `C` channels, `T` latent frames, `K` denois
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -221,7 +222,7 @@ def stream(
     bounds: chunk boundaries, 0 first and T last. noise: `(chunk, step) ->` noise like that chunk.
     """
     chunks = []
-    for chunk, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for chunk, (start, end) in enumerate(pairwise(bounds)):
         chunk_noise = None if noise is None else lambda step, chunk=chunk: noise(chunk, step)  # type: ignore[misc]
         inside = [frame - start for frame in held if start <= frame < end]
         clean, state = denoise_chunk(
@@ -251,8 +252,7 @@ def _timesteps(x: Tensor, per_frame: Tensor) -> Tensor:
 
 
 def _pairs(schedule: Schedule) -> list[tuple[float, float]]:
-    levels = schedule.sigmas.tolist()
-    return list(zip(levels, levels[1:], strict=False))
+    return list(pairwise(schedule.sigmas.tolist()))
 
 
 def _free_frames(latents: Tensor, held: Mapping[int, float]) -> Tensor:

@@ -32,7 +32,7 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return 10 log10(255^2 / MSE) `(...)` in dB of uint8 images `(..., h, w, 3)`; 100 where they are equal."""
+    """Return 10 log10(255^2 / MSE) `(...)` in dB of uint8 images `(..., h, w, 3)`; 100 where equal."""
     error = mse(a, b)
     value = 10 * torch.log10(255.0**2 / error.clamp_min(_MSE_FLOOR))
     return torch.where(error < _MSE_FLOOR, PSNR_CAP, value)
@@ -64,7 +64,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _window_mean(x: Tensor) -> Tensor:
-    """Return the local mean of `(n, 3, h, w)` over an 11x11 window, borders mirrored (edge pixel repeated)."""
+    """Return the local mean of `(n, 3, h, w)` over an 11x11 window, borders mirrored (edge repeated)."""
     half = _SSIM_WINDOW // 2
     for axis in (-2, -1):
         size = x.shape[axis]

@@ -10,6 +10,7 @@ explicit value. Legend: `B` batch, `C` channels, `T` latent frames, `M` tokens o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -47,7 +48,10 @@ class RefinerState(NamedTuple):
 
 
 def pack(latents: Tensor, patch: int = 1) -> Tensor:
-    """Return tokens `(B, T*h/p*w/p, C*p*p)` of latents `(B, C, T, h, w)`: order t, y, x; features c, dy, dx."""
+    """Return tokens `(B, T*h/p*w/p, C*p*p)` of latents `(B, C, T, h, w)`.
+
+    Token order t, y, x; feature order c, dy, dx.
+    """
     height, width = latents.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(f"a grid of {height}x{width} does not divide into patches of {patch}")
@@ -79,7 +83,7 @@ def refine_clip(
     span = _span(latents, 0, patch)
     clean = pack(latents[:, :, :sink], patch)
     x = _noised(pack(latents[:, :, sink:], patch), pack(noise, patch), sigmas[0])
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in pairwise(sigmas):
         tokens = torch.cat([clean, x], dim=1)  # (B, M, C*p*p)
         timestep = torch.full(tokens.shape[:2], sigma * TIMESTEPS, device=x.device)
         timestep[:, : clean.shape[1]] = 0.0
@@ -110,7 +114,7 @@ def refine_block(
     """
     span = _span(latents, state.frame, patch)
     x = _noised(pack(latents, patch), pack(noise, patch), sigmas[0])
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in pairwise(sigmas):
         timestep = torch.full(x.shape[:2], sigma * TIMESTEPS, device=x.device)
         v, _ = network(x, timestep, span, state.memory)
         x = _step(x, v, sigma, after)

@@ -1,0 +1,81 @@
+"""Finds the golden fixtures, makes one test of each, and reports what was measured.
+
+With an explicit `--golden DIR` nothing may be skipped: a skip in this folder becomes a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # golden_checks: importlib mode puts no folder on the path
+
+from golden_checks import Measured
+
+OWN = Path(__file__).parent / "own"
+MEASURED = pytest.StashKey[list[Measured]]()
+IGNORED = (".md", ".py")
+
+
+def golden_folder(config: pytest.Config) -> Path:
+    explicit = config.getoption("--golden")
+    folder = Path(explicit).resolve() if explicit else config.rootpath.parent / "shared" / "golden"
+    if explicit and not folder.is_dir():
+        raise pytest.UsageError(f"--golden {explicit}: there is no such folder")
+    return folder
+
+
+def files_of(folder: Path) -> list[Path]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if path.suffix not in IGNORED and not path.name.startswith(".")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = []
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_file" not in metafunc.fixturenames:
+        return
+    folder = golden_folder(metafunc.config)
+    found = files_of(folder)
+    params = [pytest.param(path, id=str(path.relative_to(folder))) for path in found]
+    if not found and metafunc.config.getoption("--golden"):
+        raise pytest.UsageError(f"--golden {folder}: there is no fixture in it")
+    if not found:
+        reason = f"golden fixtures are absent: {folder}"
+        params = [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
+    params += [pytest.param(path, id=f"own/{path.name}") for path in files_of(OWN)]
+    metafunc.parametrize("golden_file", params)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> list[Measured]:
+    """Everything compared so far in this session."""
+    return request.config.stash[MEASURED]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.config.getoption("--golden") and (report.skipped or hasattr(report, "wasxfail")):
+        report.outcome = "failed"
+        report.longrepr = f"with an explicit --golden nothing may be skipped: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the measured errors: all of them with --golden, else nothing."""
+    measured = config.stash[MEASURED]
+    if not config.getoption("--golden") or not measured:
+        return
+    terminalreporter.section("measured errors (max |ours - recorded|, relative to max |recorded|)")
+    for m in measured:
+        mark = "" if m.error <= m.tolerance else "  FAILED"
+        line = f"{m.file:<28} {m.name:<52} {m.measure:<8} {m.error:9.2e} of {m.tolerance:7.0e}{mark}"
+        terminalreporter.write_line(line)
