@@ -1,4 +1,4 @@
-"""Temporal convolutions with an explicit tail: the frames before enter as a tensor, the last ones are returned.
+"""Temporal convolutions with an explicit tail: frames before enter as a tensor, the last ones are returned.
 
 `short_conv`, on the keys (depthwise, symmetric, one set of k taps, the last tap counts once):
 
