@@ -1,8 +1,8 @@
 """Latent cache: rendered shards encoded once by a given autoencoder, beside the clips they came from.
 
     z.npy       float16 (n, T, C, h, w)   latents of the true frames and depths
-    start.npy   float16 (n, C, h, w)      latent of frame 0 with PREDICTED depth: what a world is given
-    depth0.npy  float16 (n, H, W)         that predicted depth, metres
+    start.npy   float16 (n, T, C, h, w)   latents of frames 0, 4, 8, ... as start images: depth PREDICTED
+    depth0.npy  float16 (n, T, H, W)      those predicted depths, metres
     vae.json    SHA-256 of the autoencoder's weights
 
 A cache of another autoencoder is refused, never mixed.
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.clip import Clip, ClipShards
-from wm_env.model.vae.tiny import TinyVAE
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
 class LatentClip(NamedTuple):
     """A batch of clips with latents.
 
-    clip: see `Clip`, leading axis B. z: float32 `(B, T, C, h, w)`; start: float32 `(B, C, h, w)`;
-    depth0: float32 `(B, H, W)` metres, predicted.
+    clip: see `Clip`, leading axis B. z: float32 `(B, T, C, h, w)`; start: float32 `(B, C, h, w)`, the first
+    frame as a world is given it; depth0: float32 `(B, H, W)` metres, its predicted depth.
     """
 
     clip: Clip
@@ -57,9 +57,10 @@ def encode_shards(
             colours = torch.from_numpy(np.array(rgb[row]))[None].to(device)
             metres = torch.from_numpy(np.array(depth[row])).float()[None].to(device)
             z.append(vae.encode_clip(colours, metres)[0].half().cpu())
-            latent, predicted = vae.encode_image(colours[:, 0], intrinsics[row : row + 1].to(device))
-            start.append(latent[0].half().cpu())
-            depth0.append(predicted[0].half().cpu())
+            images = colours[0, ::GROUP]  # (T, H, W, 3)
+            latent, predicted = vae.encode_image(images, intrinsics[row].to(device).expand(len(images), -1))
+            start.append(latent.half().cpu())
+            depth0.append(predicted.half().cpu())
         temporary = out / f".{path.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -75,7 +76,7 @@ def _check_owner(folder: Path, sha256: str) -> None:
     owner = json.loads((folder / "vae.json").read_text())["sha256"]
     if owner != sha256:
         raise ValueError(
-            f"latents in {folder} come from another autoencoder (sha256 {owner[:12]}..., not {sha256[:12]}...); "
+            f"latents in {folder} come from other weights (sha256 {owner[:12]}..., not {sha256[:12]}...); "
             "encode into another folder"
         )
 
@@ -104,12 +105,21 @@ class LatentShards:
         """Table that `clip.caption` indexes."""
         return self.clips.captions
 
-    def read(self, indices: Sequence[int], groups: int) -> LatentClip:
-        """Return the first `groups` latents of clips `indices`, with their 4 * groups - 3 pixel frames."""
-        span = slice(0, 4 * groups - 3)
-        clip = self.clips.read_many(indices, [span] * len(indices))
-        rows = list(indices)
-        z = torch.from_numpy(self.z[rows, :groups]).float()
+    @property
+    def groups(self) -> int:
+        """Latent frames of a clip."""
+        return self.z.shape[1]
+
+    def read(self, indices: Sequence[int], first: Sequence[int], groups: int) -> LatentClip:
+        """Return `groups` latents of clips `indices` from latent frame `first[i]` on, with their pixel frames.
+
+        The first of them counts as a start image; poses stay relative to frame 0 of the clip.
+        """
+        spans = [slice(GROUP * a, GROUP * (a + groups) - GROUP + 1) for a in first]
+        clip = self.clips.read_many(indices, spans)
+        z = np.stack([self.z[i, a : a + groups] for i, a in zip(indices, first, strict=True)])
+        rows = (list(indices), list(first))
+        start, depth0 = self.start[rows], self.depth0[rows]
         return LatentClip(
-            clip, z, torch.from_numpy(self.start[rows]).float(), torch.from_numpy(self.depth0[rows]).float()
+            clip, torch.from_numpy(z).float(), torch.from_numpy(start).float(), torch.from_numpy(depth0).float()
         )
