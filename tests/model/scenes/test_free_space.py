@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wm_env.model.geometry import check_rigid
 from wm_env.model.scenes.free_space import (
     HALF_EXTENT,

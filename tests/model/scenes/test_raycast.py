@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from wm_env.model.geometry import pixel_rays
 from wm_env.model.scenes.materials import MATERIAL
 from wm_env.model.scenes.paths import start_pose, training_paths

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from wm_env.model.scenes.captions import EVENTS, VOCABULARY, caption, with_prompt
 from wm_env.model.scenes.free_space import HALF_EXTENT, is_free
 from wm_env.model.scenes.materials import HELDOUT_TEXTURES, TRAIN_TEXTURES
