@@ -175,6 +175,11 @@ class SanaWMEnv(gym.Env[Any, Any]):
         return self._current()
 
     @property
+    def in_progress(self) -> bool:
+        """Whether an episode has been started (or restored) and the environment is open."""
+        return self._state is not None
+
+    @property
     def prompt(self) -> str:
         """The prompt in force."""
         return self._prompt

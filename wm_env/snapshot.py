@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from gymnasium.wrappers import TimeLimit
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -78,14 +78,14 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
 
 def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
-    """Restore `env.unwrapped` and rewind the wrappers that count steps (TimeLimit) or demand a reset."""
+    """Restore `env.unwrapped` and rewind TimeLimit; wrappers that were never reset are reset first."""
+    if not env.unwrapped.in_progress:  # type: ignore[attr-defined]
+        env.reset()
     env.unwrapped.restore(snapshot)  # type: ignore[attr-defined]
     layer = env
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit):
             layer._elapsed_steps = snapshot.steps
-        elif isinstance(layer, OrderEnforcing):
-            layer._has_reset = True
         layer = layer.env
 
 

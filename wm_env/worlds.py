@@ -72,7 +72,7 @@ def _learned(name: str, device: str, ablate: str | None) -> World:
 @functools.lru_cache(maxsize=8)
 def _load_once(name: str, device: str, ablate: str | None, stamp: int) -> World:
     """Load a learned world; `stamp` (newest file time) makes a rewritten folder load afresh."""
-    from wm_env.model.rollout import load_world  # the twin needs no model code
+    from wm_env.model.embedded import load_world  # the twin needs no model code
 
     return load_world(name, device=device, ablate=ablate)
 

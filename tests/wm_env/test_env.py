@@ -1,0 +1,234 @@
+"""The Gymnasium face, on the twin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils.env_checker import check_env
+
+from wm_env.actions import ACTION_TYPES
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("obs_type", ["rgb", "rgb_sequence"])
+def test_gymnasium_finds_nothing_to_say(action_type: str, obs_type: str) -> None:
+    env = gym.make("SanaWM-Twin-v0", action_type=action_type, obs_type=obs_type, render_mode="rgb_array")
+    check_env(env.unwrapped)
+
+
+def test_make_needs_no_second_import() -> None:
+    assert gym.make("wm_env:SanaWM-Twin-v0").spec.id == "SanaWM-Twin-v0"
+
+
+def test_reset_returns_the_start_image_and_a_sequence_repeats_it(make_twin: Callable[..., Any]) -> None:
+    image, info = make_twin().reset(seed=3)
+    sequence, _ = make_twin(obs_type="rgb_sequence").reset(seed=3)
+    assert image.shape == (64, 64, 3) and sequence.shape == (4, 64, 64, 3)
+    assert all(np.array_equal(frame, image) for frame in sequence)
+    assert np.array_equal(info["c2w"], np.eye(4)) and info["frame_index"] == 0
+
+
+def test_a_step_returns_the_frames_its_own_action_drives(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(obs_type="rgb_sequence")
+    env.reset(seed=0)
+    still, *_ = env.step(0)
+    turned, _, _, _, info = env.step(4)  # yaw right
+    assert not np.array_equal(turned[0], still[-1])  # the first returned frame already moved
+    angle = np.rad2deg(np.arctan2(info["c2w_frames"][:, 0, 2], info["c2w_frames"][:, 2, 2]))
+    assert angle == pytest.approx([3.6, 7.2, 10.8, 14.4])
+
+
+def test_one_forward_step_in_the_open_moves_a_quarter_metre(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(collision="ignore")
+    env.reset(seed=0)
+    info = env.step(1)[4]
+    assert info["c2w"][:3, 3] == pytest.approx([0, 0, 0.25], abs=1e-5)
+
+
+def test_camera_actions_reach_the_world_speeds(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(action_type="camera", collision="ignore")
+    env.reset(seed=0)
+    info = env.step(np.array([0, 0, 1, 0, 0, 0], np.float32))[4]
+    assert info["c2w"][:3, 3] == pytest.approx([0, 0, 0.25], abs=1e-9)
+    fast = make_twin(action_type="camera", collision="ignore", max_translation=0.125)
+    fast.reset(seed=0)
+    assert fast.step(np.array([0, 0, 1, 0, 0, 0], np.float32))[4]["c2w"][2, 3] == pytest.approx(0.5)
+
+
+def test_equal_seeds_give_equal_episodes_and_other_seeds_other_scenes(twin: Any) -> None:
+    def play(seed: int) -> list[np.ndarray]:
+        frames = [twin.reset(seed=seed)[0]]
+        return frames + [twin.step(action)[0] for action in (1, 4, 1)]
+
+    first, again, other = play(5), play(5), play(6)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_the_global_generators_are_left_alone(twin: Any) -> None:
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    twin.reset(seed=0)
+    twin.step(1)
+    assert torch.equal(torch.random.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_observations_and_infos_are_fresh_objects(twin: Any) -> None:
+    twin.reset(seed=0)
+    observed, *_, info = twin.step(1)
+    kept, pose = observed.copy(), info["c2w"].copy()
+    observed[:], info["c2w"][:] = 0, 0
+    repeated, *_, after = twin.step(0)
+    assert not np.array_equal(repeated, observed)
+    assert np.array_equal(after["c2w_frames"][0][3], [0, 0, 0, 1])
+    assert kept.any() and pose.any()
+
+
+def test_info_holds_python_numbers(twin: Any) -> None:
+    _, info = twin.reset(seed=0)
+    kinds = {key: type(info[key]) for key in ("chunk_index", "frame_index", "is_success", "spl", "collision")}
+    assert kinds == {
+        "chunk_index": int,
+        "frame_index": int,
+        "is_success": bool,
+        "spl": float,
+        "collision": bool,
+    }
+    _, reward, terminated, truncated, info = twin.step(1)
+    assert (type(reward), terminated, truncated) == (float, False, False)
+    assert (info["chunk_index"], info["frame_index"]) == (1, 4)
+
+
+def test_obs_size_changes_observations_and_not_the_render(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(obs_size=84, render_mode="rgb_array")
+    observed, _ = env.reset(seed=0)
+    assert observed.shape == env.observation_space.shape == (84, 84, 3)
+    assert env.render().shape == (64, 64, 3)
+    assert make_twin(obs_size=(36, 48)).observation_space.shape == (36, 48, 3)
+
+
+def test_rgb_array_list_holds_all_pixel_frames_since_the_last_call(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(render_mode="rgb_array_list", obs_type="rgb_sequence")
+    start, _ = env.reset(seed=0)
+    first, second = env.step(1)[0], env.step(4)[0]
+    frames = env.render()
+    assert np.array_equal(np.stack(frames), np.concatenate([start[:1], first, second]))
+    assert env.render() == []
+
+
+def test_walls_block_and_say_so(make_twin: Callable[..., Any]) -> None:
+    env = make_twin()
+    env.reset(seed=0)
+    hits = [env.step(1)[4]["collision"] for _ in range(60)]
+    before = env.step(1)[4]["c2w"]
+    assert hits[-1] and np.allclose(env.step(1)[4]["c2w"], before, atol=1e-2)
+
+
+def test_a_collision_can_end_the_episode(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(collision="terminate")
+    env.reset(seed=0)
+    for _ in range(60):
+        _, _, terminated, _, info = env.step(1)
+        if terminated:
+            break
+    assert terminated and info["collision"]
+    with pytest.raises(ResetNeeded, match="ended"):
+        env.step(1)
+
+
+def test_collisions_can_be_ignored(make_twin: Callable[..., Any]) -> None:
+    env = make_twin(collision="ignore")
+    env.reset(seed=0)
+    info = [env.step(1) for _ in range(60)][-1][4]
+    assert info["c2w"][2, 3] == pytest.approx(15.0, abs=1e-3)
+
+
+def test_reset_options_choose_scene_split_prompt_and_intrinsics(twin: Any) -> None:
+    chosen, _ = twin.reset(seed=0, options={"scene": 11})
+    again, _ = twin.reset(seed=1, options={"scene": 11})
+    assert np.array_equal(chosen, again)
+    heldout, _ = twin.reset(seed=0, options={"scene": 11, "split": "heldout"})
+    assert not np.array_equal(chosen, heldout)
+    wide, info = twin.reset(seed=0, options={"scene": 11, "intrinsics": (20.0, 20.0, 32.0, 32.0)})
+    assert info["intrinsics"].tolist() == [20.0, 20.0, 32.0, 32.0] and not np.array_equal(wide, chosen)
+    twin.reset(seed=0, options={"prompt": "one room, dim light"})
+    assert twin.prompt == "one room, dim light"
+
+
+def test_overriding_one_start_condition_leaves_the_others_to_the_seed(twin: Any) -> None:
+    twin.reset(seed=4)
+    noise = int(twin.state.noise_seed[0])
+    twin.reset(seed=4, options={"scene": 3})
+    assert int(twin.state.noise_seed[0]) == noise
+    twin.reset(seed=4, options={"noise_seed": 17})
+    assert int(twin.state.noise_seed[0]) == 17
+
+
+def test_unknown_reset_options_are_named_in_a_warning(twin: Any) -> None:
+    with pytest.warns(UserWarning, match="colour"):
+        twin.reset(seed=0, options={"colour": "red"})
+
+
+def test_a_prompt_changes_the_twin_from_the_next_step(twin: Any) -> None:
+    def mean_after(prompt: str | None) -> float:
+        twin.reset(seed=0, options={"prompt": "bright light"})
+        if prompt is not None:
+            twin.set_prompt(prompt)
+        return float(twin.step(0)[0].mean())
+
+    assert mean_after("dim light") < mean_after(None)
+
+
+def test_stepping_before_reset_or_after_close_is_refused(twin: Any) -> None:
+    with pytest.raises(ResetNeeded, match="reset"):
+        twin.step(0)
+    with pytest.raises(ResetNeeded, match="reset"):
+        twin.snapshot()
+    twin.reset(seed=0)
+    twin.close()
+    twin.close()
+    for call in (lambda: twin.step(0), lambda: twin.reset(seed=0)):
+        with pytest.raises(ClosedEnvironmentError, match="closed"):
+            call()
+
+
+def test_profile_counts_world_calls_apart_from_info(twin: Any) -> None:
+    twin.reset(seed=0)
+    twin.step(0)
+    measured = twin.profile()
+    assert (measured["steps"], measured["world_calls"]) == (1, 1)
+    assert 0 < measured["world_seconds"] <= measured["seconds"]
+    assert not any("second" in key for key in twin.step(0)[4])
+
+
+def test_play_finds_its_keyboard_map_through_the_wrappers() -> None:
+    env = gym.make("SanaWM-Twin-v0", render_mode="rgb_array")
+    mapping = env.get_wrapper_attr("get_keys_to_action")()
+    assert mapping["w"] == 1 and type(env.metadata["render_fps"]) is int
+
+
+def test_sync_vectorisation_of_the_single_env_works_too() -> None:
+    envs = gym.make_vec("SanaWM-Twin-v0", num_envs=2, vectorization_mode="sync")
+    observed, _ = envs.reset(seed=0)
+    assert observed.shape == (2, 64, 64, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        envs.close()
+
+
+def test_stock_wrappers_accept_the_environment() -> None:
+    env = gym.make("SanaWM-Twin-v0")
+    env = gym.wrappers.FrameStackObservation(gym.wrappers.GrayscaleObservation(env), 3)
+    env = gym.wrappers.RecordEpisodeStatistics(env)
+    observed, _ = env.reset(seed=0)
+    assert observed.shape[0] == 3
+    env.step(env.action_space.sample())
