@@ -48,6 +48,7 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument("--device", default="cpu")
     if name == "refiner":
         parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
+        parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_data(commands)
     add_training(commands, "vae", "train the autoencoder and its depth network")
     add_latents(commands)
+    add_training(commands, "refiner", "train the pixel refiner")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     torch.set_num_threads(options.threads)
@@ -91,6 +93,20 @@ def main(arguments: list[str] | None = None) -> None:
             options.out / options.split,
             lambda done, of: print(f"shard {done}/{of}", flush=True),
         )
+    elif options.command == "refiner":
+        from wm_env.model.training import refiner
+
+        run = refiner.train_refiner(
+            data=options.data,
+            latents=options.latents,
+            vae_path=options.vae,
+            out=options.out,
+            config=refiner.preset(options.preset),
+            seconds=options.seconds,
+            steps=options.steps,
+            device=options.device,
+        )
+        print(f"step {run.step}: {run.metrics}")
 
 
 if __name__ == "__main__":

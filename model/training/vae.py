@@ -43,7 +43,7 @@ class VAETraining:
     loop: LoopConfig
     batch: int = 20
     groups: int = 4
-    images: int = 40
+    images: int = 96
     noise: float = 0.12  # largest standard deviation of the noise on a normalised latent
     start_fraction: float = 0.2  # windows that begin with the start image
     init_windows: int = 200
