@@ -81,6 +81,14 @@ class WorldBatch(NamedTuple):
     memory: Tensor | None
 
 
+class WorldLoss(NamedTuple):
+    """mean: the loss. error: `(B (T-1),)` squared error of every frame. pure: which were pure noise."""
+
+    mean: Tensor
+    error: Tensor
+    pure: Tensor
+
+
 def camera_of_clip(c2w: Tensor, intrinsics: Tensor, size: int) -> CameraInput:
     """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0.
 
@@ -196,8 +204,8 @@ def velocities(model: DiT, batch: WorldBatch, noisy: Tensor, sigma: Tensor, stat
 
 def world_loss(
     model: DiT, batch: WorldBatch, config: WorldLossConfig, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the flow-matching loss of a batch, and the part of it at pure noise."""
+) -> WorldLoss:
+    """Return the flow-matching loss of a batch; see the module docstring."""
     z = batch.z
     count, _, frames = z.shape[:3]
 
@@ -229,9 +237,7 @@ def world_loss(
     state = history_state(model, batch, mix(history, history_eps, tau), tau)
     velocity = velocities(model, batch, mix(z, eps, sigma), sigma, state)
     error = (velocity.float() - _frames_as_batch(eps - z, 2)).square().mean((1, 2, 3, 4))  # (B (T-1),)
-    pure = sigma[:, 1:].flatten() == 1
-    at_pure = float(error.detach()[pure].mean()) if bool(pure.any()) else float("nan")
-    return error.mean(), {"at_pure_noise": at_pure}
+    return WorldLoss(error.mean(), error.detach(), sigma[:, 1:].flatten() == 1)
 
 
 def step_function(
@@ -249,7 +255,7 @@ def step_function(
             [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
         )
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
-            return world_loss(model, batch, source.config, generator)
+            return world_loss(model, batch, source.config, generator).mean, {}
 
     return step
 

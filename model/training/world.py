@@ -1,0 +1,216 @@
+"""Training of the embedded transformers: presets, a resumable run, and the export of a whole world.
+
+The embedded worlds come from three runs (see docs/training.md for the commands):
+
+    base        the plain path, constant learning rate
+    tiny-pure   from base: longer clips, own predictions in the history, learning rate to zero
+    tiny        from base, the same, with the point memory as an input
+
+`export_world` puts the averaged weights, the autoencoder and (for `tiny`) the refiner into one file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.checkpoint import load_checkpoint, save_checkpoint
+from wm_env.model.config import DiTConfig, tiny
+from wm_env.model.data.latents import LatentShards
+from wm_env.model.dit import DiT
+from wm_env.model.embedded import EmbeddedConfig
+from wm_env.model.refiner.tiny import TinyRefinerConfig
+from wm_env.model.rollout import SamplerConfig
+from wm_env.model.state import tree_map
+from wm_env.model.text import HashTextEncoder
+from wm_env.model.training.flow_matching import (
+    BatchSource,
+    WorldLossConfig,
+    parameter_rule,
+    step_function,
+    world_loss,
+)
+from wm_env.model.training.loop import LoopConfig, Run
+from wm_env.model.training.vae import bf16_supported
+from wm_env.model.vae.tiny import STRIDE, TinyVAEConfig
+
+MEMORY_CHANNELS = 5 * STRIDE**2
+PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldTraining:
+    """A run: architecture, losses and the step (as a share of the run) up to which each loss applies."""
+
+    dit: DiTConfig
+    loop: LoopConfig
+    stages: tuple[WorldLossConfig, ...]
+    ends: tuple[float, ...]
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.ends) or list(self.ends) != sorted(self.ends) or self.ends[-1] != 1.0:
+            raise ValueError(f"every stage needs an end, rising to 1.0; got {self.ends}")
+
+    def stage(self, step: int) -> int:
+        """Return the stage that `step` belongs to."""
+        done = step / self.loop.total_steps
+        return next((i for i, end in enumerate(self.ends) if done < end), len(self.ends) - 1)
+
+
+def preset(name: str) -> WorldTraining:
+    """Return a training by name; see the module docstring. `smoke` and `smoke-memory` take seconds."""
+    if name == "base":
+        loop = LoopConfig(total_steps=1500, lr=1.2e-3, muon_lr=1.2e-3, constant_fraction=1.0, eval_every=250)
+        return WorldTraining(dit=tiny(), loop=loop, stages=(WorldLossConfig(),), ends=(1.0,))
+    if name in ("tiny-pure", "tiny"):
+        stages = (
+            WorldLossConfig(batch=6, frames=8),
+            WorldLossConfig(batch=4, frames=11, own_history=0.3),
+            WorldLossConfig(batch=3, frames=17, own_history=0.5),
+        )
+        loop = LoopConfig(
+            total_steps=1200, lr=1e-3, muon_lr=1e-3, constant_fraction=0.25, ema_decay=0.995, eval_every=200
+        )
+        memory = MEMORY_CHANNELS if name == "tiny" else 0
+        return WorldTraining(dit=tiny(memory), loop=loop, stages=stages, ends=(0.4, 0.75, 1.0))
+    if name in ("smoke", "smoke-memory"):
+        dit = dataclasses.replace(
+            tiny(MEMORY_CHANNELS if name == "smoke-memory" else 0), hidden=32, heads=2, depth=4
+        )
+        loop = LoopConfig(total_steps=30, lr=3e-3, muon_lr=3e-3, warmup_steps=5, log_every=5, eval_every=30)
+        stages = (WorldLossConfig(batch=2, frames=4), WorldLossConfig(batch=2, frames=4, own_history=0.5))
+        return WorldTraining(dit=dit, loop=loop, stages=stages, ends=(0.7, 1.0), bf16=False)
+    raise ValueError(f"unknown preset {name!r}; choose one of {PRESETS}")
+
+
+def train_world(
+    *,
+    data: Path,
+    latents: Path,
+    vae: Path,
+    out: Path,
+    config: WorldTraining,
+    init: Path | None = None,
+    seconds: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> Run:
+    """Train a slice of a run and return it; the averaged weights are written as `out/dit.safetensors`.
+
+    data, latents: folders with `train/` and `val/`. vae: the autoencoder that made the latents. init: a
+    `dit.safetensors` to start from; inputs it lacks (the memory) start silent.
+    """
+    _, vae_card = load_checkpoint(vae)
+    model = DiT(config.dit).to(device)
+    init_sha = None
+    if init is not None:
+        init_sha = _start_from(model, init)
+    sources = _sources(config, data, latents, "train", vae_card["sha256"])
+    bf16 = config.bf16 and bf16_supported(torch.device(device))
+    functions = [step_function(source, bf16) for source in sources]
+
+    def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        return functions[config.stage(number)](module, generator, number)
+
+    run = Run(
+        model=model,
+        step_fn=step,
+        config=config.loop,
+        out=out,
+        settings={
+            "dit": dataclasses.asdict(config.dit),
+            "stages": [dataclasses.asdict(stage) for stage in config.stages],
+            "ends": list(config.ends),
+            "vae_sha256": vae_card["sha256"],
+            "init_sha256": init_sha,
+            "bf16": bf16,
+        },
+        evaluate=_evaluator(config, data, latents, vae_card["sha256"]),
+        rule=parameter_rule,
+    )
+    run.advance(seconds=seconds, steps=steps)
+    save_checkpoint(out / "dit.safetensors", run.ema_weights(), {"part": "dit", **run.card()})
+    return run
+
+
+def _start_from(model: DiT, path: Path) -> str:
+    tensors, card = load_checkpoint(path)
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name.startswith("memory_in.") and name not in tensors:
+            tensors[name] = tensor
+    model.load_state_dict(tensors, strict=True)
+    return card["sha256"]
+
+
+def _sources(config: WorldTraining, data: Path, latents: Path, split: str, sha256: str) -> list[BatchSource]:
+    shards = LatentShards(data / split, latents / split, sha256)
+    captions = HashTextEncoder(width=config.dit.caption_channels).encode(shards.captions)
+    return [BatchSource(shards, captions, stage, bool(config.dit.memory_channels)) for stage in config.stages]
+
+
+def _evaluator(
+    config: WorldTraining, data: Path, latents: Path, sha256: str, batches: int = 6
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a function that measures the loss on fixed validation batches: mixed noise, and pure noise."""
+    source = _sources(config, data, latents, "val", sha256)[0]
+    kept = dataclasses.replace(
+        source.config, history_noise=0.05, own_history=0.0, text_dropout=0.0, pure_noise=0.5
+    )
+    source = BatchSource(source.shards, source.captions, kept, source.memory)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, DiT)
+        generator = torch.Generator().manual_seed(1)
+        totals: dict[str, list[float]] = {"val_loss": [], "val_pure": []}
+        for _ in range(batches):
+            batch = source.draw(generator, corrupt=False)
+            batch = tree_map(lambda x: x.to(model.latent_in.weight.device), batch)
+            loss = world_loss(model, batch, kept, generator)
+            totals["val_loss"].append(float(loss.mean))
+            totals["val_pure"].append(float(loss.error[loss.pure].mean()))
+        return {name: sum(values) / len(values) for name, values in totals.items()}
+
+    return evaluate
+
+
+def export_world(
+    *,
+    name: str,
+    dit: Path,
+    vae: Path,
+    refiner: Path | None,
+    out: Path,
+    sampler: SamplerConfig,
+    trained_steps: int,
+    metrics: Mapping[str, Any] | None = None,
+) -> str:
+    """Write `out/NAME.safetensors` (bfloat16) and its card from trained parts; return the SHA-256."""
+    parts = {"dit": dit, "vae": vae} | ({} if refiner is None else {"refiner": refiner})
+    tensors: dict[str, Tensor] = {}
+    cards: dict[str, Any] = {}
+    for part, path in parts.items():
+        loaded, cards[part] = load_checkpoint(path)
+        tensors |= {f"{part}.{key}": tensor for key, tensor in loaded.items()}
+    settings = {part: card["settings"] for part, card in cards.items()}
+    refiner_settings = settings.get("refiner", {}).get("refiner")
+    world = EmbeddedConfig(
+        dit=DiTConfig(**settings["dit"]["dit"]),
+        vae=TinyVAEConfig(**_tuples(settings["vae"]["vae"])),
+        refiner=None if refiner_settings is None else TinyRefinerConfig(**refiner_settings),
+        sampler=sampler,
+        trained_steps=trained_steps,
+    )
+    card = {"name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {})}
+    return save_checkpoint(out / f"{name}.safetensors", tensors, card, dtype=torch.bfloat16)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
