@@ -1,0 +1,315 @@
+"""The environment's promises: state is a value, noise is a function, bad input changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.error import InvalidAction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import wm_env
+from wm_env.model.state import leaves
+from wm_env.snapshot import Snapshot
+
+ACTIONS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
+WORLDS = ["twin"]
+quick = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make(world: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    return gym.make("SanaWM-v0", world=world, obs_type="rgb_sequence", **kwargs)
+
+
+def play(env: gym.Env[Any, Any], actions: list[int]) -> list[tuple[bytes, float, bytes]]:
+    """Return frames, reward and poses of every step, as comparable bytes."""
+    steps = [env.step(action) for action in actions]
+    return [(frames.tobytes(), reward, info["c2w_frames"].tobytes()) for frames, reward, _, _, info in steps]
+
+
+@quick
+@given(before=ACTIONS, after=ACTIONS)
+def test_restoring_a_snapshot_replays_the_same_frames(
+    world: str, before: list[int], after: list[int]
+) -> None:
+    env = make(world)
+    env.reset(seed=1)
+    play(env, before)
+    snapshot = env.unwrapped.snapshot()
+    first = play(env, after)
+    env.unwrapped.restore(snapshot)
+    assert play(env, after) == first
+
+
+@quick
+@given(before=ACTIONS, after=ACTIONS)
+def test_a_saved_snapshot_replays_in_a_fresh_environment(
+    world: str, before: list[int], after: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("moment") / "moment.safetensors"
+    env = make(world)
+    env.reset(seed=2)
+    play(env, before)
+    env.unwrapped.snapshot().save(path)
+    first = play(env, after)
+    fresh = make(world)
+    wm_env.restore(fresh, wm_env.load_snapshot(path))
+    assert play(fresh, after) == first
+
+
+def test_a_saved_snapshot_replays_in_another_process(world: str, tmp_path: Path) -> None:
+    path = tmp_path / "moment.safetensors"
+    env = make(world)
+    env.reset(seed=3)
+    play(env, [1, 4])
+    env.unwrapped.snapshot().save(path)
+    expected = env.step(1)[0]
+    code = (
+        "import sys, gymnasium as gym, numpy as np, torch, wm_env\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        f"env = gym.make('SanaWM-v0', world={world!r}, obs_type='rgb_sequence')\n"
+        "wm_env.restore(env, wm_env.load_snapshot(sys.argv[1]))\n"
+        "np.save(sys.argv[2], env.step(1)[0])\n"
+    )
+    out = tmp_path / "frames.npy"
+    subprocess.run([sys.executable, "-c", code, str(path), str(out)], check=True, timeout=120)
+    assert np.array_equal(np.load(out), expected)
+
+
+def test_a_snapshot_also_rewinds_the_random_numbers_of_later_episodes(world: str) -> None:
+    env = make(world)
+    env.reset(seed=4)
+    snapshot = env.unwrapped.snapshot()
+    first, _ = env.reset()
+    env.unwrapped.restore(snapshot)
+    again, _ = env.reset()
+    assert np.array_equal(first, again)
+
+
+def test_restore_rewinds_the_time_limit(world: str) -> None:
+    env = make(world, max_episode_steps=3)
+    env.reset(seed=0)
+    env.step(0)
+    snapshot = env.unwrapped.snapshot()
+    assert [env.step(0)[3] for _ in range(2)] == [False, True]
+    wm_env.restore(env, snapshot)
+    assert [env.step(0)[3] for _ in range(2)] == [False, True]
+    fresh = make(world, max_episode_steps=3)
+    wm_env.restore(fresh, snapshot)
+    assert [fresh.step(0)[3] for _ in range(2)] == [False, True]
+
+
+def test_a_snapshot_shares_tensors_and_stepping_never_writes_into_it(world: str) -> None:
+    env = make(world)
+    env.reset(seed=0)
+    env.step(1)
+    snapshot = env.unwrapped.snapshot()
+    live = dict(leaves(env.unwrapped.state))
+    assert all(tensor.data_ptr() == live[name].data_ptr() for name, tensor in snapshot.tensors.items())
+    copies = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+    play(env, [1, 4, 2])
+    assert all(torch.equal(tensor, copies[name]) for name, tensor in snapshot.tensors.items())
+
+
+@quick
+@given(actions=ACTIONS)
+def test_shared_noise_branches_answer_equal_actions_equally(world: str, actions: list[int]) -> None:
+    env = make(world)
+    env.reset(seed=5)
+    env.step(1)
+    envs = env.unwrapped.branch(3, noise="shared")
+    for action in actions:
+        frames = envs.step(np.full(3, action))[0]
+        assert np.array_equal(frames[0], frames[1]) and np.array_equal(frames[0], frames[2])
+
+
+def test_branches_start_where_the_environment_is_and_leave_it_there(world: str) -> None:
+    env, control = make(world), make(world)
+    for each in (env, control):
+        each.reset(seed=6)
+        each.step(1)
+    envs = env.unwrapped.branch(4)
+    futures = envs.step(np.array([1, 2, 3, 4]))[0]
+    assert futures.shape == (4, 4, 64, 64, 3)
+    assert np.array_equal(env.step(2)[0], control.step(2)[0])
+
+
+def test_branches_share_large_tensors_until_they_diverge(world: str) -> None:
+    env = make(world)
+    env.reset(seed=6)
+    start = env.unwrapped.state
+    envs = env.unwrapped.branch(8, noise="shared")
+    assert all(
+        one.data_ptr() == many.data_ptr()
+        for (_, one), (_, many) in zip(leaves(start), leaves(envs.state), strict=True)
+    )
+
+
+def test_two_noise_seeds_of_independent_branches_differ(world: str) -> None:
+    env = make(world)
+    env.reset(seed=6)
+    envs = env.unwrapped.branch(4)
+    assert len(set(envs.state.noise_seed.tolist())) == 4
+
+
+# Bad input: one clear sentence each, and the state as it was ------------------------------------------------
+
+CALLS: list[tuple[str, Callable[[Any, Path], Any], type[Exception], str]] = [
+    ("an action outside", lambda env, _: env.step(9), InvalidAction, "leaves the space"),
+    ("a fractional action", lambda env, _: env.step(0.5), InvalidAction, "integer"),
+    ("an unknown split", lambda env, _: env.reset(options={"split": "test"}), ValueError, "val"),
+    ("a scene that is no seed", lambda env, _: env.reset(options={"scene": "x"}), ValueError, "integer"),
+    ("a negative seed", lambda env, _: env.reset(options={"scene": -1}), ValueError, "seed"),
+    (
+        "both image and scene",
+        lambda env, _: env.reset(options={"scene": 1, "image": "a"}),
+        ValueError,
+        "not both",
+    ),
+    (
+        "a missing image",
+        lambda env, _: env.reset(options={"image": "none.png"}),
+        ValueError,
+        "does not exist",
+    ),
+    (
+        "an image with alpha",
+        lambda env, _: env.reset(options={"image": np.zeros((64, 64, 4), np.uint8)}),
+        ValueError,
+        "alpha",
+    ),
+    (
+        "a tiny image",
+        lambda env, _: env.reset(options={"image": np.zeros((8, 8, 3), np.uint8)}),
+        ValueError,
+        "at least 32x32",
+    ),
+    (
+        "impossible intrinsics",
+        lambda env, _: env.reset(options={"intrinsics": (1.0, 1.0, 32.0, 32.0)}),
+        ValueError,
+        "field of view",
+    ),
+    ("a prompt that is no text", lambda env, _: env.set_prompt(3), ValueError, "string"),
+    ("an unknown noise kind", lambda env, _: env.branch(2, noise="loud"), ValueError, "independent, shared"),
+    (
+        "a snapshot into nowhere",
+        lambda env, path: env.snapshot().save(path / "absent" / "a.safetensors"),
+        OSError,
+        "does not exist",
+    ),
+    ("a snapshot onto a folder", lambda env, path: env.snapshot().save(path), OSError, "folder"),
+    (
+        "a snapshot that is none",
+        lambda env, path: wm_env.load_snapshot(_write(path / "a.safetensors", b"no tensors")),
+        ValueError,
+        "not a readable snapshot",
+    ),
+    (
+        "a missing snapshot",
+        lambda env, path: wm_env.load_snapshot(path / "b.safetensors"),
+        FileNotFoundError,
+        "does not exist",
+    ),
+    (
+        "a snapshot of another configuration",
+        lambda env, _: env.restore(_foreign(env.snapshot())),
+        ValueError,
+        "another configuration",
+    ),
+]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _foreign(snapshot: Snapshot) -> Snapshot:
+    config = {**snapshot.config, "world": "elsewhere"}
+    return Snapshot(config=config, facts=snapshot.facts, tensors=snapshot.tensors)
+
+
+@pytest.mark.parametrize(("_name", "call", "error", "says"), CALLS, ids=[case[0] for case in CALLS])
+def test_bad_input_is_refused_in_one_sentence_and_changes_nothing(
+    world: str,
+    tmp_path: Path,
+    _name: str,
+    call: Callable[[Any, Path], Any],
+    error: type[Exception],
+    says: str,
+) -> None:
+    env = make(world).unwrapped
+    env.reset(seed=0)
+    env.step(1)
+    state, generator = env.state, env.np_random.bit_generator.state
+    with pytest.raises(error, match=says) as raised:
+        call(env, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert env.state is state and env.np_random.bit_generator.state == generator
+    assert not [file for file in tmp_path.iterdir() if file.name != "a.safetensors"]
+
+
+SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"world": "huge"}, "tiny, tiny-pure, twin"),
+    ({"world": 3}, "int"),
+    ({"world": "twin", "ablate": "dit"}, "ablate"),
+    ({"world": "twin", "ablate": "everything"}, "dit, gdn_state, memory"),
+    ({"world": "sana-wm-bidirectional"}, "wm-env record"),
+    ({"world": "twin", "task": "dance"}, "explore"),
+    ({"world": "twin", "action_type": "joystick"}, "keys, multikeys"),
+    ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
+    ({"world": "twin", "obs_type": "latent"}, "no latents"),
+    ({"world": "twin", "obs_size": 0}, "positive"),
+    ({"world": "twin", "collision": "bounce"}, "block, terminate, ignore"),
+    ({"world": "twin", "split": "test"}, "train, val, heldout"),
+    ({"world": "twin", "temperature": -1.0}, "temperature"),
+    ({"world": "twin", "max_translation": float("nan")}, "max_translation"),
+    ({"world": "twin", "device": "toaster"}, "device"),
+    ({"world": "twin", "render_mode": "human3d"}, "rgb_array"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "says"), SETTINGS)
+def test_impossible_settings_are_refused_when_the_environment_is_made(
+    kwargs: dict[str, Any], says: str
+) -> None:
+    from wm_env.env import SanaWMEnv
+
+    with pytest.raises(ValueError, match=says):
+        SanaWMEnv(**kwargs)
+
+
+def test_released_weights_that_are_not_there_name_the_download_command() -> None:
+    with pytest.raises(FileNotFoundError, match="wm-env download sana-wm-streaming"):
+        gym.make("SanaWM-v0", world="sana-wm-streaming")
+
+
+def test_a_failed_save_leaves_the_old_file_whole(world: str, tmp_path: Path, monkeypatch: Any) -> None:
+    env = make(world).unwrapped
+    env.reset(seed=0)
+    path = tmp_path / "moment.safetensors"
+    env.snapshot().save(path)
+    before = path.read_bytes()
+
+    def full_disk(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("wm_env.snapshot.save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        env.snapshot().save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["moment.safetensors"]

@@ -1,0 +1,140 @@
+"""Imports point one way, and `import wm_env` is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
+
+# Within wm_env a file imports only from files to its left.
+ORDER = [
+    "world",
+    "actions",
+    "images",
+    "observations",
+    "episodes",
+    "tasks",
+    "core",
+    "files",
+    "profiling",
+    "snapshot",
+    "twin",
+    "worlds",
+    "config",
+    "vector",
+    "env",
+    "parallel",
+    "sb3",
+    "recording",
+    "bench",
+    "play",
+    "cli",
+]
+
+
+def python_files(layer: str) -> list[Path]:
+    return sorted((ROOT / layer).rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return every module named by an import statement of `path`, with `from x import y` as `x`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the dotted wm_env name"
+            names.add(node.module or "")
+    return names
+
+
+def layer_of(module: str) -> str | None:
+    """Return the layer a dotted name belongs to, None for other packages."""
+    parts = module.split(".")
+    if parts[0] != "wm_env":
+        return None
+    if len(parts) > 1 and parts[1] in ("kernels", "model", "agents"):
+        return parts[1]
+    return "wm_env"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_itself_and_lower_layers(layer: str) -> None:
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1])
+    for path in python_files(layer):
+        reached = {layer_of(module) for module in imported_modules(path)} - {None}
+        assert reached <= allowed, f"{path.relative_to(ROOT)} imports from {sorted(reached - allowed)}"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nobody_imports_the_bare_folder_names(layer: str) -> None:
+    for path in python_files(layer):
+        bare = {module.split(".")[0] for module in imported_modules(path)} & {"kernels", "model", "agents"}
+        assert not bare, f"{path.relative_to(ROOT)} imports {bare}; write wm_env.<name>"
+
+
+def test_wm_env_files_import_only_files_before_them() -> None:
+    for path in python_files("wm_env"):
+        name = path.relative_to(ROOT / "wm_env").parts[0].removesuffix(".py")
+        if name in ("__init__", "registration"):
+            continue
+        assert name in ORDER, f"wm_env/{name} has no place in ORDER"
+        for module in imported_modules(path):
+            if layer_of(module) == "wm_env" and module != "wm_env":
+                other = module.split(".")[1]
+                assert ORDER.index(other) <= ORDER.index(name), f"wm_env/{name} imports {module}"
+
+
+def test_what_a_learned_world_is_made_of_imports_no_scenes() -> None:
+    seen: set[str] = set()
+    todo = ["wm_env.model.rollout"]
+    while todo:
+        module = todo.pop()
+        base = ROOT.joinpath(*module.split(".")[1:])
+        path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+        if module in seen or not path.is_file():
+            continue
+        seen.add(module)
+        assert not module.startswith("wm_env.model.scenes"), "the learned world reaches the scenes"
+        todo += [name for name in imported_modules(path) if layer_of(name) in ("kernels", "model")]
+    assert len(seen) > 3
+
+
+def test_the_packages_of_pyproject_are_the_folders_that_hold_code() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for layer in ("kernels", "model", "wm_env", "agents"):
+        for path in python_files(layer):
+            dotted = ".".join(path.parent.relative_to(ROOT).parts)
+            found.add(dotted if layer == "wm_env" else f"wm_env.{dotted}")
+    data_only = {"wm_env.model.weights"}
+    assert found - listed == set(), "folders with code that pyproject.toml does not list"
+    assert listed - found - data_only == set(), "packages of pyproject.toml without code"
+
+
+def test_no_layer_root_shadows_a_package_of_its_name() -> None:
+    assert not [layer for layer in ("kernels", "agents") if (ROOT / layer / "__init__.py").exists()]
+
+
+def test_importing_wm_env_imports_neither_torch_nor_a_sibling() -> None:
+    code = (
+        "import sys, wm_env, gymnasium\n"
+        "assert 'SanaWM-v0' in gymnasium.registry\n"
+        "print(sorted(m for m in sys.modules if m == 'torch' or m.startswith('wm_env.')))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.strip() == "['wm_env.registration']"
+
+
+def test_importing_under_a_second_name_does_not_register_twice() -> None:
+    code = (
+        "import warnings; warnings.simplefilter('error'); import wm_env, importlib; importlib.reload(wm_env)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
