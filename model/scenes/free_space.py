@@ -22,6 +22,7 @@ RADIUS = 0.3  # metres; keeps the near plane out of walls at any field of view u
 HALF_EXTENT = 8.0  # scenes lie within +- this in x and z
 _SUBSTEP = 0.1  # longest move that is resolved at once
 _EDGE = 1e-5
+_PARTS = [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]  # of a move
 
 
 def is_free(scene: Scene, points: Tensor, radius: float = RADIUS) -> Tensor:
@@ -46,35 +47,28 @@ def _post_radius(scene: Scene) -> Tensor:
 
 
 def slide(scene: Scene, start: Tensor, end: Tensor, radius: float = RADIUS) -> tuple[Tensor, Tensor]:
-    """Return the position `(B, 3)` float64 reached from `start` towards `end`, and `(B,)` whether anything blocked.
+    """Return the position `(B, 3)` float64 reached from `start` towards `end`, and `(B,)` if it was blocked.
 
-    A blocked move keeps those of its x, y and z parts that stay free, so a camera walks along a wall. `start`
-    must be free; a camera that is not moves only to where it is.
+    Of a blocked move the longest part along x, y, z or two of them that stays free is kept, so a camera walks
+    along a wall. `start` should be free; a camera inside geometry moves only to free places.
     """
-    begin = start.double()
-    move = end.to(begin) - begin
+    position = start.double()
+    move = end.to(position) - position
     longest = float(move.norm(dim=-1).max()) if move.numel() else 0.0
+    if not math.isfinite(longest):
+        raise ValueError("slide needs finite positions")
     steps = max(1, math.ceil(longest / _SUBSTEP - 1e-9))
-    part = move / steps
-    hit = torch.zeros(begin.shape[0], dtype=torch.bool, device=begin.device)
-    keep = part.new_tensor(
-        [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
-    )  # which parts of the move are tried, in order
-    position = begin
-    for step in range(steps):
-        target = end.to(begin) if step == steps - 1 and not bool(hit.any()) else position + part
-        tries = torch.where(keep.bool(), target[:, None], position[:, None])  # (B, 8, 3)
-        free = is_free(scene, tries, radius).to(begin.device)
-        free[:, -1] = True
-        # prefer the longest remaining move among equals of the order above
-        choice = free.long().argmax(1)
-        lengths = (tries - position[:, None]).square().sum(-1)
-        swap = free[:, 2] & free[:, 3] & (choice == 2) & (lengths[:, 3] > lengths[:, 2])
-        choice = torch.where(swap, 3, choice)
-        swap = free[:, 4] & free[:, 5] & (choice == 4) & (lengths[:, 5] > lengths[:, 4])
-        choice = torch.where(swap, 5, choice)
-        hit = hit | (choice > 0)
+    hit = torch.zeros(position.shape[0], dtype=torch.bool, device=position.device)
+    parts = torch.tensor(_PARTS, dtype=torch.bool, device=position.device)
+    for step in range(1, steps + 1):
+        target = end.to(position) if step == steps and not bool(hit.any()) else position + move / steps
+        tries = torch.where(parts, target[:, None], position[:, None])  # (B, 8, 3)
+        free = is_free(scene, tries, radius).to(position.device)  # (B, 8)
+        free[:, -1] = True  # staying is always possible
+        length = (tries - position[:, None]).square().sum(-1)
+        choice = torch.where(free, length, -1.0).argmax(1)  # the whole move is the longest
         position = tries.gather(1, choice[:, None, None].expand(-1, 1, 3))[:, 0]
+        hit = hit | (position != target).any(-1)
     return position, hit
 
 
@@ -105,7 +99,7 @@ class DistanceField:
     goal: np.ndarray
 
     def at(self, points: Tensor) -> Tensor:
-        """Return the walking distance `(M,)` float64 of `points` `(M, 3)`: the best way over a nearby grid cell.
+        """Return the walking distance `(M,)` float64 of `points` `(M, 3)`: best over the nearby cells.
 
         Never below the straight distance in the floor plane; heights do not count.
         """
@@ -147,7 +141,7 @@ def distance_field(scene: Scene, goal: Tensor, radius: float = RADIUS, cell: flo
 
 
 def _dijkstra(free: np.ndarray, straight: np.ndarray, cell: float) -> np.ndarray:
-    """Return path lengths `(Gx, Gz)` to the goal through its nearest free cells; `straight` is as the crow flies."""
+    """Return path lengths `(Gx, Gz)` to the goal, given straight distances to it; the nearest are seeds."""
     nx, nz = free.shape
     metres = np.full(free.shape, np.inf)
     if not free.any():
@@ -180,8 +174,8 @@ def _dijkstra(free: np.ndarray, straight: np.ndarray, cell: float) -> np.ndarray
 def visible_cells(scene: Scene, c2w: Tensor, fov_deg: Tensor | float, cell: float = 0.25) -> Tensor:
     """Return the floor cells `(B, G, G)` bool that cameras `(B, 4, 4)` see along a horizontal fan of rays.
 
-    The rays leave at eye height. The grid covers x, z in [-8, 8] for every scene; index = floor((x + 8) / cell).
-    `fov_deg` is the horizontal field of view, a number or `(B,)`.
+    The rays leave at eye height. The grid covers x, z in [-8, 8] for every scene, G = 16 / cell, index
+    floor((x + 8) / cell). `fov_deg` is the horizontal field of view, a number or `(B,)`.
     """
     rays, size = 64, round(2 * HALF_EXTENT / cell)
     device = scene.cell_lo.device

@@ -21,7 +21,7 @@ import numpy as np
 # fmt: off
 COLUMNS = (
     "c0_r", "c0_g", "c0_b", "c1_r", "c1_g", "c1_b",  # the two colours, linear RGB
-    "a1u", "a1v", "p1", "a2u", "a2v", "p2", "product", "first", "second", "lowest", "bias",  # the formula above
+    "a1u", "a1v", "p1", "a2u", "a2v", "p2", "product", "first", "second", "lowest", "bias",  # the formula
     "softness", "frequency", "brick", "warp",
     "emission",  # share of its own light, 0..1
     "lamp_x", "lamp_y", "lamp_z",  # ceiling lamp of its room

@@ -127,8 +127,8 @@ def training_paths(
     """Return collision-free absolute poses `(B, frames, 4, 4)` float64, the start pose first.
 
     Per clip one style: held keys of a walker who turns when blocked (most), uniformly random keys, random
-    body twists, or a named trajectory. `start` `(B, 4, 4)` replaces the drawn start poses. The generator alone
-    decides.
+    body twists, or a named trajectory. `start` `(B, 4, 4)` replaces the drawn start poses. Only the generator
+    and the scenes decide.
     """
     batch = scene.light.shape[0]
     seeds = torch.randint(0, 2**31 - 1, (batch,), generator=generator).tolist()

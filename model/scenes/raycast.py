@@ -5,8 +5,8 @@ another cell has been entered by then, the ray goes on to that cell's exit:
 
     t <- max { exit_c : enter_c <= t },   at most once per cell, starting at t = 0.
 
-Furniture is intersected by slab tests, pillars and the beacon by quadratics. Rays are `origin + t * direction`
-with direction z-component 1 in the camera, so t is the z-depth.
+Furniture is intersected by slab tests, pillars and the beacon by quadratics. A ray of a picture is
+`origin + t * direction`, the direction with z-component 1 in the camera, so t is the z-depth.
 
 Legend: `B` scenes, `F` frames, `P` cameras of a block, `R` rays of a camera, `C` primitives of a kind.
 """
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import pixel_rays
+from wm_env.model.scenes.layouts import ROOMS
 from wm_env.model.scenes.materials import MATERIAL
-from wm_env.model.scenes.worlds import BOX_SURFACE, CYLINDER_SURFACE, ROOMS, SPHERE_SURFACE, Scene
+from wm_env.model.scenes.worlds import BOX_SURFACE, CYLINDER_SURFACE, SPHERE_SURFACE, Scene
 from wm_env.model.state import select
 
 PARALLEL = 1e-6  # direction components nearer to zero than this are moved here, sign kept
@@ -74,7 +75,7 @@ def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: in
 
 @torch.no_grad()
 def cast(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
-    """Return the distance `(B, M)` float32 in metres to the first hit along `directions` `(B, M, 3)` of any length."""
+    """Return the distance `(B, M)` float32 in metres to the first hit along `directions` `(B, M, 3)`."""
     device = scene.cell_lo.device
     origin = origins.to(device=device, dtype=torch.float32).mT  # (B, 3, M)
     unit = torch.nn.functional.normalize(directions.to(device=device, dtype=torch.float32), dim=-1).mT

@@ -5,10 +5,11 @@ import torch
 
 from wm_env.model.scenes.captions import EVENTS, VOCABULARY, caption, with_prompt
 from wm_env.model.scenes.free_space import HALF_EXTENT, is_free
+from wm_env.model.scenes.layouts import ROOMS, WALL
 from wm_env.model.scenes.materials import HELDOUT_TEXTURES, TRAIN_TEXTURES
 from wm_env.model.scenes.paths import start_pose
 from wm_env.model.scenes.raycast import render
-from wm_env.model.scenes.worlds import ROOMS, SPLITS, WALL, make_scene, make_scenes, scene_rng
+from wm_env.model.scenes.worlds import SPLITS, make_scene, make_scenes, scene_rng
 from wm_env.model.state import leaves, select
 
 VIEW = torch.tensor([[20.0, 20.0, 16.0, 16.0]])  # 32x32, 77 degrees
