@@ -1,0 +1,41 @@
+# Two commands: `make demo` records a rollout of the embedded world, `make test` runs the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On Linux, glibc hands large tensors back to the system after every operation; keeping them is up to 2x faster.
+export MALLOC_TRIM_THRESHOLD_ := 8000000000
+export MALLOC_MMAP_THRESHOLD_ := 8000000000
+
+.PHONY: demo test lint types clean
+
+demo: $(VENV)/.installed
+	$(BIN)/wm-env record --out demo/demo.mp4 --policy wander --steps 60 --seed 0 --compare --overlay
+	@echo "Watch demo/demo.mp4 (left: the learned world, right: the true scene); demo/demo.png is its contact sheet."
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers do not follow the folder mapping of pyproject.toml, so they look at an installed copy.
+types: $(VENV)/.installed-dev
+	rm -rf build/typed
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
+	cd build/typed && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p wm_env
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build demo

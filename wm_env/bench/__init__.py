@@ -1,0 +1,1 @@
+"""Measurements of a world: how true its frames are, and what a step costs."""
