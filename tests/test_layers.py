@@ -14,29 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 
 # Within wm_env a file imports only from files to its left.
-ORDER = [
-    "world",
-    "actions",
-    "images",
-    "observations",
-    "episodes",
-    "tasks",
-    "core",
-    "files",
-    "profiling",
-    "snapshot",
-    "twin",
-    "worlds",
-    "config",
-    "vector",
-    "env",
-    "parallel",
-    "sb3",
-    "recording",
-    "bench",
-    "play",
-    "cli",
-]
+ORDER = (
+    *("world", "actions", "images", "observations", "episodes", "tasks", "core"),
+    *("files", "profiling", "snapshot", "twin", "worlds", "config", "vector", "env"),
+    *("parallel", "sb3", "recording", "bench", "play", "cli"),
+)
 
 
 def python_files(layer: str) -> list[Path]:

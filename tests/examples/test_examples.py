@@ -1,0 +1,46 @@
+"""The examples run as they stand, at toy size and on the twin."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run(script: str, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), "--world", "twin", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_quickstart_walks_and_saves_the_last_view(tmp_path: Path) -> None:
+    out = tmp_path / "view.png"
+    assert "step   3" in run("quickstart.py", "--steps", "3", "--out", str(out))
+    assert Image.open(out).size == (256, 256)
+
+
+def test_branch_futures_draws_one_row_for_every_future(tmp_path: Path) -> None:
+    out = tmp_path / "futures.png"
+    run("branch_futures.py", "--steps", "2", "--out", str(out))
+    assert Image.open(out).size == (3 * 128, 4 * 128)
+
+
+def test_record_writes_a_video_and_a_sheet(tmp_path: Path) -> None:
+    run("record.py", "--steps", "2", "--out", str(tmp_path / "walk"))
+    assert {file.name for file in tmp_path.iterdir()} == {"walk.mp4", "walk.png"}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_every_example_states_its_cost(script: str) -> None:
+    assert "CPU" in (EXAMPLES / script).read_text().split('"""')[1]

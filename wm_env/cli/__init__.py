@@ -1,0 +1,85 @@
+"""The `wm-env` command: a table of subcommands, each loaded when it is asked for.
+
+A command is a frozen dataclass (its fields are the options, their docstrings the help) with
+`run() -> dict`, the JSON result. To add one, write a module and a row in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wm_env.files import atomic_path, check_writable
+
+
+class Command(NamedTuple):
+    """Where a command lives, `"module:Dataclass"`, and one line of help."""
+
+    target: str
+    help: str
+
+
+COMMANDS = {
+    "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
+    "record": Command("wm_env.cli.record:Record", "walk through a world and write a video"),
+}
+
+BAD_INPUT = 2  # exit status of bad usage and of bad input
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command line and exit: 0 on success only, 2 with one line on standard error on bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        sys.exit(0 if words else BAD_INPUT)
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    if name is None:
+        sys.exit(_complain("wm-env", f"unknown command {words[0]!r}; see `wm-env --help`"))
+    sys.exit(run(name, words[len(name.split()) :]))
+
+
+def run(name: str, words: Sequence[str]) -> int:
+    """Parse the options of command `name`, run it, write its JSON result; return the exit status."""
+    import gymnasium as gym
+    import tyro
+
+    module, _, cls = COMMANDS[name].target.partition(":")
+    command: Any = tyro.cli(
+        vars(importlib.import_module(module))[cls],
+        args=list(words),
+        prog=f"wm-env {name}",
+    )
+    try:
+        if command.json is not None:
+            check_writable(command.json)
+        result = command.run()
+        if command.json is not None:
+            write_json(command.json, result)
+    except (ValueError, OSError, gym.error.Error) as error:
+        return _complain(f"wm-env {name}", str(error))
+    except KeyboardInterrupt:
+        return _complain(f"wm-env {name}", "interrupted; nothing half-written is left") and 130
+    return 0
+
+
+def overview() -> str:
+    """Return the list of commands."""
+    width = max(len(name) for name in COMMANDS)
+    rows = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them", "", *rows])
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write a command's result; the file appears only when it is complete."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _complain(who: str, what: str) -> int:
+    print(f"{who}: error: {' '.join(what.split())}", file=sys.stderr)
+    return BAD_INPUT

@@ -1,0 +1,129 @@
+"""`wm-env record`: walk through a world and write a video and a contact sheet."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from wm_env.env import SanaWMEnv
+from wm_env.files import check_writable
+from wm_env.recording import Layout, Shot, contact_sheet, film, record_mp4, save_png
+from wm_env.twin import twin_like
+
+_POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Walk through a world with a scripted policy; write OUT (mp4) and a contact sheet beside it (png)."""
+
+    out: Path
+    """Video file to write, .mp4; its folder must exist."""
+    world: str = "tiny"
+    """Preset or checkpoint folder."""
+    policy: Literal["wander", "forward", "orbit"] = "wander"
+    """Who holds the keys."""
+    steps: int = 60
+    """Env steps (chunks) to record."""
+    seed: int = 0
+    """Seed of scene, start, noise and policy."""
+    compare: bool = False
+    """Put the true twin beside the world: same start, same actions; world left, twin right."""
+    overlay: bool = False
+    """Draw the held keys and a top-down track."""
+    scene: int | None = None
+    """Scene seed; drawn from --seed by default."""
+    split: Literal["train", "val", "heldout"] = "val"
+    """Scene split."""
+    image: Path | None = None
+    """Start from this picture instead of a scene."""
+    prompt: str | None = None
+    """Prompt; the scene's caption by default."""
+    device: str = "cpu"
+    """Torch device of the world."""
+    threads: int = 1
+    """CPU threads of torch; one is fastest at batch 1 on a busy machine."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        sheet = self.out.with_suffix(".png")
+        self._check(sheet)
+        torch.set_num_threads(self.threads)
+        env = SanaWMEnv(
+            world=self.world,
+            action_type="multikeys",
+            scene=self.scene,
+            split=self.split,
+            image=None if self.image is None else str(self.image),
+            prompt=self.prompt,
+            device=self.device,
+        )
+        envs = [env]
+        if self.compare:
+            twin = twin_like(env.world.spec, self.device)
+            envs.append(
+                SanaWMEnv(
+                    world=twin,
+                    action_type="multikeys",
+                    scene=self.scene,
+                    split=self.split,
+                    prompt=self.prompt,
+                )
+            )
+        for each in envs:
+            each.reset(seed=self.seed)
+        policy = importlib.import_module(_POLICIES).make_policy(self.policy, self.seed)
+        spec = env.world.spec
+        layout = Layout(labels=(self.world, "twin (truth)")[: len(envs)], overlay=self.overlay)
+
+        started = time.perf_counter()
+        rewards: list[float] = []
+        shots = _watched(film(envs, policy, self.steps), self.steps, rewards)
+        frames = record_mp4(self.out, shots, layout, spec.fps, env.state)
+        elapsed = time.perf_counter() - started
+        save_png(sheet, contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps))
+        steps = len(frames) - 1
+        print(f"{self.out}: {steps} steps, {steps * env.frames_per_step + 1} frames; contact sheet {sheet}")
+        return {
+            "out": str(self.out),
+            "contact_sheet": str(sheet),
+            "world": spec.name,
+            "weights_sha256": spec.weights_sha256,
+            "policy": self.policy,
+            "seed": self.seed,
+            "scene": int(env.state.scene_seed[0]),
+            "split": self.split,
+            "prompt": env.prompt,
+            "steps": steps,
+            "frames": steps * env.frames_per_step + 1,
+            "fps": spec.fps,
+            "reward": sum(rewards),
+            "seconds": elapsed,
+        }
+
+    def _check(self, sheet: Path) -> None:
+        if self.out.suffix.lower() != ".mp4":
+            raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
+        if self.steps < 1 or self.threads < 1:
+            raise ValueError(f"--steps {self.steps} and --threads {self.threads} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed} must be at least 0")
+        if self.image is not None and (self.compare or self.scene is not None):
+            raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
+        check_writable(self.out)
+        check_writable(sheet)
+
+
+def _watched(shots: Iterable[Shot], steps: int, rewards: list[float]) -> Iterable[Shot]:
+    """Pass shots through a progress bar and keep their rewards."""
+    for shot in tqdm(shots, total=steps + 1, unit="step", desc="recording", mininterval=0.5):
+        rewards.append(shot.reward)
+        yield shot
