@@ -45,8 +45,8 @@ def preset(name: str) -> RefinerTraining:
         loop = LoopConfig(total_steps=1500, lr=2e-3, log_every=50, eval_every=250, ema_decay=0.995)
         return RefinerTraining(refiner=TinyRefinerConfig(), loop=loop)
     if name == "smoke":
-        loop = LoopConfig(total_steps=20, lr=3e-3, warmup_steps=3, log_every=5, eval_every=20, ema_decay=0.7)
-        return RefinerTraining(refiner=TinyRefinerConfig(width=8, blocks=1), loop=loop, batch=2, bf16=False)
+        loop = LoopConfig(total_steps=40, lr=3e-3, warmup_steps=5, log_every=10, eval_every=40, ema_decay=0.8)
+        return RefinerTraining(refiner=TinyRefinerConfig(width=8, blocks=1), loop=loop, batch=4, bf16=False)
     raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
 
 

@@ -80,7 +80,8 @@ def group_frames(frames: Tensor) -> Tensor:
     """Return `(B, T, 4, ...)` groups of `(B, 1 + 4 (T-1), ...)` frames: frame 0 repeated, then fours."""
     if (frames.shape[1] - 1) % GROUP:
         n = frames.shape[1]
-        raise ValueError(f"{n} frames do not fit the VAE: need 4k+1; nearest are {n - (n - 1) % 4} and above")
+        low = n - (n - 1) % GROUP
+        raise ValueError(f"{n} frames do not fit the VAE: need 4k+1; nearest are {low} and {low + GROUP}")
     first = frames[:, :1].expand(-1, GROUP, *frames.shape[2:])
     return torch.cat([first, frames[:, 1:]], dim=1).unflatten(1, (-1, GROUP))
 

@@ -1,0 +1,93 @@
+"""The point memory: a keyframe seen from its own pose is itself; writing keeps the right frames."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wm_env.model.memory import read_memory, splat, start_memory, write_memory
+from wm_env.model.vae.tiny import inverse_depth
+
+SIZE = 16
+INTRINSICS = torch.tensor([[11.0, 11.0, 8.0, 8.0]])
+
+
+def smooth_pixels(batch: int = 1) -> torch.Tensor:
+    """A picture on a slanted plane, `(B, 4, 16, 16)`."""
+    v, u = torch.meshgrid(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE), indexing="ij")
+    pixels = torch.stack([0.5 * u, -0.3 * v, 0.4 * u * v, inverse_depth(3 + 0.5 * u)])
+    return pixels.expand(batch, -1, -1, -1).clone()
+
+
+def poses(*forward: float) -> torch.Tensor:
+    c2w = torch.eye(4, dtype=torch.float64).repeat(1, len(forward), 1, 1)
+    c2w[0, :, 2, 3] = torch.tensor(forward)
+    return c2w
+
+
+def test_a_keyframe_seen_from_its_own_pose_is_itself() -> None:
+    pixels = smooth_pixels()
+    c2w = poses(0.7, 0.7)
+    seen = splat(pixels[:, None], c2w[:, :1], torch.ones(1, 1, dtype=torch.bool), c2w, INTRINSICS)
+    assert seen.shape == (1, 2, 5, SIZE, SIZE)
+    assert seen[:, :, 4].eq(1).all()
+    # 0.02 of weight leaks into the next pixel so that no covered pixel has weight zero
+    assert (seen[:, :, :4] - pixels[:, None]).abs().max() < 0.02
+
+
+def test_walking_forward_brings_the_wall_nearer() -> None:
+    pixels = smooth_pixels()
+    pixels[:, 3] = inverse_depth(torch.tensor(3.0))
+    state = start_memory(pixels, torch.eye(4)[None])
+    seen = read_memory(state, poses(1.0), INTRINSICS)
+    assert seen[0, 0, 3, 8, 8] == pytest.approx(1.2 / 2.0 - 1, abs=1e-3)
+
+
+def test_behind_the_camera_there_is_nothing() -> None:
+    state = start_memory(smooth_pixels(), torch.eye(4)[None])
+    seen = read_memory(state, poses(20.0), INTRINSICS)
+    assert seen.eq(0).all()
+
+
+def test_the_nearer_surface_hides_the_farther() -> None:
+    near, far = smooth_pixels(), smooth_pixels()
+    near[:, :3], far[:, :3] = 0.8, -0.8
+    near[:, 3], far[:, 3] = inverse_depth(torch.tensor(1.0)), inverse_depth(torch.tensor(4.0))
+    both = torch.stack([far, near], dim=1)
+    c2w = poses(0.0, 0.0)
+    seen = splat(both, c2w, torch.ones(1, 2, dtype=torch.bool), c2w[:, :1], INTRINSICS)
+    assert seen[:, :, :3].allclose(torch.tensor(0.8))
+    only_far = splat(both, c2w, torch.tensor([[True, False]]), c2w[:, :1], INTRINSICS)
+    assert only_far[:, :, :3].allclose(torch.tensor(-0.8))
+
+
+def test_writing_keeps_the_start_and_the_last_three_and_changes_no_old_state() -> None:
+    start = start_memory(torch.zeros(1, 4, SIZE, SIZE), torch.eye(4)[None])
+    states = [start]
+    for value in range(1, 6):
+        states.append(
+            write_memory(states[-1], torch.full((1, 4, SIZE, SIZE), float(value)), torch.eye(4)[None])
+        )
+    assert [s.pixels[0, :, 0, 0, 0].tolist() for s in states[3:]] == [
+        [0, 1, 2, 3],
+        [0, 2, 3, 4],
+        [0, 3, 4, 5],
+    ]
+    assert [s.valid[0].tolist() for s in states[:3]] == [
+        [True, False, False, False],
+        [True, False, False, True],
+        [True, False, True, True],
+    ]
+    assert start.pixels.eq(0).all()
+
+
+def test_slots_of_a_batch_do_not_mix() -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(3, 2, 4, SIZE, SIZE) - 0.5
+    source, target = poses(0.0, 0.2).expand(3, -1, -1, -1), poses(0.1, 0.3).expand(3, -1, -1, -1)
+    valid = torch.tensor([[True, True], [True, False], [False, True]])
+    intrinsics = INTRINSICS + torch.arange(3.0)[:, None]
+    together = splat(pixels, source, valid, target, intrinsics)
+    for b in range(3):
+        alone = splat(*(x[b : b + 1] for x in (pixels, source, valid, target, intrinsics)))
+        assert alone.equal(together[b : b + 1])

@@ -1,0 +1,113 @@
+"""The training loop: slices equal one run, kills lose nothing, bad runs stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.training.loop import LoopConfig, Run, lr_scale
+
+CONFIG = LoopConfig(total_steps=12, lr=1e-2, muon_lr=1e-2, warmup_steps=3, log_every=1, eval_every=5, seed=3)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def step(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+    x = torch.randn(4, 3, generator=generator)
+    loss = (model(x) - x[:, :2].sin()).square().mean()
+    return loss, {"size": float(x.norm())}
+
+
+def rule(name: str, parameter: nn.Parameter) -> str:
+    return "muon" if name == "0.weight" else "slow" if name == "0.bias" else "adamw"
+
+
+def run_in(out: Path, config: LoopConfig = CONFIG, **settings: int) -> Run:
+    return Run(model=net(), step_fn=step, config=config, out=out, rule=rule, settings=settings)  # type: ignore[arg-type]
+
+
+def curve(out: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
+    return [(line["step"], line["train"]["loss"]) for line in lines if "train" in line]
+
+
+def test_slices_give_the_run_that_an_uncut_one_gives(tmp_path: Path) -> None:
+    whole = run_in(tmp_path / "whole")
+    assert whole.advance().finished
+    for steps in (1, 4, 7):
+        part = run_in(tmp_path / "parts")
+        part.advance(steps=steps)
+    assert part.finished
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    for name, tensor in whole.ema_weights().items():
+        assert tensor.equal(part.ema_weights()[name])
+
+
+def test_a_run_killed_in_the_middle_resumes_on_the_same_curve(tmp_path: Path) -> None:
+    run_in(tmp_path / "whole").advance()
+    script = f"""
+import sys, time, torch
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_loop as t
+def slow(model, generator, number):
+    time.sleep(0.1)
+    return t.step(model, generator, number)
+t.Run(model=t.net(), step_fn=slow, config=t.CONFIG, out=Path({str(tmp_path / "killed")!r}), rule=t.rule,
+      settings={{}}).advance()
+"""
+    saves_every_step = script.replace("t.CONFIG", "replace(t.CONFIG, save_every_seconds=0.0)")
+    process = subprocess.Popen([sys.executable, "-c", saves_every_step])
+    log = tmp_path / "killed" / "losses.jsonl"
+    deadline = time.monotonic() + 60
+    while (not log.exists() or len(curve(tmp_path / "killed")) < 4) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = run_in(tmp_path / "killed", replace(CONFIG, save_every_seconds=0.0))
+    assert 3 <= resumed.step < CONFIG.total_steps
+    resumed.advance()
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+
+def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
+    run_in(tmp_path, batch=4).advance(steps=2)
+    with pytest.raises(ValueError, match=r"batch: 4 -> 5; loop\.lr: 0\.01 -> 0\.02"):
+        run_in(tmp_path, replace(CONFIG, lr=0.02), batch=5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(tmp_path: Path) -> None:
+    def poisoned(
+        model: nn.Module, generator: torch.Generator, number: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        loss, metrics = step(model, generator, number)
+        return (loss * float("nan") if number == 5 else loss), metrics
+
+    run = Run(model=net(), step_fn=poisoned, config=CONFIG, out=tmp_path, rule=rule)  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match="step 5"):
+        run.advance()
+    resumed = Run(model=net(), step_fn=step, config=CONFIG, out=tmp_path, rule=rule)  # type: ignore[arg-type]
+    assert resumed.step == 5
+    assert all(bool(torch.isfinite(p).all()) for p in resumed.model.parameters())
+
+
+def test_the_rate_warms_up_stays_and_falls_to_its_end() -> None:
+    config = LoopConfig(total_steps=100, warmup_steps=10, constant_fraction=0.4, final_lr_fraction=0.1)
+    assert lr_scale(0, config) == pytest.approx(0.1)
+    assert lr_scale(30, config) == 1.0
+    assert lr_scale(70, config) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert lr_scale(100, config) == pytest.approx(0.1)
