@@ -6,8 +6,11 @@ becomes a point, moves into the new camera and is written to the 2x2 pixels arou
     X = c2w_k (z K^-1 (u + 1/2, v + 1/2, 1)),    pixel = K (c2w^-1 X),
 
 weighed bilinearly, among the points within 6% of the nearest one at that pixel (z-buffer). What no point
-reaches is zero in every channel, the mask included. Keyframes are frame 0 and the last frames of the chunks
-before last (f-3) and last (f-1); nothing here is learned.
+reaches is zero in every channel, the mask included.
+
+Kept are frame 0 and the last frames of the latest 16 chunks. A view reads four of them: frame 0, the newest,
+and the two whose view overlaps most with the asked one: cos(angle between optical axes) - 0.1 |t_k - t| / m.
+Nothing here is learned.
 """
 
 from __future__ import annotations
@@ -20,16 +23,17 @@ from torch import Tensor
 from wm_env.model.geometry import invert_rigid, pixel_rays
 from wm_env.model.vae.tiny import DEPTH_SCALE, MAX_INVERSE, metric_depth
 
-SLOTS = 4  # frame 0, and the last frames of the last three chunks, oldest first
-READ_SLOTS = (0, 1, 3)  # frame 0, f-3, f-1
+SLOTS = 17  # frame 0, and the last frames of the latest 16 chunks, oldest first
+READ_BEST = 2  # slots read by overlap, beside frame 0 and the newest
+FAR_PENALTY = 0.1  # overlap lost per metre between two cameras
 NEAR = 0.12  # metres; points nearer than this are not drawn
 SURFACE = 1.06  # points up to this factor behind the nearest one belong to the same surface
 MIN_WEIGHT = 0.05
 
 
 class MemoryState(NamedTuple):
-    """Keyframes: pixels `(B, 4, 4, H, W)` float32 (slot; r, g, b, d), c2w `(B, 4, 4, 4)` float32, and valid
-    `(B, 4)` bool; slots are frame 0 and the last frames of the last three chunks, oldest first."""
+    """Keyframes: pixels `(B, S, 4, H, W)` float32 (r, g, b, d), c2w `(B, S, 4, 4)` float32, and valid
+    `(B, S)` bool, S = 17; slots are frame 0 and the last frames of the latest 16 chunks, oldest first."""
 
     pixels: Tensor
     c2w: Tensor
@@ -58,10 +62,29 @@ def write_memory(state: MemoryState, pixels: Tensor, c2w: Tensor) -> MemoryState
     )
 
 
+def choose_slots(c2w: Tensor, valid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which slots to read, `(B, 4)` int64, and whether each counts, `(B, 4)` bool.
+
+    c2w `(B, S, 4, 4)` and valid `(B, S)` of the slots, frame 0 first and the newest last; target `(B, 4, 4)`.
+    """
+    batch, slots = valid.shape
+    target = target.to(c2w.dtype)
+    facing = (c2w[..., :3, 2] * target[:, None, :3, 2]).sum(-1)  # (B, S) cosine between optical axes
+    away = (c2w[..., :3, 3] - target[:, None, :3, 3]).norm(dim=-1)  # (B, S) metres
+    candidate = valid.clone()
+    candidate[:, 0] = candidate[:, -1] = False
+    overlap = (facing - FAR_PENALTY * away).masked_fill(~candidate, -torch.inf)
+    best = overlap.topk(min(READ_BEST, slots), dim=1).indices  # (B, 2)
+    ends = torch.tensor([0, slots - 1], device=best.device).expand(batch, 2)
+    counts = torch.cat([candidate.gather(1, best), valid[:, :1], valid[:, -1:] & (slots > 1)], dim=1)
+    return torch.cat([best, ends], dim=1), counts
+
+
 def read_memory(state: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
     """Return the views `(B, F, 5, H, W)` (r, g, b, d, mask) of the memory from poses `(B, F, 4, 4)`."""
-    slots = list(READ_SLOTS)
-    return splat(state.pixels[:, slots], state.c2w[:, slots], state.valid[:, slots], c2w, intrinsics)
+    chosen, counts = choose_slots(state.c2w, state.valid, c2w[:, -1])
+    rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return splat(state.pixels[rows, chosen], state.c2w[rows, chosen], counts, c2w, intrinsics)
 
 
 def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrinsics: Tensor) -> Tensor:
@@ -119,3 +142,9 @@ def intrinsic_matrix(intrinsics: Tensor) -> Tensor:
     fx, fy, cx, cy = intrinsics.unbind(-1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
+
+
+def memory_tokens(view: Tensor, stride: int = 8) -> Tensor:
+    """Return per-token channels `(B, F, N, 5 * stride^2)` of views `(B, F, 5, H, W)`."""
+    cells = torch.nn.functional.pixel_unshuffle(view, stride)  # (B, F, 5 s^2, H/s, W/s)
+    return cells.flatten(-2).transpose(-1, -2)

@@ -26,11 +26,12 @@ from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.memory import memory_tokens, splat
+from wm_env.model.memory import memory_tokens
 from wm_env.model.state import DiTState, tree_map
 from wm_env.model.text import TextTokens
+from wm_env.model.training.keyframes import damage, true_keyframes, views_of_chunk
 from wm_env.model.training.loop import Rule
-from wm_env.model.vae.tiny import GROUP, STRIDE, inverse_depth, to_pixels
+from wm_env.model.vae.tiny import GROUP, STRIDE, to_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,38 +104,18 @@ def camera_of_clip(c2w: Tensor, intrinsics: Tensor, size: int) -> CameraInput:
 
 
 def memory_of_clip(batch: LatentClip, c2w: Tensor, generator: torch.Generator, corrupt: bool) -> Tensor:
-    """Return what the point memory would show at every latent frame, `(B, T, 5, H, W)`.
+    """Return what the point memory would show at the last pixel frame of every latent, `(B, T, 5, H, W)`.
 
-    Keyframes of frame t are the last pixel frames of chunks 0, t-3 and t-1, as in `memory.py`; frame 0 has
-    its predicted depth. `corrupt` makes the others look generated: noise, blur, wrong depth scale.
+    `corrupt` damages the keyframes like generated ones; frame 0 keeps its colours and its predicted depth.
     """
     clip = batch.clip
-    keys = to_pixels(clip.rgb[:, ::GROUP], clip.depth[:, ::GROUP])  # (B, T, 4, H, W)
-    count, frames = keys.shape[:2]
-    keys[:, 0, 3] = inverse_depth(batch.depth0)
+    keys = true_keyframes(to_pixels(clip.rgb, clip.depth), batch.depth0)  # (B, T, 4, H, W)
     if corrupt:
-        keys = torch.cat([keys[:, :1], _imitate_generation(keys[:, 1:], generator)], dim=1)
-    poses = c2w[:, ::GROUP]  # (B, T, 4, 4)
-    views = [torch.zeros(count, 5, *keys.shape[-2:])]
-    for t in range(1, frames):
-        slots = torch.tensor([0, max(0, t - 3), t - 1])
-        valid = torch.tensor([True, t > 3, t > 1]).expand(count, -1)
-        views.append(
-            splat(keys[:, slots], poses[:, slots], valid, poses[:, t : t + 1], clip.intrinsics)[:, 0]
-        )
-    return torch.stack(views, dim=1)
-
-
-def _imitate_generation(keys: Tensor, generator: torch.Generator) -> Tensor:
-    """Return keyframes `(B, T, 4, H, W)` with the errors of generated ones, a different strength per clip."""
-    batch, frames = keys.shape[:2]
-    strength = torch.rand(batch, 1, 1, 1, 1, generator=generator)
-    noisy = keys + 0.08 * strength * torch.randn(keys.shape, generator=generator)
-    scale = 1 + 0.06 * strength[:, :, 0] * torch.randn(batch, frames, 1, 1, generator=generator)
-    noisy[:, :, 3] = (noisy[:, :, 3] + 1) * scale - 1
-    blurred = nn.functional.avg_pool2d(noisy.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(noisy)
-    blur = torch.rand(batch, frames, 1, 1, 1, generator=generator) < 0.5
-    return torch.where(blur, blurred, noisy)
+        keys = torch.cat([keys[:, :1], damage(keys[:, 1:], generator)], dim=1)
+    views = [
+        views_of_chunk(keys, t, c2w, clip.intrinsics, last_only=True)[:, 0] for t in range(1, keys.shape[1])
+    ]
+    return torch.stack([torch.zeros_like(views[0]), *views], dim=1)
 
 
 class BatchSource:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.memory import splat
+from wm_env.model.memory import SLOTS, choose_slots, splat
 from wm_env.model.vae.tiny import GROUP, inverse_depth, metric_depth
 
 
@@ -44,17 +44,22 @@ def damage(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([colour, inverse_depth(depth)[:, :, None]], dim=2)
 
 
-def views_of_chunk(keyframes: Tensor, chunk: int, c2w: Tensor, intrinsics: Tensor) -> Tensor:
-    """Return the memory's views `(B, 4, 5, H, W)` for the frames of chunk `chunk` >= 1.
+def views_of_chunk(
+    keyframes: Tensor, chunk: int, c2w: Tensor, intrinsics: Tensor, last_only: bool = False
+) -> Tensor:
+    """Return the memory's views `(B, 4, 5, H, W)` for the frames of chunk `chunk` >= 1, or its last alone.
 
     keyframes `(B, T, 4, H, W)`: last frame of every latent (frame 0 for latent 0); c2w `(B, F, 4, 4)`.
-    Slots as in `memory.read_memory`: frame 0, and chunks `chunk` - 3 and - 1 where those exist.
+    Slots are chosen as in `memory.read_memory`.
     """
-    sources = [0, *(t for t in (chunk - 3, chunk - 1) if t >= 1)]
-    frames = [GROUP * t for t in sources]
-    valid = torch.ones(len(c2w), len(sources), dtype=torch.bool, device=c2w.device)
-    target = c2w[:, GROUP * chunk - 3 : GROUP * chunk + 1]
-    return splat(keyframes[:, sources], c2w[:, frames], valid, target, intrinsics)
+    kept = [0, *range(max(1, chunk - SLOTS + 1), chunk)]
+    poses = c2w[:, [GROUP * t for t in kept]]  # (B, S, 4, 4)
+    first = GROUP * chunk if last_only else GROUP * chunk - 3
+    target = c2w[:, first : GROUP * chunk + 1]
+    valid = torch.ones(poses.shape[:2], dtype=torch.bool, device=c2w.device)
+    chosen, counts = choose_slots(poses, valid, target[:, -1])
+    rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return splat(keyframes[:, kept][rows, chosen], poses[rows, chosen], counts, target, intrinsics)
 
 
 def views_of_clip(keyframes: Tensor, c2w: Tensor, intrinsics: Tensor) -> Tensor:

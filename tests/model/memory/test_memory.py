@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_env.model.memory import read_memory, splat, start_memory, write_memory
+from wm_env.model.memory import SLOTS, choose_slots, read_memory, splat, start_memory, write_memory
 from wm_env.model.vae.tiny import inverse_depth
 
 SIZE = 16
@@ -61,33 +61,27 @@ def test_the_nearer_surface_hides_the_farther() -> None:
     assert only_far[:, :, :3].allclose(torch.tensor(-0.8))
 
 
-def test_writing_keeps_the_start_and_the_last_three_and_changes_no_old_state() -> None:
-    start = start_memory(torch.zeros(1, 4, SIZE, SIZE), torch.eye(4)[None])
-    states = [start]
-    for value in range(1, 6):
-        states.append(
-            write_memory(states[-1], torch.full((1, 4, SIZE, SIZE), float(value)), torch.eye(4)[None])
-        )
-    assert [s.pixels[0, :, 0, 0, 0].tolist() for s in states[3:]] == [
-        [0, 1, 2, 3],
-        [0, 2, 3, 4],
-        [0, 3, 4, 5],
-    ]
-    assert [s.valid[0].tolist() for s in states[:3]] == [
-        [True, False, False, False],
-        [True, False, False, True],
-        [True, False, True, True],
-    ]
-    assert start.pixels.eq(0).all()
+def test_writing_keeps_the_start_and_the_latest_and_changes_no_old_state() -> None:
+    states = [start_memory(torch.zeros(1, 4, SIZE, SIZE), torch.eye(4)[None])]
+    for value in range(1, SLOTS + 3):
+        new = torch.full((1, 4, SIZE, SIZE), float(value))
+        states.append(write_memory(states[-1], new, torch.eye(4)[None]))
+    for written, state in enumerate(states):
+        shown = state.pixels[0, :, 0, 0, 0][state.valid[0]].tolist()
+        assert shown == [0, *range(max(1, written - SLOTS + 2), written + 1)]
 
 
-def test_slots_of_a_batch_do_not_mix() -> None:
-    torch.manual_seed(0)
-    pixels = torch.rand(3, 2, 4, SIZE, SIZE) - 0.5
-    source, target = poses(0.0, 0.2).expand(3, -1, -1, -1), poses(0.1, 0.3).expand(3, -1, -1, -1)
-    valid = torch.tensor([[True, True], [True, False], [False, True]])
-    intrinsics = INTRINSICS + torch.arange(3.0)[:, None]
-    together = splat(pixels, source, valid, target, intrinsics)
-    for b in range(3):
-        alone = splat(*(x[b : b + 1] for x in (pixels, source, valid, target, intrinsics)))
-        assert alone.equal(together[b : b + 1])
+def test_a_view_reads_the_start_the_newest_and_the_two_that_look_the_same_way() -> None:
+    yaw = torch.tensor([0.0, 3.0, 1.5, 1.4, 0.2, 2.9])  # slots: start, four in between, newest
+    c2w = torch.eye(4).repeat(1, len(yaw), 1, 1)
+    c2w[0, :, 0, 0] = c2w[0, :, 2, 2] = yaw.cos()
+    c2w[0, :, 0, 2], c2w[0, :, 2, 0] = yaw.sin(), -yaw.sin()
+    valid = torch.ones(1, len(yaw), dtype=torch.bool)
+    chosen, counts = choose_slots(c2w, valid, c2w[:, 2])  # asked: what slot 2 looks at
+    assert set(chosen[0].tolist()) == {0, 5, 2, 3} and counts.all()
+    valid[0, 2] = False
+    chosen, counts = choose_slots(c2w, valid, c2w[:, 2])
+    assert set(chosen[0].tolist()) == {0, 5, 3, 1} or set(chosen[0].tolist()) == {0, 5, 3, 4}
+    assert counts.all()
+    _, counts = choose_slots(c2w[:, :1], valid[:, :1], c2w[:, 0])
+    assert counts[0].tolist() == [False, True, False]  # with one slot, it is read once
