@@ -133,12 +133,14 @@ class _Frames(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, beta, decay, steps, history, reverse, read)
         ctx.ends, ctx.kept = ends, kept
         ctx.set_materialize_grads(False)
-        return _read(q, read), history[1:][list(kept)]
+        after = history[1:]
+        return _read(q, read), after if len(kept) == len(after) else after[list(kept)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor | None, d_kept: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, beta, decay, steps, history, reverse, read = ctx.saved_tensors
+        d_out = None if d_out is None else d_out.contiguous()
         with torch.autocast(q.device.type, enabled=False):
             if d_out is None:
                 dq, d_read = None, torch.zeros_like(history[1:])
