@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,23 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import InvalidAction
+from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import wm_env
 from wm_env.model.state import leaves
 from wm_env.snapshot import Snapshot
+from wm_env.twin import TWIN_SPEC
 
 ACTIONS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
-WORLDS = ["twin"]
-quick = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WORLDS = ["twin", "pure_world", "memory_world"]  # the latter two: random weights, every part
+quick = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=WORLDS)
 def world(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return "twin" if request.param == "twin" else request.getfixturevalue(request.param)
 
 
 def make(world: str, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -158,11 +162,119 @@ def test_branches_share_large_tensors_until_they_diverge(world: str) -> None:
     )
 
 
-def test_two_noise_seeds_of_independent_branches_differ(world: str) -> None:
-    env = make(world)
+def test_independent_branches_of_a_learned_world_differ_by_its_own_uncertainty(pure_world: str) -> None:
+    env = make(pure_world)
     env.reset(seed=6)
-    envs = env.unwrapped.branch(4)
-    assert len(set(envs.state.noise_seed.tolist())) == 4
+    envs = env.unwrapped.branch(3)
+    assert len(set(envs.state.noise_seed.tolist())) == 3
+    frames = envs.step(np.zeros(3, np.int64))[0]
+    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[1], frames[2])
+
+
+def test_without_temperature_independent_branches_agree(pure_world: str) -> None:
+    env = make(pure_world, temperature=0.0)
+    env.reset(seed=6)
+    frames = env.unwrapped.branch(2).step(np.zeros(2, np.int64))[0]
+    assert np.array_equal(frames[0], frames[1])
+
+
+def test_noise_is_a_function_of_its_seed_and_the_chunk(pure_world: str) -> None:
+    def frames(noise_seed: int) -> bytes:
+        env = make(pure_world)
+        env.reset(seed=7, options={"noise_seed": noise_seed})
+        return b"".join(step[0] for step in play(env, [1, 0]))
+
+    assert frames(1) == frames(1) != frames(2)
+
+
+def test_a_prompt_acts_from_the_next_chunk_on_and_not_before(pure_world: str) -> None:
+    def frames(first: str | None, second: str | None) -> list[bytes]:
+        env = make(pure_world)
+        env.reset(seed=8, options={"prompt": "bright light"})
+        seen = []
+        for prompt in (first, second):
+            if prompt is not None:
+                env.unwrapped.set_prompt(prompt)
+            seen.append(play(env, [0])[0][0])
+        return seen
+
+    assert frames(None, "dim light")[0] == frames(None, None)[0]
+    assert frames(None, "dim light")[1] != frames(None, None)[1]
+    assert frames(None, "bright light")[1] == frames(None, None)[1]
+
+
+# A learned world is told the picture, its intrinsics, a prompt and a seed -----------------------------------
+
+
+def test_the_twin_and_a_learned_world_start_alike(world: str) -> None:
+    truth, _ = make("twin").reset(seed=9)
+    image, _ = make(world).reset(seed=9)
+    assert np.array_equal(image, truth)
+
+
+def test_one_picture_gives_one_future_however_it_is_reached(pure_world: str) -> None:
+    scene = make(pure_world, collision="ignore")
+    start, info = scene.reset(seed=10)
+    given = make(pure_world)
+    options = {
+        "image": start[0],
+        "intrinsics": info["intrinsics"],
+        "prompt": scene.unwrapped.prompt,
+        "noise_seed": int(scene.unwrapped.state.noise_seed[0]),
+    }
+    again, _ = given.reset(seed=77, options=options)
+    assert np.array_equal(again, start)
+    assert [step[0] for step in play(given, [1, 4, 1])] == [step[0] for step in play(scene, [1, 4, 1])]
+
+
+def test_a_learned_world_is_never_handed_the_scene_or_the_absolute_pose() -> None:
+    from wm_env.env import SanaWMEnv
+    from wm_env.twin import TwinWorld
+
+    told: list[Any] = []
+
+    class Listener(TwinWorld):
+        def begin(self, starts: Any) -> Any:
+            told.extend(starts)
+            return super().begin(starts)
+
+    blind = Listener(dataclasses.replace(TWIN_SPEC, sees_scene=False))
+    with pytest.raises(TypeError):  # a renderer cannot work without them
+        SanaWMEnv(world=blind).reset(seed=0)
+    assert told[0].scene is None and told[0].start_c2w is None
+
+
+def test_tasks_and_collisions_are_the_same_in_the_twin_and_in_a_learned_world(pure_world: str) -> None:
+    actions = [1, 1, 1, 4, 4, 1, 1, 1, 1, 1]
+    learned, truth = make(pure_world), make("twin")
+    for env in (learned, truth):
+        env.reset(seed=11)
+    assert [step[1:] for step in play(learned, actions)] == [step[1:] for step in play(truth, actions)]
+
+
+def test_batched_learned_frames_are_within_a_grey_level_of_solo_ones(pure_world: str) -> None:
+    solo = make(pure_world)
+    solo.reset(seed=12)
+    envs = gym.make_vec("SanaWM-v0", num_envs=3, world=pure_world, obs_type="rgb_sequence")
+    envs.reset(seed=12)
+    for action in (1, 4, 0):
+        batched = envs.step(np.array([action, 2, 3]))[0]
+        alone = solo.step(action)[0]
+        assert np.abs(batched[0].astype(int) - alone).max() <= 1
+
+
+def test_latents_are_observed_within_finite_bounds(pure_world: str) -> None:
+    env = gym.make("SanaWM-v0", world=pure_world, obs_type="latent")
+    observed, _ = env.reset(seed=0)
+    assert observed.dtype == np.float32 and env.observation_space.contains(observed)
+    assert np.isfinite(env.observation_space.low).all()
+    assert env.observation_space.contains(env.step(1)[0])
+
+
+def test_gymnasium_finds_nothing_to_say_about_a_learned_world(memory_world: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make("SanaWM-v0", world=memory_world).unwrapped, skip_render_check=True)
 
 
 # Bad input: one clear sentence each, and the state as it was ------------------------------------------------
@@ -298,8 +410,8 @@ def test_released_weights_that_are_not_there_name_the_download_command() -> None
         gym.make("SanaWM-v0", world="sana-wm-streaming")
 
 
-def test_a_failed_save_leaves_the_old_file_whole(world: str, tmp_path: Path, monkeypatch: Any) -> None:
-    env = make(world).unwrapped
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: Any) -> None:
+    env = make("twin").unwrapped
     env.reset(seed=0)
     path = tmp_path / "moment.safetensors"
     env.snapshot().save(path)
