@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # golden_checks: importlib mode puts no folder on the path
 
-from golden_checks import Measured
+from golden_checks import Measured, report
 
 OWN = Path(__file__).parent / "own"
 MEASURED = pytest.StashKey[list[Measured]]()
@@ -38,18 +39,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "golden_file" not in metafunc.fixturenames:
-        return
-    folder = golden_folder(metafunc.config)
+    if "own_file" in metafunc.fixturenames:
+        metafunc.parametrize("own_file", [pytest.param(path, id=path.name) for path in files_of(OWN)])
+    if "golden_file" in metafunc.fixturenames:
+        metafunc.parametrize("golden_file", golden_params(metafunc.config))
+
+
+def golden_params(config: pytest.Config) -> list[Any]:
+    folder = golden_folder(config)
     found = files_of(folder)
-    params = [pytest.param(path, id=str(path.relative_to(folder))) for path in found]
-    if not found and metafunc.config.getoption("--golden"):
+    if found:
+        return [pytest.param(path, id=str(path.relative_to(folder))) for path in found]
+    if config.getoption("--golden"):
         raise pytest.UsageError(f"--golden {folder}: there is no fixture in it")
-    if not found:
-        reason = f"golden fixtures are absent: {folder}"
-        params = [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
-    params += [pytest.param(path, id=f"own/{path.name}") for path in files_of(OWN)]
-    metafunc.parametrize("golden_file", params)
+    reason = f"golden fixtures are absent: {folder}"
+    return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
 
 
 @pytest.fixture
@@ -62,16 +66,18 @@ def measured(request: pytest.FixtureRequest) -> list[Measured]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if item.config.getoption("--golden") and (report.skipped or hasattr(report, "wasxfail")):
-        report.outcome = "failed"
-        report.longrepr = f"with an explicit --golden nothing may be skipped: {report.longrepr}"
-    return report
+    result = yield
+    if item.config.getoption("--golden") and (result.skipped or hasattr(result, "wasxfail")):
+        result.outcome = "failed"
+        result.longrepr = f"with an explicit --golden nothing may be skipped: {result.longrepr}"
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the measured errors: all of them with --golden, else nothing."""
+    """Print the measured errors, all of them with --golden, and write them where asked."""
     measured = config.stash[MEASURED]
+    if config.getoption("--parity-report"):
+        report.write(measured, Path(config.getoption("--parity-report")))
     if not config.getoption("--golden") or not measured:
         return
     terminalreporter.section("measured errors (max |ours - recorded|, relative to max |recorded|)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from golden_checks import attention, clip, pipeline, transformer
+from golden_checks import attention, clip, pipeline, report, transformer
 from golden_checks.fixture import Fixture, Measured, load
 
 CHECKS: dict[str, Callable[[Fixture], None]] = {
@@ -26,4 +26,4 @@ CHECKS: dict[str, Callable[[Fixture], None]] = {
     "intrinsics": clip.intrinsics,
 }
 
-__all__ = ["CHECKS", "Fixture", "Measured", "load"]
+__all__ = ["CHECKS", "Fixture", "Measured", "load", "report"]
