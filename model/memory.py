@@ -29,6 +29,8 @@ FAR_PENALTY = 0.1  # overlap lost per metre between two cameras
 NEAR = 0.12  # metres; points nearer than this are not drawn
 SURFACE = 1.06  # points up to this factor behind the nearest one belong to the same surface
 MIN_WEIGHT = 0.05
+TOKEN_STRIDE = 8  # pixels of a view that one transformer token sees
+MEMORY_CHANNELS = 5 * TOKEN_STRIDE**2
 
 
 class MemoryState(NamedTuple):
@@ -144,7 +146,7 @@ def intrinsic_matrix(intrinsics: Tensor) -> Tensor:
     return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
 
 
-def memory_tokens(view: Tensor, stride: int = 8) -> Tensor:
-    """Return per-token channels `(B, F, N, 5 * stride^2)` of views `(B, F, 5, H, W)`."""
-    cells = torch.nn.functional.pixel_unshuffle(view, stride)  # (B, F, 5 s^2, H/s, W/s)
+def memory_tokens(view: Tensor) -> Tensor:
+    """Return per-token channels `(B, F, N, MEMORY_CHANNELS)` of views `(B, F, 5, H, W)`."""
+    cells = torch.nn.functional.pixel_unshuffle(view, TOKEN_STRIDE)  # (B, F, 320, H/8, W/8)
     return cells.flatten(-2).transpose(-1, -2)

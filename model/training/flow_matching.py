@@ -149,7 +149,7 @@ class BatchSource:
         text = TextTokens(self.captions.tokens[ids], self.captions.mask[ids] * kept)
         memory = None
         if self.memory:
-            memory = memory_tokens(memory_of_clip(sample, c2w, generator, corrupt), STRIDE)
+            memory = memory_tokens(memory_of_clip(sample, c2w, generator, corrupt))
         size = clip.rgb.shape[-2]
         return WorldBatch(z, camera_of_clip(c2w, clip.intrinsics, size), text, memory)
 

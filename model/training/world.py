@@ -25,6 +25,7 @@ from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig
+from wm_env.model.memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
@@ -38,9 +39,8 @@ from wm_env.model.training.flow_matching import (
 )
 from wm_env.model.training.loop import LoopConfig, Run
 from wm_env.model.training.vae import bf16_supported
-from wm_env.model.vae.tiny import STRIDE, TinyVAEConfig
+from wm_env.model.vae.tiny import TinyVAEConfig
 
-MEMORY_CHANNELS = 5 * STRIDE**2
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
 
 
