@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
+import torch
+
+from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.config import tiny
+from wm_env.model.dit import DiT
+from wm_env.model.embedded import EmbeddedConfig
+from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.rollout import SamplerConfig
+from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,3 +29,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write the errors that tests/parity measured to FILE (Markdown) and to a CSV file beside it",
     )
+
+
+def _save_random_world(folder: Path, memory: bool) -> str:
+    """Write a world of random weights with every part of the embedded ones, narrow; return its folder."""
+    torch.manual_seed(0)
+    config = EmbeddedConfig(
+        dit=dataclasses.replace(tiny(5 * 8**2 if memory else 0), hidden=32, heads=2, depth=4),
+        vae=TinyVAEConfig(),
+        refiner=TinyRefinerConfig(width=8, blocks=1) if memory else None,
+        sampler=SamplerConfig(),
+        trained_steps=16,
+    )
+    parts: dict[str, torch.nn.Module] = {"dit": DiT(config.dit), "vae": TinyVAE(config.vae)}
+    if config.refiner is not None:
+        parts["refiner"] = TinyRefiner(config.refiner)
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        f"{part}.{name}": value + 0.02 * torch.randn(value.shape, generator=generator)
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    save_checkpoint(folder / "random.safetensors", tensors, {"world": config.to_dict()})
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def pure_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random world on the plain path."""
+    return _save_random_world(tmp_path_factory.mktemp("pure"), memory=False)
+
+
+@pytest.fixture(scope="session")
+def memory_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random world with 3D memory and refiner."""
+    return _save_random_world(tmp_path_factory.mktemp("memory"), memory=True)
