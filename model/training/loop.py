@@ -30,6 +30,7 @@ from wm_env.model.checkpoint import check_tensors, write_atomic
 
 Rule = Literal["adamw", "muon", "slow", "frozen"]
 StepFn = Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]
+Report = Callable[[int, int, float], None]
 EvalFn = Callable[[nn.Module], dict[str, float]]
 
 
@@ -190,14 +191,22 @@ class Run:
     def finished(self) -> bool:
         return self.step >= self.config.total_steps
 
-    def advance(self, *, seconds: float | None = None, steps: int | None = None) -> Progress:
-        """Train until `seconds` or `steps` are over or the declared total is reached, and save."""
+    def advance(
+        self, *, seconds: float | None = None, steps: int | None = None, report: Report | None = None
+    ) -> Progress:
+        """Train until `seconds` or `steps` are over or the declared total is reached, and save.
+
+        report(step, total_steps, loss) is called after every step.
+        """
         started = saved = time.monotonic()
         stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
         wall_before, window = self.wall_seconds, _Window()
         self.model.train()
         while self.step < stop and (seconds is None or time.monotonic() - started < seconds):
-            window.add(self._train_step())
+            metrics = self._train_step()
+            window.add(metrics)
+            if report is not None:
+                report(self.step, self.config.total_steps, metrics["loss"])
             now = time.monotonic()
             self.wall_seconds = wall_before + now - started
             last = self.step == stop

@@ -14,18 +14,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
-from wm_env.model.memory import splat
+from wm_env.model.memory import READ_BEST, SLOTS, choose_slots, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.training.keyframes import damage, rand
-from wm_env.model.training.loop import LoopConfig, Run
+from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr
 from wm_env.model.vae.tiny import GROUP, TinyVAE, inverse_depth, to_pixels
+
+START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen by overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +54,23 @@ def preset(name: str) -> RefinerTraining:
 
 
 def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
-    """Return latents `(B, T, C, h, w)` with errors like those of a guess, stronger in some clips than others.
+    """Return pairs of latents `(B, P, 2, C, h, w)` (previous, current) with errors like those of a guess.
 
     z + a (blur(z) - z) + b (previous - z) + c noise;   a, b, c up to `error`, squared towards zero.
     """
-    batch, frames = z.shape[:2]
-    a, b, c = error * rand((3, batch, frames, 1, 1, 1), generator, z.device).square()
-    blurred = F.avg_pool2d(z.flatten(0, 1), 3, 1, 1, count_include_pad=False).view(z.shape)
-    previous = torch.cat([z[:, :1], z[:, :-1]], dim=1)
+    a, b, c = error * rand((3, *z.shape[:3], 1, 1, 1), generator, z.device).square()
+    blurred = F.avg_pool2d(z.flatten(0, 2), 3, 1, 1, count_include_pad=False).view(z.shape)
     noise = torch.randn(z.shape, generator=generator).to(z.device)
-    return z + a * (blurred - z) + b * (previous - z) + c * noise
+    return z + a * (blurred - z) + b * (z[:, :, :1] - z) + c * noise
 
 
 class Moment(NamedTuple):
-    """One chunk each of B clips, with what came before it.
+    """One chunk each of B clips, and the keyframes that the memory would show it (S = 4, frame 0 is slot 2).
 
-    z: `(B, 5, C, h, w)` latents of chunks t-4 .. t (before chunk 0: the start latent). keyframes:
-    `(B, 3, 4, H, W)` true pixels of frame 0 (depth predicted) and of the last frames of chunks t-3 and t-1;
-    source `(B, 3, 4, 4)` their poses; valid `(B, 3)` those that exist. target `(B, 4, 4, 4)`, truth
-    `(B, 4, 4, H, W)`: poses and pixels of chunk t.
+    z: `(B, S + 1, 2, C, h, w)` latents, previous and current, of the keyframes' chunks and of the chunk.
+    keyframes: `(B, S, 4, H, W)` true pixels (frame 0 with predicted depth); source `(B, S, 4, 4)` their
+    poses; valid `(B, S)` those that exist. target `(B, 4, 4, 4)`, truth `(B, 4, 4, H, W)`: poses and pixels
+    of the chunk. intrinsics `(B, 4)`.
     """
 
     z: Tensor
@@ -81,21 +82,48 @@ class Moment(NamedTuple):
     intrinsics: Tensor
 
 
+def recall(c2w: Tensor, chunk: int) -> tuple[list[int], Tensor]:
+    """Return the chunks whose last frames the memory shows at `chunk`, and which count `(4,)` bool.
+
+    c2w `(F, 4, 4)`: poses of the clip. As in `memory.choose_slots`: two by overlap, frame 0, the newest.
+    """
+    kept = [0, *range(max(1, chunk - SLOTS + 1), chunk)]
+    poses = c2w[[GROUP * t for t in kept]][None]
+    everything = torch.ones(1, len(kept), dtype=torch.bool)
+    chosen, counts = choose_slots(poses, everything, c2w[None, GROUP * chunk])
+    chunks, valid = [kept[i] for i in chosen[0].tolist()], counts[0].tolist()
+    missing = READ_BEST + 2 - len(chunks)
+    return [0] * missing + chunks, torch.tensor([False] * missing + valid)
+
+
 def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Moment:
     """Return `batch` random chunks of random clips."""
-    clips = torch.randint(len(shards), (batch,), generator=generator)
-    chunks = torch.randint(1, shards.groups, (batch,), generator=generator)
-    window = (chunks[:, None] + torch.arange(-4, 1)).clamp_min(0)  # (B, 5)
-    z = torch.from_numpy(shards.z[clips[:, None].numpy(), window.numpy()]).float()
-    start = torch.from_numpy(shards.start[clips.numpy(), 0]).float()
-    z = torch.where((window == 0)[:, :, None, None, None], start[:, None], z)
-    sources = [[0, GROUP * max(0, t - 3), GROUP * (t - 1)] for t in chunks.tolist()]
-    targets = [list(range(GROUP * t - 3, GROUP * t + 1)) for t in chunks.tolist()]
-    clip = shards.clips.read_many(clips.tolist(), [s + f for s, f in zip(sources, targets, strict=True)])
-    pixels = to_pixels(clip.rgb, clip.depth)  # (B, 3 + 4, 4, H, W)
-    pixels[:, 0, 3] = inverse_depth(torch.from_numpy(shards.depth0[clips.numpy(), 0]).float())
-    valid = torch.stack([torch.ones_like(chunks), chunks - 3, chunks - 1], dim=1) >= 1  # (B, 3)
-    return Moment(z, pixels[:, :3], clip.c2w[:, :3], valid, clip.c2w[:, 3:], pixels[:, 3:], clip.intrinsics)
+    clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
+    chunks = torch.randint(1, shards.groups, (batch,), generator=generator).tolist()
+    recalled = [recall(shards.clips.poses(i), t) for i, t in zip(clips, chunks, strict=True)]
+    needed = torch.tensor([[*found, t] for (found, _), t in zip(recalled, chunks, strict=True)])  # (B, S + 1)
+    window = torch.stack([needed - 1, needed], dim=2).clamp_min(0)  # (B, S + 1, 2)
+    rows = np.array(clips)
+    z = torch.from_numpy(shards.z[rows[:, None, None], window.numpy()]).float()
+    start = torch.from_numpy(shards.start[rows, 0]).float()[:, None, None]
+    z = torch.where((window == 0)[..., None, None, None], start, z)
+    frames = [
+        [GROUP * s for s in found] + list(range(GROUP * t - 3, GROUP * t + 1))
+        for (found, _), t in zip(recalled, chunks, strict=True)
+    ]
+    clip = shards.clips.read_many(clips, frames)
+    pixels = to_pixels(clip.rgb, clip.depth)  # (B, S + 4, 4, H, W)
+    slots = needed.shape[1] - 1
+    pixels[:, START_SLOT, 3] = inverse_depth(torch.from_numpy(shards.depth0[rows, 0]).float())
+    return Moment(
+        z,
+        pixels[:, :slots],
+        clip.c2w[:, :slots],
+        torch.stack([valid for _, valid in recalled]),
+        clip.c2w[:, slots:],
+        pixels[:, slots:],
+        clip.intrinsics,
+    )
 
 
 @torch.no_grad()
@@ -109,14 +137,15 @@ def make_batch(
     z, keyframes = moment.z, moment.keyframes
     if generator is not None:
         z = imperfect(z, error, generator)
-        pair = [1, 3]  # chunks t-3 and t-1
-        decoded = [vae.decode(z[:, k], vae.start_decoding(z[:, k - 1]))[0][:, -1].float() for k in pair]
-        share = rand((len(z), 1, 1, 1, 1), generator, z.device) * (
-            rand((len(z), 1, 1, 1, 1), generator, z.device) < 0.5
-        )
-        recent = keyframes[:, 1:] + share * (torch.stack(decoded, dim=1) - keyframes[:, 1:])
-        keyframes = torch.cat([keyframes[:, :1], damage(recent, generator)], dim=1)
-    chunk, _ = vae.decode(z[:, 4], vae.start_decoding(z[:, 3]))
+        batch, slots = keyframes.shape[:2]
+        flat = z[:, :-1].flatten(0, 1)  # (B S, 2, C, h, w)
+        decoded = vae.decode(flat[:, 1], vae.start_decoding(flat[:, 0]))[0][:, -1].float()
+        share = rand((batch, 1, 1, 1, 1), generator, z.device)
+        share = share * (rand((batch, 1, 1, 1, 1), generator, z.device) < 0.5)
+        mixed = keyframes + share * (decoded.unflatten(0, (batch, slots)) - keyframes)
+        exact = torch.arange(slots, device=z.device) == START_SLOT
+        keyframes = torch.where(exact[:, None, None, None], keyframes, damage(mixed, generator))
+    chunk, _ = vae.decode(z[:, -1, 1], vae.start_decoding(z[:, -1, 0]))
     seen = splat(keyframes, moment.source, moment.valid, moment.target, moment.intrinsics)
     return chunk.float(), seen
 
@@ -172,6 +201,7 @@ def train_refiner(
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    report: Report | None = None,
 ) -> Run:
     """Train, or resume, in `out`; write `refiner.safetensors` (EMA weights) after the slice.
 
@@ -196,6 +226,6 @@ def train_refiner(
         },
         evaluate=lambda model: evaluate(model, vae, val),  # type: ignore[arg-type]
     )
-    run.advance(seconds=seconds, steps=steps)
+    run.advance(seconds=seconds, steps=steps, report=report)
     save_checkpoint(out / "refiner.safetensors", run.ema_weights(), run.card())
     return run

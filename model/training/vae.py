@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.clip import ClipShards
-from wm_env.model.training.loop import LoopConfig, Rule, Run
+from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.vae.tiny import (
     GROUP,
     TinyVAE,
@@ -207,6 +207,7 @@ def train_vae(
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    report: Report | None = None,
 ) -> Run:
     """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice. `data` holds
     `train/` and `val/` shards."""
@@ -227,6 +228,6 @@ def train_vae(
         evaluate=lambda model: evaluate(model, val),  # type: ignore[arg-type]
         rule=linear_is_slow,
     )
-    run.advance(seconds=seconds, steps=steps)
+    run.advance(seconds=seconds, steps=steps, report=report)
     save_checkpoint(out / "vae.safetensors", run.ema_weights(), run.card())
     return run

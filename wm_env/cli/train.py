@@ -1,0 +1,198 @@
+"""`wm-env train data|vae|latents|refiner|world`: the trainings behind the embedded weights.
+
+Each is also `python -m wm_env.model.training ...` on a machine without the command line's dependencies.
+Every command resumes: rendering and encoding skip what exists, trainings continue with `--resume`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from wm_env.files import check_writable
+
+
+def _bar(unit: str) -> Callable[..., None]:
+    """Return `report(done, total, loss=None)` that draws a progress bar."""
+    bar = tqdm(unit=unit)
+
+    def report(done: int, total: int, loss: float | None = None) -> None:
+        bar.total = total
+        bar.n = done
+        if loss is not None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update(0)
+        bar.refresh()
+        if done == total:
+            bar.close()
+
+    return report
+
+
+def _run_folder(out: Path, resume: bool) -> None:
+    """Raise unless `out` can take a run: new without `resume`."""
+    if (out / "state.pt").exists() and not resume:
+        raise ValueError(f"{out} already holds a run; add --resume to continue it or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / "card.json")
+
+
+def _summary(run: Any, out: Path) -> dict[str, Any]:
+    print(f"{out}: step {run.step} of {run.config.total_steps}, {run.metrics}")
+    return {"out": str(out), "finished": run.finished, **run.card()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainData:
+    """Render clips of procedural scenes (frames, depth, poses, captions with events) into OUT/SPLIT."""
+
+    out: Path
+    """Folder of the data set."""
+    split: Literal["train", "val", "heldout"] = "train"
+    """Scene split; no scene is in two."""
+    clips: int = 4000
+    """Clips in all; shards that exist are kept. 64 are plenty for val."""
+    frames: int = 69
+    """Pixel frames of a clip, 4k+1."""
+    seed: int = 0
+    """First scene seed; clip i has seed SEED + i."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.data.procedural import RenderConfig, render_shards
+
+        torch.set_num_threads(1)
+        config = RenderConfig(split=self.split, clips=self.clips, frames=self.frames, first_seed=self.seed)
+        render_shards(self.out / self.split, config, _bar("shard"))
+        return {"out": str(self.out / self.split), **dataclasses.asdict(config)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVAE:
+    """Train the RGB-D autoencoder and its depth network; OUT/vae.safetensors is the result."""
+
+    data: Path
+    """Folder with train/ and val/ clips (`wm-env train data`)."""
+    out: Path
+    """Run folder: losses, state, weights, card."""
+    preset: Literal["tiny", "smoke"] = "tiny"
+    """tiny: the embedded weights, about 15 minutes on one CPU core; smoke: seconds."""
+    steps: int | None = None
+    """Stop after this many steps; the preset's length by default."""
+    seconds: float | None = None
+    """Stop after this many seconds; continue later with --resume."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
+    resume: bool = False
+    """Continue the run in OUT."""
+    device: str = "cpu"
+    """Torch device."""
+    threads: int = 1
+    """CPU threads; two processes are faster than one with two."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.training import vae
+
+        _run_folder(self.out, self.resume)
+        torch.set_num_threads(self.threads)
+        config = vae.preset(self.preset)
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        run = vae.train_vae(
+            data=self.data,
+            out=self.out,
+            config=config,
+            seconds=self.seconds,
+            steps=self.steps,
+            device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLatents:
+    """Encode clips with a trained autoencoder into OUT/SPLIT, for `train refiner` and `train world`."""
+
+    data: Path
+    """Folder with SPLIT/ clips."""
+    vae: Path
+    """vae.safetensors of `train vae`."""
+    out: Path
+    """Folder of the latents."""
+    split: Literal["train", "val", "heldout"] = "train"
+    """Which clips."""
+    seed: int = 0
+    """Accepted for uniformity; nothing is random here."""
+    device: str = "cpu"
+    """Torch device."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.data.latents import encode_shards
+        from wm_env.model.training.vae import load_vae
+
+        torch.set_num_threads(1)
+        vae, card = load_vae(self.vae)
+        source, target = self.data / self.split, self.out / self.split
+        encode_shards(vae.to(self.device), card["sha256"], source, target, _bar("shard"))
+        return {"out": str(target), "vae_sha256": card["sha256"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRefiner:
+    """Train the pixel refiner on imperfect latents and keyframes; OUT/refiner.safetensors is the result."""
+
+    data: Path
+    """Folder with train/ and val/ clips."""
+    latents: Path
+    """Folder with their latents (`wm-env train latents`)."""
+    vae: Path
+    """vae.safetensors that made the latents."""
+    out: Path
+    """Run folder: losses, state, weights, card."""
+    preset: Literal["tiny", "smoke"] = "tiny"
+    """tiny: the embedded weights, about 10 minutes on one CPU core; smoke: seconds."""
+    steps: int | None = None
+    """Stop after this many steps; the preset's length by default."""
+    seconds: float | None = None
+    """Stop after this many seconds; continue later with --resume."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
+    resume: bool = False
+    """Continue the run in OUT."""
+    device: str = "cpu"
+    """Torch device."""
+    threads: int = 1
+    """CPU threads; two processes are faster than one with two."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.training import refiner
+
+        _run_folder(self.out, self.resume)
+        torch.set_num_threads(self.threads)
+        config = refiner.preset(self.preset)
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        run = refiner.train_refiner(
+            data=self.data,
+            latents=self.latents,
+            vae_path=self.vae,
+            out=self.out,
+            config=config,
+            seconds=self.seconds,
+            steps=self.steps,
+            device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
