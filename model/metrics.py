@@ -171,7 +171,7 @@ def fit_umeyama(truth: Tensor, prediction: Tensor) -> Similarity:
     source, target = prediction[:, :3, 3], truth[:, :3, 3]
     a, b = source - source.mean(0), target - target.mean(0)
     u, values, vt = torch.linalg.svd(b.T @ a / len(a))
-    sign = torch.ones(3, dtype=u.dtype)
+    sign = u.new_ones(3)
     sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
     rotation = u @ torch.diag(sign) @ vt
     scale = (values * sign).sum() / a.square().sum(-1).mean().clamp_min(1e-12)
@@ -192,7 +192,7 @@ def _world_to_camera(c2w: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest_rotation(matrix: Tensor) -> Tensor:
     """Return the rotation closest to a 3x3 matrix: its polar factor, with determinant +1."""
     u, _, vt = torch.linalg.svd(matrix)
-    sign = torch.ones(3, dtype=u.dtype)
+    sign = u.new_ones(3)
     sign[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
     return u @ torch.diag(sign) @ vt
 
