@@ -1,4 +1,4 @@
-"""How a fixture's tolerances are read: longest prefix wins, `*` stands for a number, null means not tested."""
+"""How tolerances are read: longest prefix wins, `*` stands for a number, null means not tested."""
 
 from __future__ import annotations
 
