@@ -48,7 +48,7 @@ def encode_shards(
     for number, path in enumerate(shards.paths):
         target = out / path.name
         if target.exists():
-            _check_owner(target, sha256)
+            _check_owner(target, (sha256,))
             continue
         rgb, depth = np.load(path / "rgb.npy", mmap_mode="r"), np.load(path / "depth.npy", mmap_mode="r")
         intrinsics = torch.from_numpy(np.load(path / "intrinsics.npy"))
@@ -72,11 +72,11 @@ def encode_shards(
             report(number + 1, len(shards.paths))
 
 
-def _check_owner(folder: Path, sha256: str) -> None:
+def _check_owner(folder: Path, accepted: Sequence[str]) -> None:
     owner = json.loads((folder / "vae.json").read_text())["sha256"]
-    if owner != sha256:
+    if owner not in accepted:
         raise ValueError(
-            f"latents in {folder} come from other weights (sha256 {owner[:12]}..., not {sha256[:12]}...); "
+            f"latents in {folder} come from other weights (sha256 {owner[:12]}..., not {accepted[0][:12]}); "
             "encode into another folder"
         )
 
@@ -84,13 +84,13 @@ def _check_owner(folder: Path, sha256: str) -> None:
 class LatentShards:
     """Clips and their latents as one indexed set."""
 
-    def __init__(self, clips: Path, latents: Path, sha256: str) -> None:
-        """Open the clips of `clips` whose latents are in `latents` and made by the weights `sha256`."""
+    def __init__(self, clips: Path, latents: Path, *accepted: str) -> None:
+        """Open the clips of `clips` whose latents, by weights of an `accepted` SHA-256, are in `latents`."""
         done = sorted(path for path in latents.glob("shard-*") if path.is_dir())
         if not done:
             raise FileNotFoundError(f"no latents in {latents}; encode {clips} first (`train latents`)")
         for path in done:
-            _check_owner(path, sha256)
+            _check_owner(path, accepted)
         self.clips = ClipShards(clips, names=[path.name for path in done])
         self.z, self.start, self.depth0 = (
             np.concatenate([np.load(path / f"{name}.npy") for path in done])
@@ -111,7 +111,7 @@ class LatentShards:
         return self.z.shape[1]
 
     def read(self, indices: Sequence[int], first: Sequence[int], groups: int) -> LatentClip:
-        """Return `groups` latents of clips `indices` from latent frame `first[i]` on, with their pixel frames.
+        """Return `groups` latents of clips `indices` from latent frame `first[i]` on, and their pixel frames.
 
         The first of them counts as a start image; poses stay relative to frame 0 of the clip.
         """
@@ -121,5 +121,8 @@ class LatentShards:
         rows = (list(indices), list(first))
         start, depth0 = self.start[rows], self.depth0[rows]
         return LatentClip(
-            clip, torch.from_numpy(z).float(), torch.from_numpy(start).float(), torch.from_numpy(depth0).float()
+            clip,
+            torch.from_numpy(z).float(),
+            torch.from_numpy(start).float(),
+            torch.from_numpy(depth0).float(),
         )

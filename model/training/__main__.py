@@ -46,8 +46,9 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument("--seconds", type=positive_float, help="length of this slice")
     parser.add_argument("--steps", type=int, help="steps of this slice")
     parser.add_argument("--device", default="cpu")
-    if name == "refiner":
+    if name in ("depth", "refiner"):
         parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
+    if name == "refiner":
         parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
 
 
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_data(commands)
     add_training(commands, "vae", "train the autoencoder and its depth network")
     add_latents(commands)
+    add_training(commands, "depth", "train the depth network of an autoencoder further")
     add_training(commands, "refiner", "train the pixel refiner")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
@@ -93,6 +95,19 @@ def main(arguments: list[str] | None = None) -> None:
             options.out / options.split,
             lambda done, of: print(f"shard {done}/{of}", flush=True),
         )
+    elif options.command == "depth":
+        from wm_env.model.training import depth
+
+        run = depth.train_depth(
+            data=options.data,
+            vae_path=options.vae,
+            out=options.out,
+            config=depth.preset(options.preset),
+            seconds=options.seconds,
+            steps=options.steps,
+            device=options.device,
+        )
+        print(f"step {run.step}: {run.metrics}")
     elif options.command == "refiner":
         from wm_env.model.training import refiner
 

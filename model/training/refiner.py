@@ -25,8 +25,8 @@ from wm_env.model.memory import READ_BEST, SLOTS, choose_slots, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
-from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr
-from wm_env.model.vae.tiny import GROUP, TinyVAE, inverse_depth, to_pixels
+from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
+from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
 
 START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen by overlap
 
@@ -68,7 +68,7 @@ class Moment(NamedTuple):
     """One chunk each of B clips, and the keyframes that the memory would show it (S = 4, frame 0 is slot 2).
 
     z: `(B, S + 1, 2, C, h, w)` latents, previous and current, of the keyframes' chunks and of the chunk.
-    keyframes: `(B, S, 4, H, W)` true pixels (frame 0 with predicted depth); source `(B, S, 4, 4)` their
+    keyframes: `(B, S, 4, H, W)` true pixels; source `(B, S, 4, 4)` their
     poses; valid `(B, S)` those that exist. target `(B, 4, 4, 4)`, truth `(B, 4, 4, H, W)`: poses and pixels
     of the chunk. intrinsics `(B, 4)`.
     """
@@ -114,7 +114,6 @@ def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Mome
     clip = shards.clips.read_many(clips, frames)
     pixels = to_pixels(clip.rgb, clip.depth)  # (B, S + 4, 4, H, W)
     slots = needed.shape[1] - 1
-    pixels[:, START_SLOT, 3] = inverse_depth(torch.from_numpy(shards.depth0[rows, 0]).float())
     return Moment(
         z,
         pixels[:, :slots],
@@ -134,7 +133,9 @@ def make_batch(
 
     Without a generator nothing is damaged but by the codec and the predicted depth (evaluation).
     """
-    z, keyframes = moment.z, moment.keyframes
+    z, keyframes = moment.z, moment.keyframes.clone()
+    start = keyframes[:, START_SLOT, :3].contiguous(memory_format=torch.channels_last)
+    keyframes[:, START_SLOT, 3] = vae.depth_net(start, moment.intrinsics).float()  # a world is given colours
     if generator is not None:
         z = imperfect(z, error, generator)
         batch, slots = keyframes.shape[:2]
@@ -209,8 +210,8 @@ def train_refiner(
     """
     vae, card = load_vae(vae_path)
     vae = vae.to(device).requires_grad_(False)
-    train = LatentShards(data / "train", latents / "train", card["sha256"])
-    val = LatentShards(data / "val", latents / "val", card["sha256"])
+    train = LatentShards(data / "train", latents / "train", *same_latents(card))
+    val = LatentShards(data / "val", latents / "val", *same_latents(card))
     torch.manual_seed(config.loop.seed)
     refiner = TinyRefiner(config.refiner).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(

@@ -194,6 +194,14 @@ def load_vae(path: Path) -> tuple[TinyVAE, Card]:
     return vae.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
 
 
+def same_latents(card: Card) -> list[str]:
+    """Return the SHA-256 of all weights whose latents are those of `card`'s autoencoder.
+
+    These are its own and, where only its depth network was trained further, the original's.
+    """
+    return [card["sha256"], *([card["codec"]["sha256"]] if "codec" in card else [])]
+
+
 def vae_config(values: Mapping[str, Any]) -> TinyVAEConfig:
     """Return the config of its JSON values (lists become tuples)."""
     return TinyVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from wm_env.model.data.latents import LatentShards
+from wm_env.model.training import depth as depth_training
 from wm_env.model.training import refiner as refiner_training
 from wm_env.model.training.refiner import load_refiner, train_refiner
-from wm_env.model.training.vae import load_vae
+from wm_env.model.training.vae import load_vae, same_latents
 
 SMOKE_CODEC_LOSS = 0.25  # 40 steps of the smoke preset reach 0.15; an untrained residual path starts at 0.5
 SMOKE_REFINER_LOSS = 0.14  # 0.10 after 40 steps; the even blend it starts as gives about 0.12
@@ -59,3 +60,15 @@ def test_a_window_of_latents_comes_with_its_frames(clips: Path, latents: Path, v
     expected, depth = vae.encode_image(whole.rgb[4:5], whole.intrinsics[None])
     assert (window.start[0] - expected[0]).abs().max() < 0.02  # float16 cache
     assert (window.depth0[0] / depth[0] - 1).abs().max() < 0.01
+
+
+def test_training_depth_further_leaves_the_codec_as_it_was(
+    clips: Path, vae_run: Path, tmp_path: Path
+) -> None:
+    before, card = load_vae(vae_run / "vae.safetensors")
+    config = depth_training.preset("smoke")
+    depth_training.train_depth(data=clips, vae_path=vae_run / "vae.safetensors", out=tmp_path, config=config)
+    after, new_card = load_vae(tmp_path / "vae.safetensors")
+    assert same_latents(new_card) == [new_card["sha256"], card["sha256"]]
+    changed = {n.split(".")[0] for n, t in after.state_dict().items() if not t.equal(before.state_dict()[n])}
+    assert changed == {"depth_net"}
