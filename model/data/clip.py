@@ -63,7 +63,7 @@ class ClipShards:
         if names is not None:
             paths = [path for path in paths if path.name in set(names)]
         if not paths:
-            raise FileNotFoundError(f"no shards in {folder}; render some first (`train data --out {folder}`)")
+            raise FileNotFoundError(f"no shards in {folder}; render some first (`train data`)")
         self.folder, self.paths = folder, paths
         self._maps = [{a: np.load(p / f"{a}.npy", mmap_mode="r") for a in ARRAYS} for p in paths]
         self._ends = np.cumsum([len(maps["rgb"]) for maps in self._maps]).tolist()

@@ -37,7 +37,7 @@ from wm_env.model.training.flow_matching import (
     step_function,
     world_loss,
 )
-from wm_env.model.training.loop import LoopConfig, Run
+from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported
 from wm_env.model.vae.tiny import TinyVAEConfig
 
@@ -101,6 +101,7 @@ def train_world(
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    report: Report | None = None,
 ) -> Run:
     """Train a slice of a run and return it; the averaged weights are written as `out/dit.safetensors`.
 
@@ -135,7 +136,7 @@ def train_world(
         evaluate=_evaluator(config, data, latents, vae_card["sha256"]),
         rule=parameter_rule,
     )
-    run.advance(seconds=seconds, steps=steps)
+    run.advance(seconds=seconds, steps=steps, report=report)
     save_checkpoint(out / "dit.safetensors", run.ema_weights(), {"part": "dit", **run.card()})
     return run
 

@@ -26,6 +26,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
     "record": Command("wm_env.cli.record:Record", "walk through a world and write a video"),
+    "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
+    "train vae": Command("wm_env.cli.train:TrainVAE", "train the autoencoder and its depth network"),
+    "train depth": Command("wm_env.cli.train:TrainDepth", "train the depth network further"),
+    "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),
+    "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
+    "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
 }
 
 BAD_INPUT = 2  # exit status of bad usage and of bad input

@@ -1,4 +1,4 @@
-"""`wm-env train data|vae|latents|refiner|world`: the trainings behind the embedded weights.
+"""`wm-env train data|vae|depth|latents|refiner|world`: the trainings behind the embedded weights.
 
 Each is also `python -m wm_env.model.training ...` on a machine without the command line's dependencies.
 Every command resumes: rendering and encoding skip what exists, trainings continue with `--resume`.
@@ -19,18 +19,17 @@ from wm_env.files import check_writable
 
 
 def _bar(unit: str) -> Callable[..., None]:
-    """Return `report(done, total, loss=None)` that draws a progress bar."""
-    bar = tqdm(unit=unit)
+    """Return `report(done, total, loss=None)` that draws a progress bar from the first call on."""
+    bars: list[tqdm] = []
 
     def report(done: int, total: int, loss: float | None = None) -> None:
-        bar.total = total
-        bar.n = done
+        if not bars:
+            bars.append(tqdm(unit=unit, total=total, initial=done - 1))
         if loss is not None:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        bar.update(0)
-        bar.refresh()
+            bars[0].set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bars[0].update(done - bars[0].n)
         if done == total:
-            bar.close()
+            bars[0].close()
 
     return report
 
@@ -119,6 +118,53 @@ class TrainVAE:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainDepth:
+    """Train the depth network of an autoencoder further, its codec frozen, into OUT/vae.safetensors."""
+
+    data: Path
+    """Folder with train/ and val/ clips."""
+    vae: Path
+    """vae.safetensors to start from."""
+    out: Path
+    """Run folder: losses, state, weights, card."""
+    preset: Literal["tiny", "smoke"] = "tiny"
+    """tiny: the embedded weights, about 5 minutes on one CPU core; smoke: seconds."""
+    steps: int | None = None
+    """Stop after this many steps; the preset's length by default."""
+    seconds: float | None = None
+    """Stop after this many seconds; continue later with --resume."""
+    seed: int = 0
+    """Seed of the batches."""
+    resume: bool = False
+    """Continue the run in OUT."""
+    device: str = "cpu"
+    """Torch device."""
+    threads: int = 1
+    """CPU threads; two processes are faster than one with two."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.training import depth
+
+        _run_folder(self.out, self.resume)
+        torch.set_num_threads(self.threads)
+        config = depth.preset(self.preset)
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        run = depth.train_depth(
+            data=self.data,
+            vae_path=self.vae,
+            out=self.out,
+            config=config,
+            seconds=self.seconds,
+            steps=self.steps,
+            device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainLatents:
     """Encode clips with a trained autoencoder into OUT/SPLIT, for `train refiner` and `train world`."""
 
@@ -190,6 +236,59 @@ class TrainRefiner:
             vae_path=self.vae,
             out=self.out,
             config=config,
+            seconds=self.seconds,
+            steps=self.steps,
+            device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWorld:
+    """Train the transformer of an embedded world; OUT/dit.safetensors is the result."""
+
+    data: Path
+    """Folder with train/ and val/ clips."""
+    latents: Path
+    """Folder with their latents (`wm-env train latents`)."""
+    vae: Path
+    """vae.safetensors that made the latents."""
+    out: Path
+    """Run folder: losses, state, weights, card."""
+    preset: Literal["base", "tiny-pure", "tiny", "smoke", "smoke-memory"] = "tiny"
+    """base comes first; tiny-pure and tiny start from it (--init); smoke and smoke-memory take seconds."""
+    init: Path | None = None
+    """dit.safetensors to start from."""
+    steps: int | None = None
+    """Stop after this many steps; the preset's length by default."""
+    seconds: float | None = None
+    """Stop after this many seconds; continue later with --resume."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
+    resume: bool = False
+    """Continue the run in OUT."""
+    device: str = "cpu"
+    """Torch device."""
+    threads: int = 1
+    """CPU threads; two processes are faster than one with two."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.training import world
+
+        _run_folder(self.out, self.resume)
+        torch.set_num_threads(self.threads)
+        config = world.preset(self.preset)
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        run = world.train_world(
+            data=self.data,
+            latents=self.latents,
+            vae=self.vae,
+            out=self.out,
+            config=config,
+            init=self.init,
             seconds=self.seconds,
             steps=self.steps,
             device=self.device,
