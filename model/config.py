@@ -22,6 +22,8 @@ class DiTConfig:
     chunk_frames: latent frames of a chunk after the first (shape of an empty window slot).
     memory_channels: channels of an extra per-token conditioning map, 0 for none (the released model).
     rope_time_scale: latent frames are counted in this unit by the temporal rotary embedding.
+    gate_init: residual gates start this much above the released initialisation; with it the head starts at
+        zero, so that short trainings lose no time.
     """
 
     latent_channels: int
@@ -45,6 +47,7 @@ class DiTConfig:
     layer_norm_eps: float = 1e-6
     caption_norm_eps: float = 1e-5
     caption_norm_init: float = 0.01
+    gate_init: float = 0.0
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
@@ -107,4 +110,5 @@ def tiny(memory_channels: int = 0) -> DiTConfig:
         memory_channels=memory_channels,
         rope_time_scale=0.25,
         caption_norm_init=1.0,
+        gate_init=0.3,
     )

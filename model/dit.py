@@ -214,7 +214,10 @@ def initialise(model: DiT) -> None:
     nn.init.zeros_(model.plucker_in.weight)
     if model.memory_in is not None:
         nn.init.zeros_(model.memory_in[2].weight)
+    if model.cfg.gate_init:
+        nn.init.zeros_(model.head.weight)
     for block in model.blocks:
+        block.modulation[[2, 5]] += model.cfg.gate_init
         attn = block.attn
         nn.init.zeros_(attn.gate.weight)
         nn.init.constant_(attn.gate.bias, 1.278464542761074)  # silu = 1
