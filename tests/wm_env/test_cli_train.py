@@ -1,0 +1,64 @@
+"""`wm-env train ...`: renders, trains in slices, refuses to overwrite a run, one line on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wm_env.cli import main
+
+
+def status(*words: str | Path) -> int | str | None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        words = ("train", "data", "--out", folder, "--split", split, "--clips", "3", "--frames", "17")
+        assert status(*words) == 0
+    return folder
+
+
+def test_a_training_is_cut_into_slices_and_leaves_losses_weights_and_card(data: Path, tmp_path: Path) -> None:
+    words = ("train", "vae", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--steps", "2")
+    assert status(*words, "--seed", "4", "--json", tmp_path / "a.json") == 0
+    assert status(*words, "--seed", "4", "--resume", "--json", tmp_path / "b.json") == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert (result["steps"], result["finished"], result["seed"]) == (4, False, 4)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "card.json",
+        "losses.jsonl",
+        "state.pt",
+        "vae.json",
+        "vae.safetensors",
+    }
+
+
+def test_a_run_is_not_overwritten_or_resumed_with_other_settings(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "vae", "--data", data, "--out", tmp_path, "--preset", "smoke", "--steps", "1")
+    assert status(*words) == 0
+    assert status(*words) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert status(*words, "--resume", "--seed", "9") == 2
+    assert "loop.seed: 0 -> 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["vae", "depth", "refiner", "world"])
+def test_missing_inputs_are_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words: list[str | Path] = ["train", kind, "--data", tmp_path / "none", "--out", tmp_path / "run"]
+    if kind != "vae":
+        words += ["--vae", tmp_path / "none.safetensors"]
+    if kind in ("refiner", "world"):
+        words += ["--latents", tmp_path / "none"]
+    assert status(*words, "--preset", "smoke") == 2
+    error = capsys.readouterr().err
+    assert "none" in error
+    assert "Traceback" not in error
