@@ -108,7 +108,7 @@ def build_world(
         module.to(device).eval().requires_grad_(False)
     channels, height, width = vae.latent_shape
     spec = WorldSpec(
-        name=name,
+        name=name if ablate is None else f"{name}[ablate={ablate}]",
         frames_per_step=config.dit.temporal_stride,
         frame_size=(config.vae.size, config.vae.size),
         max_translation=MAX_TRANSLATION,
