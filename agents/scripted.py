@@ -7,14 +7,19 @@ reaches a learned world. Without a scene the walkers go by chance alone.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from wm_env.core import State
 from wm_env.model.scenes.raycast import cast
 from wm_env.recording import Policy
+from wm_env.tasks.navigation import ImageNavState
+from wm_env.tasks.route import CELL, CELLS, Route, straight_distance
 
-POLICIES = ("wander", "forward", "orbit")
+POLICIES = ("wander", "forward", "orbit", "goal")
 
 
 def make_policy(name: str, seed: int) -> Policy:
@@ -25,6 +30,8 @@ def make_policy(name: str, seed: int) -> Policy:
         return forward
     if name == "orbit":
         return orbit
+    if name == "goal":
+        return go_to_goal
     raise ValueError(f"unknown policy {name!r}; valid are {', '.join(POLICIES)}")
 
 
@@ -36,6 +43,51 @@ def forward(state: State) -> str:
 def orbit(state: State) -> str:
     """Strafe right while turning left: a circle around a point ahead."""
     return "la"
+
+
+def go_to_goal(state: State) -> str:
+    """Walk the shortest way to the goal of a navigation task, then look where the task wants one to look.
+
+    The expert: it reads the task's own distances. It walks towards a place half a metre further down the
+    distance field, and turns on the spot where that place is more than 12 degrees to the side.
+    """
+    route = state.task if isinstance(state.task, Route) else state.task.route
+    pose = state.start_c2w[0] @ state.c2w[0, -1]
+    heading = math.atan2(pose[0, 2], pose[2, 2])
+    here = pose[[0, 2], 3]
+    bumped = bool(state.collided[0])
+    there = _downhill(route, here, steps=2 if bumped else 5)
+    arrived = float(straight_distance(route)[0]) < 0.2
+    if arrived and isinstance(state.task, ImageNavState):
+        view = state.task.rotation[0]
+        wanted = math.atan2(view[0, 2], view[2, 2])
+    else:
+        wanted = math.atan2(there[0] - here[0], there[1] - here[1])
+    turn = math.degrees((wanted - heading + math.pi) % (2 * math.pi) - math.pi)
+    if bumped and not arrived:  # step sideways or back around the corner, as the way ahead demands
+        side, ahead = math.sin(math.radians(turn)), math.cos(math.radians(turn))
+        return ("w" if ahead > 0.35 else "s" if ahead < -0.35 else "") + (
+            "l" if side > 0.12 else "j" if side < -0.12 else ""
+        )
+    if abs(turn) > 12.0:
+        return "d" if turn > 0 else "a"
+    return "" if arrived else "w"
+
+
+def _downhill(route: Route, here: Tensor, steps: int) -> Tensor:
+    """Return the place (x, z) `steps` cells down the distance field from `here`, the goal when near."""
+    metres, goal = route.metres[0], route.goal[0, [0, 2]]
+    if not bool(torch.isfinite(metres).any()):
+        return goal
+    cell = ((here - route.origin[0]) / CELL).round().long().clamp(1, CELLS - 2)
+    for _ in range(steps):
+        patch = metres[cell[0] - 1 : cell[0] + 2, cell[1] - 1 : cell[1] + 2]
+        best = int(patch.argmin())
+        step = torch.tensor([best // 3 - 1, best % 3 - 1])
+        if not bool(step.any()):
+            return goal
+        cell = (cell + step).clamp(1, CELLS - 2)
+    return route.origin[0] + cell * CELL
 
 
 class Wander:

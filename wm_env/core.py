@@ -194,6 +194,7 @@ def situation(rules: Rules, state: State) -> Situation:
         intrinsics=state.intrinsics,
         frame_size=rules.world.spec.frame_size,
         collided=state.collided,
+        motion=rules.motion,
     )
 
 

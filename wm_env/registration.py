@@ -7,6 +7,10 @@ import gymnasium as gym
 TASK_IDS = {
     "SanaWM-v0": {},
     "SanaWM-Explore-v0": {"task": "explore"},
+    "SanaWM-PointNav-v0": {"task": "pointnav"},
+    "SanaWM-ObjectNav-v0": {"task": "objectnav"},
+    "SanaWM-ImageNav-v0": {"task": "imagenav"},
+    "SanaWM-Follow-v0": {"task": "follow"},
     "SanaWM-Twin-v0": {"world": "twin"},
 }
 

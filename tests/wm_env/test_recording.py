@@ -31,7 +31,9 @@ def env() -> SanaWMEnv:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_film_holds_the_start_and_every_pixel_frame(env: SanaWMEnv, policy: str) -> None:
+def test_a_film_holds_the_start_and_every_pixel_frame(policy: str) -> None:
+    env = SanaWMEnv(world="twin", task="pointnav", action_type="multikeys")
+    env.reset(seed=0)
     shots = list(film([env], make_policy(policy, 0), 3))
     assert [len(shot.frames[0]) for shot in shots] == [1, 4, 4, 4]
     assert all(shot.c2w.shape == (len(shot.frames[0]), 4, 4) for shot in shots)
@@ -53,7 +55,7 @@ def test_wandering_gets_around(env: SanaWMEnv) -> None:
 
 
 def test_an_unknown_policy_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="wander, forward, orbit"):
+    with pytest.raises(ValueError, match="wander, forward, orbit, goal"):
         make_policy("dance", 0)
 
 
@@ -109,6 +111,7 @@ BAD: list[tuple[list[str], str]] = [
     (["record", "--out", "a.mp4", "--world", "twin", "--image", "x.png", "--compare"], "no true scene"),
     (["record", "--out", "a.mp4", "--world", "sana-wm-streaming"], "wm-env download"),
     (["record", "--out", "a.mp4", "--world", "twin", "--json", "/no/such/folder/a.json"], "does not exist"),
+    (["record", "--out", "a.mp4", "--world", "twin", "--policy", "goal"], "a goal to walk to"),
     (["info", "--world", "huge"], "unknown world"),
     (["dance"], "unknown command"),
 ]

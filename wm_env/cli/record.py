@@ -28,8 +28,10 @@ class Record:
     """Video file to write, .mp4; its folder must exist."""
     world: str = "tiny"
     """Preset or checkpoint folder."""
-    policy: Literal["wander", "forward", "orbit"] = "wander"
-    """Who holds the keys."""
+    policy: Literal["wander", "forward", "orbit", "goal"] = "wander"
+    """Who holds the keys; "goal" walks to the goal of a navigation task."""
+    task: Literal["explore", "pointnav", "objectnav", "imagenav", "follow"] = "explore"
+    """Task of the episode; it ends the video early on success."""
     steps: int = 60
     """Env steps (chunks) to record."""
     seed: int = 0
@@ -59,6 +61,7 @@ class Record:
         torch.set_num_threads(self.threads)
         env = SanaWMEnv(
             world=self.world,
+            task=self.task,
             action_type="multikeys",
             scene=self.scene,
             split=self.split,
@@ -72,6 +75,7 @@ class Record:
             envs.append(
                 SanaWMEnv(
                     world=twin,
+                    task=self.task,
                     action_type="multikeys",
                     scene=self.scene,
                     split=self.split,
@@ -98,6 +102,7 @@ class Record:
             "world": spec.name,
             "weights_sha256": spec.weights_sha256,
             "policy": self.policy,
+            "task": self.task,
             "seed": self.seed,
             "scene": int(env.state.scene_seed[0]),
             "split": self.split,
@@ -114,6 +119,8 @@ class Record:
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
         if self.steps < 1 or self.threads < 1:
             raise ValueError(f"--steps {self.steps} and --threads {self.threads} must be at least 1")
+        if self.policy == "goal" and self.task not in ("pointnav", "objectnav", "imagenav"):
+            raise ValueError(f"--policy goal needs a task with a goal to walk to, not --task {self.task}")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} must be at least 0")
         if self.image is not None and (self.compare or self.scene is not None):

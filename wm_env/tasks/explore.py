@@ -1,15 +1,9 @@
-"""Tasks: goal, reward and termination from poses and geometry, batch first.
-
-A task is a set of functions over a value, its state. It looks at a `Situation` (poses, intrinsics and, where
-there is one, the true scene) and never at the world's frames, so the same task object gives the same rewards
-on a learned world and on the twin. Nothing of it is ever shown to the world.
-"""
+"""Explore: see as much floor as possible."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,68 +12,7 @@ from torch import Tensor
 
 from wm_env.model.geometry import fov_deg
 from wm_env.model.scenes.free_space import HALF_EXTENT, visible_cells
-
-TASKS = ("explore",)
-
-
-class Situation(NamedTuple):
-    """What a task may look at; every tensor has the batch axis first.
-
-    scene: the true scenes (a placeholder where `has_scene` `(B,)` is False). start_c2w: `(B, 4, 4)` float64,
-    absolute start poses. c2w: `(B, K, 4, 4)` float64, the chunk's poses relative to the start. intrinsics:
-    `(B, 4)` float64 in pixels of `frame_size` `(height, width)`. collided: `(B,)` bool.
-    """
-
-    scene: Any
-    has_scene: Tensor
-    start_c2w: Tensor
-    c2w: Tensor
-    intrinsics: Tensor
-    frame_size: tuple[int, int]
-    collided: Tensor
-
-    def absolute(self) -> Tensor:
-        """Return the chunk's poses `(B, K, 4, 4)` in the axes of the scene."""
-        return self.start_c2w[:, None] @ self.c2w
-
-
-class Verdict(NamedTuple):
-    """What a task says about one step: reward `(B,)` float64, terminated `(B,)` bool."""
-
-    reward: Tensor
-    terminated: Tensor
-
-
-class Task(Protocol):
-    """A goal and its reward; see the module docstring."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def needs_scene(self) -> bool:
-        """Whether the task cannot be played from a user's image alone."""
-        ...
-
-    def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
-        """Return what the task adds to the observation; empty keeps the observation a plain array."""
-        ...
-
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> Any:
-        """Return the task state (tensors, batch first) at the start pose; goals are drawn from `seeds`."""
-        ...
-
-    def step(self, state: Any, situation: Situation) -> tuple[Any, Verdict]:
-        """Return the state and the verdict after the poses of `situation`."""
-        ...
-
-    def observe(self, state: Any, situation: Situation) -> dict[str, np.ndarray]:
-        """Return the values of `spaces`, batched."""
-        ...
-
-    def facts(self, state: Any) -> dict[str, Tensor]:
-        """Return `(B,)` numbers for `info`: distance_to_goal (m), is_success, spl, and the task's own."""
-        ...
+from wm_env.tasks.protocol import Situation, Verdict, no_goal_facts
 
 
 class ExploreState(NamedTuple):
@@ -140,21 +73,3 @@ class Explore:
         fov, _ = fov_deg(situation.intrinsics, situation.frame_size[1], situation.frame_size[0])
         seen = visible_cells(situation.scene, situation.absolute()[:, -1], fov, self.seen_cell)
         return torch.where(situation.has_scene[:, None, None], seen, visited)
-
-
-def no_goal_facts(batch: int) -> dict[str, Tensor]:
-    """Return the facts of a task without a goal."""
-    return {
-        "distance_to_goal": torch.full((batch,), math.inf, dtype=torch.float64),
-        "is_success": torch.zeros(batch, dtype=torch.bool),
-        "spl": torch.zeros(batch, dtype=torch.float64),
-    }
-
-
-def make_task(task: str | Task) -> Task:
-    """Return the task of a name, or the given `Task` object itself."""
-    if not isinstance(task, str):
-        return task
-    if task == "explore":
-        return Explore()
-    raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}")

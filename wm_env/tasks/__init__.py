@@ -1,0 +1,39 @@
+"""Tasks by name, and the protocol for one's own."""
+
+from __future__ import annotations
+
+from wm_env.tasks.explore import Explore
+from wm_env.tasks.follow import Follow
+from wm_env.tasks.navigation import ImageNav, ObjectNav, PointNav
+from wm_env.tasks.protocol import Situation, Task, Verdict
+
+__all__ = [
+    "TASKS",
+    "Explore",
+    "Follow",
+    "ImageNav",
+    "ObjectNav",
+    "PointNav",
+    "Situation",
+    "Task",
+    "Verdict",
+    "make_task",
+]
+
+_MAKERS = {
+    "explore": Explore,
+    "pointnav": PointNav,
+    "objectnav": ObjectNav,
+    "imagenav": ImageNav,
+    "follow": Follow,
+}
+TASKS = tuple(_MAKERS)
+
+
+def make_task(task: str | Task) -> Task:
+    """Return the task of a name, or the given `Task` object itself."""
+    if isinstance(task, str) and task in _MAKERS:
+        return _MAKERS[task]()
+    if not isinstance(task, str) and isinstance(task, Task):
+        return task
+    raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}, or an object that is a Task")
