@@ -1,9 +1,9 @@
 """Training of the pixel refiner: decoded guesses and damaged memory in, true frames out.
 
 At run time the decoder gets latents that the transformer guessed (blurred, slightly wrong) and the memory
-holds earlier frames of the world itself. Here both are imitated: latents of true chunks are mixed with noise,
-with their spatial blur and their predecessor; keyframes are true frames or decoded ones, then damaged
-(`keyframes.damage`). Clips with events teach the gate to drop keyframes that show the old light.
+holds earlier frames of the world itself. Here both are imitated: latents of true chunks are faded in their
+fine channels, blurred, mixed with their predecessor and noise; keyframes are true frames or decoded ones,
+then damaged (`keyframes.damage`). Clips with events teach the gate to drop keyframes of the old light.
 
     loss = |e| + e^2 + |grad e|,   e = refined - true pixels, inverse depth at half weight
 """
@@ -33,12 +33,12 @@ START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots cho
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerTraining:
-    """Sizes of a run; `error` is the largest share of noise, blur and predecessor in a latent."""
+    """Sizes of a run; `error` is the largest strength of the imperfections of a latent."""
 
     refiner: TinyRefinerConfig
     loop: LoopConfig
     batch: int = 16
-    error: float = 0.5
+    error: float = 0.8
     bf16: bool = True
 
 
@@ -56,12 +56,17 @@ def preset(name: str) -> RefinerTraining:
 def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
     """Return pairs of latents `(B, P, 2, C, h, w)` (previous, current) with errors like those of a guess.
 
-    z + a (blur(z) - z) + b (previous - z) + c noise;   a, b, c up to `error`, squared towards zero.
+        z' = (1 - a k / C) z,    z' + b (blur(z') - z') + c (previous - z') + 0.3 d noise
+
+    for channel k: a guess is an average over what may be there, and the channels are ordered from coarse to
+    fine. a, b, c, d are up to `error`, squared towards zero; c at a third of it.
     """
-    a, b, c = error * rand((3, *z.shape[:3], 1, 1, 1), generator, z.device).square()
+    a, b, c, d = error * rand((4, *z.shape[:3], 1, 1, 1), generator, z.device).square()
+    ramp = torch.linspace(0, 1, z.shape[3], device=z.device)[:, None, None]  # (C, 1, 1)
+    z = z * (1 - a * ramp)
     blurred = F.avg_pool2d(z.flatten(0, 2), 3, 1, 1, count_include_pad=False).view(z.shape)
     noise = torch.randn(z.shape, generator=generator).to(z.device)
-    return z + a * (blurred - z) + b * (z[:, :, :1] - z) + c * noise
+    return z + b * (blurred - z) + 0.33 * c * (z[:, :, :1] - z) + 0.3 * d * noise
 
 
 class Moment(NamedTuple):
@@ -176,7 +181,7 @@ def evaluate(refiner: TinyRefiner, vae: TinyVAE, shards: LatentShards, batches: 
     for _ in range(batches):
         moment = Moment(*(part.to(device) for part in sample(shards, 8, generator)))
         for name, noise in (("clean", None), ("rough", generator)):
-            decoded, seen = make_batch(vae, moment, 0.5, noise)
+            decoded, seen = make_batch(vae, moment, 0.8, noise)
             refined = refiner(decoded, seen)
             for what, frames in (("decoded", decoded), ("refined", refined)):
                 value = psnr(frames[:, :, :3], moment.truth[:, :, :3]).mean()
