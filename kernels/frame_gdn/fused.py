@@ -47,6 +47,7 @@ class Blocks(NamedTuple):
     BD: int
     BV: int
     BC: int
+    BK: int  # 0 where D x D operands of the last backward kernel fit on the chip
     warps: int
     tokens_per_program: int
     PRECISION: str  # of products of float32 operands
@@ -67,13 +68,15 @@ def _blocks(k: Tensor, value_dim: int) -> Blocks:
     b, h, frames, tokens, key_dim = k.shape
     exact = k.dtype == torch.float32
     width = max(16, triton.next_power_of_2(key_dim))
-    block = 32 if exact and width > 64 else 64
+    wide_exact = exact and width > 64
+    block = 16 if wide_exact else 64
     splits = min(triton.cdiv(PROGRAMS, b * h * frames), triton.cdiv(tokens, block))
     return Blocks(
         BN=block,
         BD=width,
         BV=max(16, triton.next_power_of_2(value_dim)),
         BC=min(32, max(16, triton.next_power_of_2(value_dim))),
+        BK=32 if wide_exact else 0,
         warps=8 if width > 64 else 4,
         tokens_per_program=triton.cdiv(triton.cdiv(tokens, splits), block) * block,
         PRECISION="tf32x3" if exact else "tf32",
@@ -107,6 +110,10 @@ def frame_gdn_triton(
         raise ValueError(f"impl='triton' takes head dims up to {LARGEST_DIM}, got D={key_dim}, V={value_dim}")
     if not k.is_cuda and not triton.knobs.runtime.interpret:
         raise ValueError(f"impl='triton' needs CUDA tensors, got {k.device}; use impl='chunk'")
+    if token == torch.bfloat16 and triton.knobs.runtime.interpret:
+        raise ValueError(
+            "the Triton interpreter multiplies bfloat16 as integers; use float32 or float16 there"
+        )
 
     def tokens(x: Tensor | None) -> Tensor | None:
         if x is None:
@@ -178,21 +185,23 @@ class _FrameGDN(torch.autograd.Function):
         gram_kernel[(groups * frames, 2 + normalised)](
             k, v, k_norm, beta, erase, write, erase_z, write_z,
             _strides(k), _strides(v), _strides(k_norm), _strides(beta), h, frames, tokens, d, dv,
-            BN=blocks.BN, BD=blocks.BD, BV=blocks.BV, PRECISION=blocks.PRECISION, num_warps=blocks.warps,
+            BN=blocks.BN, BD=blocks.BD, BV=blocks.BV, PRECISION=blocks.PRECISION,
+            num_warps=blocks.warps, num_stages=3,
         )  # fmt: skip
         columns = triton.cdiv(dv, blocks.BC)
         scan_kernel[(groups, columns + normalised, 1 + reverse)](
             g, marks.restart, marks.slots, erase, write, None, S, states, erase_z, write_z, None, z, states_z,
             groups, frames, len(kept), d, dv, columns,
             FIRST=0, LAG=0, HAS_START=S is not None, HAS_EXTRA=False,
-            BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION, num_warps=4,
+            BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION, num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         out = torch.empty_like(v)
         read_kernel[(groups * frames, triton.cdiv(tokens, blocks.tokens_per_program))](
             q, q_norm, states, states_z, marks.last, out, _strides(q), _strides(q_norm), _strides(out), eps,
             groups, h, frames, tokens, d, dv, blocks.tokens_per_program,
             NORMALISED=normalised, REVERSE=reverse,
-            BN=blocks.BN, BD=blocks.BD, BV=blocks.BV, PRECISION=blocks.PRECISION, num_warps=blocks.warps,
+            BN=blocks.BN, BD=blocks.BD, BV=blocks.BV, PRECISION=blocks.PRECISION,
+            num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, beta, g, S, z, q_norm, k_norm, out, erase, states, erase_z, states_z)
         ctx.ends, ctx.kept, ctx.eps = ends, kept, eps
@@ -238,27 +247,28 @@ class _FrameGDN(torch.autograd.Function):
             q, q_norm, states, states_z, marks.last, out, d_out, d_q, d_q_norm, d_read, d_read_z,
             _strides(q), _strides(q_norm), _strides(out), _strides(d_out), _strides(d_q), _strides(d_q_norm),
             ctx.eps, groups, h, frames, tokens, d, dv,
-            NORMALISED=normalised, REVERSE=reverse, **sizes, num_warps=blocks.warps,
+            NORMALISED=normalised, REVERSE=reverse, **sizes, num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         columns = triton.cdiv(dv, blocks.BC)
         scan_kernel[(groups, columns + normalised, 1 + reverse)](
             g, marks.restart_backward, marks.slots, erase, d_read, d_S, None, d_states,
             erase_z, d_read_z, d_z, None, d_states_z, groups, frames, n, d, dv, columns,
             FIRST=0 if reverse else 1, LAG=1, HAS_START=False, HAS_EXTRA=extra,
-            BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION, num_warps=4,
+            BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION, num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         flags = {"HAS_START": S is not None, "NORMALISED": normalised, "REVERSE": reverse}
         step_backward_kernel[(groups * frames,)](
             g, marks.first, marks.last, erase, S, states, d_states, erase_z, z, states_z, d_states_z,
             d_erase, d_write, d_g, groups, frames, d, dv,
-            **flags, BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION, num_warps=blocks.warps,
+            **flags, BD=blocks.BD, BC=blocks.BC, PRECISION=blocks.PRECISION,
+            num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         gram_backward_kernel[(groups * frames, triton.cdiv(tokens, blocks.tokens_per_program))](
             k, v, k_norm, beta, g, marks.first, marks.last, d_erase, d_write, z, states_z, d_states_z,
             d_k, d_v, d_k_norm, d_beta, _strides(k), _strides(v), _strides(k_norm), _strides(beta),
             _strides(d_k), _strides(d_v), _strides(d_k_norm), _strides(d_beta),
             groups, h, frames, tokens, d, dv, blocks.tokens_per_program,
-            **flags, **sizes, num_warps=blocks.warps,
+            **flags, **sizes, BK=blocks.BK, num_warps=blocks.warps, num_stages=2,
         )  # fmt: skip
         d_start, d_start_z = _start_gradients(ctx, g, erase, d_states, erase_z, d_states_z, b, h)
         return d_q, d_k, d_v, d_beta, d_g, d_start, d_start_z, d_q_norm, d_k_norm, None, None, None

@@ -1,7 +1,7 @@
 """Triton backward kernels of the frame-wise gated delta rule.
 
-Going back through read, scan and gram (equations in `chunk.py`; R_t, r_t are the gradients that reach the forward
-memories, U_t, u_t those that reach the reverse memories of frame t, M_t and E_t the memories):
+Going back through read, scan and gram (equations in `chunk.py`; R_t, r_t are the gradients that reach the
+forward memories S_t, z_t, and U_t, u_t those that reach the reverse memory of frame t):
 
     read_backward   dQ = dO~ M^T, dM = Q^T dO~, with dO~ = dO / den, and the same for the normaliser
     scan (forward's kernel, since every P is symmetric)
@@ -80,7 +80,8 @@ def read_backward_kernel(
 
 @triton.jit
 def step_backward_kernel(
-    g, first, last, erase, start, states, d_states, erase_z, start_z, states_z, d_states_z, d_erase, d_write, d_g,
+    g, first, last, erase, start, states, d_states, erase_z, start_z, states_z, d_states_z,
+    d_erase, d_write, d_g,
     groups, frames, key_dim, value_dim,
     HAS_START: tl.constexpr, NORMALISED: tl.constexpr, REVERSE: tl.constexpr,
     BD: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
@@ -108,7 +109,7 @@ def step_backward_kernel(
         elif HAS_START:
             before = load_matrix(start + group * size, rows, key_dim, cols, value_dim)
         outer = tl.dot(r, tl.trans(before), outer, input_precision=PRECISION)
-        if REVERSE:
+        if REVERSE:  # noqa: SIM102 (constexpr)
             if is_first == 0:
                 u = load_matrix(d_states + (here - 1) * size, rows, key_dim, cols, value_dim)
                 if is_last == 0:
@@ -131,7 +132,7 @@ def step_backward_kernel(
             z = tl.load(start_z + group * key_dim + rows, mask=inside, other=0.0)
         r_z = tl.load(d_states_z + other * key_dim + rows, mask=inside, other=0.0)
         kept += tl.sum(r_z * z, 0) - tl.sum(tl.sum(p * z[:, None], 0) * r_z, 0)
-        if REVERSE:
+        if REVERSE:  # noqa: SIM102 (constexpr)
             if (is_first == 0) & (is_last == 0):
                 u_z = tl.load(d_states_z + (here - 1) * key_dim + rows, mask=inside, other=0.0)
                 e_z = tl.load(states_z + (other + 1) * key_dim + rows, mask=inside, other=0.0)
@@ -143,15 +144,19 @@ def step_backward_kernel(
 def gram_backward_kernel(
     k, v, k_norm, beta, g, first, last, d_erase, d_write, start_z, states_z, d_states_z,
     d_k, d_v, d_k_norm, d_beta,
-    k_strides, v_strides, k_norm_strides, beta_strides, d_k_strides, d_v_strides, d_k_norm_strides, d_beta_strides,
+    k_strides, v_strides, k_norm_strides, beta_strides,
+    d_k_strides, d_v_strides, d_k_norm_strides, d_beta_strides,
     groups, heads, frames, tokens, key_dim, value_dim, tokens_per_program,
-    HAS_START: tl.constexpr, NORMALISED: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_START: tl.constexpr, NORMALISED: tl.constexpr, REVERSE: tl.constexpr, BK: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (G*T, token blocks): dK, dV, dKn and dbeta.
 
-    The normaliser's dP is a sum of outer products, so its part needs vectors only:
-    dKn = beta ((1 - d kn.z) r - d (kn.r) z + (1 - d kn.e) u - d (kn.u) e), with z, r before and at this frame.
+    BK = 0 keeps both D x D factors on the chip; where they do not fit (float32, wide heads) they are read
+    again for every token block, BK rows or columns at a time.
+
+    The normaliser's dP is a sum of outer products, so its part needs vectors only (z, e before the frame):
+    dKn = beta ((1 - d kn.z) r - d (kn.r) z + (1 - d kn.e) u - d (kn.u) e).
     """
     frame = tl.program_id(0)
     t = frame % frames
@@ -159,8 +164,10 @@ def gram_backward_kernel(
     begin = tl.program_id(1) * tokens_per_program
     cols_d, cols_v = tl.arange(0, BD), tl.arange(0, BV)
     dtype = k.dtype.element_ty
-    both = load_matrix(d_erase + here * key_dim * key_dim, cols_d, key_dim, cols_d, key_dim).to(dtype)
-    d_a = load_matrix(d_write + here * key_dim * value_dim, cols_d, key_dim, cols_v, value_dim).to(dtype)
+    m_both, m_a = d_erase + here * key_dim * key_dim, d_write + here * key_dim * value_dim
+    if BK == 0:
+        both = load_matrix(m_both, cols_d, key_dim, cols_d, key_dim).to(dtype)
+        d_a = load_matrix(m_a, cols_d, key_dim, cols_v, value_dim).to(dtype)
     xk, dxk = (
         k + frame_offset(frame, heads, frames, k_strides),
         d_k + frame_offset(frame, heads, frames, d_k_strides),
@@ -193,14 +200,37 @@ def gram_backward_kernel(
     for start in range(begin, tl.minimum(begin + tokens_per_program, tokens), BN):
         rows = start + tl.arange(0, BN)
         key = load_tokens(xk, k_strides[3], rows, tokens, cols_d, key_dim)  # (BN,BD)
-        value = load_tokens(xv, v_strides[3], rows, tokens, cols_v, value_dim)  # (BN,BV)
         weight = tl.load(xb + rows * beta_strides[3], mask=rows < tokens, other=0.0).to(tl.float32)  # (BN,)
-        erased = tl.dot(key, both, input_precision=PRECISION)
-        wrote = tl.dot(value, tl.trans(d_a), input_precision=PRECISION)
+        if BK == 0:
+            value = load_tokens(xv, v_strides[3], rows, tokens, cols_v, value_dim)  # (BN,BV)
+            erased = tl.dot(key, both, input_precision=PRECISION)  # (BN,BD)
+            wrote = tl.dot(value, tl.trans(d_a), input_precision=PRECISION)  # (BN,BD)
+            dv = tl.dot(key, d_a, input_precision=PRECISION)  # (BN,BV)
+        else:
+            erased = tl.zeros((BN, BD), dtype=tl.float32)
+            wrote = tl.zeros((BN, BD), dtype=tl.float32)
+            dv = tl.zeros((BN, BV), dtype=tl.float32)
+            for at in range(0, key_dim, BK):
+                some = at + tl.arange(0, BK)
+                part = load_tokens(xk, k_strides[3], rows, tokens, some, key_dim)  # (BN,BK)
+                erased = tl.dot(
+                    part, load_matrix(m_both, some, key_dim, cols_d, key_dim).to(dtype), erased,
+                    input_precision=PRECISION,
+                )  # fmt: skip
+                dv = tl.dot(
+                    part, load_matrix(m_a, some, key_dim, cols_v, value_dim).to(dtype), dv,
+                    input_precision=PRECISION,
+                )  # fmt: skip
+            for at in range(0, value_dim, BK):
+                some = at + tl.arange(0, BK)
+                part = load_tokens(xv, v_strides[3], rows, tokens, some, value_dim)  # (BN,BK)
+                wrote = tl.dot(
+                    part, tl.trans(load_matrix(m_a, cols_d, key_dim, some, value_dim).to(dtype)), wrote,
+                    input_precision=PRECISION,
+                )  # fmt: skip
         dw = tl.sum(key.to(tl.float32) * (wrote + 0.5 * erased), 1)
         store_tokens(dxk, d_k_strides[3], rows, tokens, cols_d, key_dim, weight[:, None] * (wrote + erased))
-        dv = weight[:, None] * tl.dot(key, d_a, input_precision=PRECISION)
-        store_tokens(dxv, d_v_strides[3], rows, tokens, cols_v, value_dim, dv)
+        store_tokens(dxv, d_v_strides[3], rows, tokens, cols_v, value_dim, weight[:, None] * dv)
         if NORMALISED:
             kn = load_tokens(xn, k_norm_strides[3], rows, tokens, cols_d, key_dim).to(tl.float32)
             on_r = tl.sum(kn * r[None, :], 1)  # (BN,)

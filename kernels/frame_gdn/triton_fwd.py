@@ -2,18 +2,18 @@
 
 Three kernels, named after the phases of the matrix form (`chunk.py` states the equations):
 
-    gram   P_t = K_t^T diag(beta_t) K_t,  A_t = K_t^T diag(beta_t) V_t      one program per frame and matrix
-    scan   X_t = d_s (X - P_s X) + A_t, up or down the frames               one program per head, columns, direction
-    read   O_t = Q_t (S_t + E_{t+1}) / (Qn_t (z_t + e_{t+1}) + eps)         one program per frame and token block
+    gram   P_t = K_t^T diag(beta_t) K_t,  A_t = K_t^T diag(beta_t) V_t     a program per frame and matrix
+    scan   X_t = d_s (X - P_s X) + A_t, up or down the frames              a program per head, columns, way
+    read   O_t = Q_t (S_t + E_{t+1}) / (Qn_t (z_t + e_{t+1}) + eps)        a program per frame and token block
 
-E is the reverse memory after taking in its own frame, E_t = W_t E_{t+1} + A_t, started anew at the last frame of
-every chunk, so that frame t reads E_{t+1} unless it is the last of its chunk.
+E is the reverse memory after taking in its own frame, E_t = W_t E_{t+1} + A_t, started anew at the last frame
+of every chunk, so that frame t reads E_{t+1} unless it is the last of its chunk.
 
 Operands of products over tokens have the dtype of the inputs; sums, P, A and all memories are float32.
 
-Legend: B batch, H heads, T latent frames, N tokens per frame, D key dim, V value dim; G = B*H. BD, BV, BN are
-block sizes: powers of two >= 16 that cover D, V and a block of tokens. Token tensors may have any strides as long
-as channels are contiguous; internal buffers are contiguous `(G,T,...)`.
+Legend: B batch, H heads, T latent frames, N tokens per frame, D key dim, V value dim; G = B*H. BD, BV, BN
+are block sizes: powers of two >= 16 that cover D, V and a block of tokens. Token tensors may have any strides
+as long as channels are contiguous; internal buffers are contiguous `(G,T,...)`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def gram_kernel(
         else:
             y = v + frame_offset(frame, heads, frames, v_strides)
             _gram(
-                x, k_strides[3], y, v_strides[3], b, beta_strides[3], write + wide * key_dim * value_dim, write,
+                x, k_strides[3], y, v_strides[3], b, beta_strides[3],
+                write + wide * key_dim * value_dim, write,
                 tokens, key_dim, value_dim, False, BN, BD, BV, PRECISION,
             )  # fmt: skip
 
@@ -136,7 +137,7 @@ def scan_kernel(
     if column < column_blocks:
         cols = column * BC + tl.arange(0, BC)
         x = tl.zeros((BD, BC), dtype=tl.float32)
-        if HAS_START:
+        if HAS_START:  # noqa: SIM102 (constexpr)
             if down == 0:
                 x = load_matrix(start + group * key_dim * value_dim, rows, key_dim, cols, value_dim)
         for i in range(frames):
@@ -159,7 +160,7 @@ def scan_kernel(
     else:
         inside = rows < key_dim
         z = tl.zeros((BD,), dtype=tl.float32)
-        if HAS_START:
+        if HAS_START:  # noqa: SIM102 (constexpr)
             if down == 0:
                 z = tl.load(start_z + group * key_dim + rows, mask=inside, other=0.0)
         for i in range(frames):
@@ -187,7 +188,7 @@ def load_read(states, groups, frames, frame, last, key_dim, value_dim, BD: tl.co
     rows, cols = tl.arange(0, BD), tl.arange(0, BV)
     size = key_dim * value_dim
     memory = load_matrix(states + frame.to(tl.int64) * size, rows, key_dim, cols, value_dim)
-    if REVERSE:
+    if REVERSE:  # noqa: SIM102 (constexpr)
         if last == 0:
             after = (groups * frames + frame + 1).to(tl.int64)
             memory += load_matrix(states + after * size, rows, key_dim, cols, value_dim)
@@ -199,7 +200,7 @@ def load_read_z(states_z, groups, frames, frame, last, key_dim, BD: tl.constexpr
     """Return the normaliser that frame t reads, z_t + e_{t+1} (BD,), from states_z (2,G,T,D)."""
     rows = tl.arange(0, BD)
     z = tl.load(states_z + frame.to(tl.int64) * key_dim + rows, mask=rows < key_dim, other=0.0)
-    if REVERSE:
+    if REVERSE:  # noqa: SIM102 (constexpr)
         if last == 0:
             after = (groups * frames + frame + 1).to(tl.int64)
             z += tl.load(states_z + after * key_dim + rows, mask=rows < key_dim, other=0.0)

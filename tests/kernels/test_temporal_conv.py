@@ -24,7 +24,7 @@ FUNCTIONS = [(short_conv, short_conv_naive, 4), (frame_mix_conv, frame_mix_conv_
 def inputs(
     function: Callable, frames: int, taps: int, with_tail: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return x (B,T,N,C), weight and tail (B,k-1,N,C), float64; the mixing convolution looks back one frame."""
+    """Return x (B,T,N,C), weight and tail (B,k-1,N,C), float64; the mixing one looks back one frame."""
     random = torch.Generator().manual_seed(frames)
 
     def normal(*shape: int) -> Tensor:
