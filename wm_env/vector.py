@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.config import EnvConfig
-from wm_env.core import State, infos, initial, observation, transition
+from wm_env.core import Rules, State, infos, initial, observation, transition
 from wm_env.episodes import Wishes, draw_episode, wishes
 from wm_env.model.state import put, repeat, select
 from wm_env.profiling import Tally, TimedWorld
@@ -206,6 +206,11 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def state(self) -> State:
         """The core state of all slots; never write into it."""
         return self._current()
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of all episodes."""
+        return self._rules
 
     @property
     def frames_per_step(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(overview())
         sys.exit(0 if words else BAD_INPUT)
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    group = {name: command for name, command in COMMANDS.items() if name.startswith(f"{words[0]} ")}
+    if name is None and group:
+        print(overview(group))
+        sys.exit(0 if words[1:2] in (["-h"], ["--help"]) else BAD_INPUT)
     if name is None:
         sys.exit(_complain("wm-env", f"unknown command {words[0]!r}; see `wm-env --help`"))
     sys.exit(run(name, words[len(name.split()) :]))
@@ -73,10 +77,10 @@ def run(name: str, words: Sequence[str]) -> int:
     return 0
 
 
-def overview() -> str:
+def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
     """Return the list of commands."""
-    width = max(len(name) for name in COMMANDS)
-    rows = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    width = max(len(name) for name in commands)
+    rows = [f"  {name:<{width}}  {command.help}" for name, command in commands.items()]
     return "\n".join(["usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them", "", *rows])
 
 
