@@ -1,176 +1,256 @@
 """How true a world's frames are, by horizon, beside what no model at all would reach.
 
-The camera walks random keys (collisions slide along the walls) through procedural scenes. Every world gets
-the start image and the same poses; its frames are compared with the renderer's at pixel-frame horizons h:
+The camera walks random keys through procedural scenes. Every world gets the start image and the same poses;
+its frames are compared with the renderer's at pixel-frame horizons h:
 
     PSNR(h) = mean over scenes of 10 log10(255^2 / MSE(frame_h, truth_h)),   with a 95% bootstrap interval.
 
 Rows beside the world: repeat the first frame; the autoencoder fed with the truth (what the codec alone
 costs); the world with a part ablated; the world shown the poses of another scene (wrong actions).
+
+Two more tests: the look-away (turn for some steps, turn back: is the view still there?) and the appearance
+of long rollouts (do they darken, wash out or freeze?).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
+from wm_env.bench.intervals import Band, band, ratio_band
+from wm_env.bench.provenance import provenance, provenance_lines
+from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, take, walks
 from wm_env.model.metrics import psnr
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.scenes.captions import caption
-from wm_env.model.scenes.paths import start_fov_deg, start_pose, trajectory, walk_keys
-from wm_env.model.scenes.raycast import render
-from wm_env.model.scenes.worlds import make_scene
-from wm_env.model.vae.tiny import to_rgb
-from wm_env.world import Start, World
+from wm_env.model.scenes.paths import trajectory
+from wm_env.world import World
 
-BOOTSTRAP = 5000
 FREEZE_MOTION = 0.1  # a frame is frozen below this share of the true frame-to-frame change
 TRUE_MOTION = 1.0  # grey levels; below it the true view does not move and cannot freeze
+LUMA = (0.299, 0.587, 0.114)
 
-
-class Walks(NamedTuple):
-    """The truth of one walk per scene.
-
-    frames: uint8 `(B, 1 + F, h, w, 3)`; depth: float32 `(B, 1 + F, h, w)` metres; c2w: `(B, 1 + F, 4, 4)`
-    relative to the start; starts: what a world is given.
-    """
-
-    frames: Tensor
-    depth: Tensor
-    c2w: Tensor
-    starts: list[Start]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean with its 95% percentile-bootstrap interval over scenes."""
+class FidelitySettings:
+    """What is measured.
 
-    mean: float
-    lo: float
-    hi: float
-
-
-def interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """Return mean and interval of one value per scene `(S,)`."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (BOOTSTRAP, len(values)))].mean(1)
-    lo, hi = np.percentile(means, [2.5, 97.5])
-    return Interval(mean=float(values.mean()), lo=float(lo), hi=float(hi))
-
-
-def walks(
-    *,
-    split: str,
-    seeds: Sequence[int],
-    chunks: int,
-    size: int,
-    kind: str = "random_walk",
-    noise_seed: int = 0,
-) -> Walks:
-    """Return the truth of walking `kind` for `chunks` env steps from the start of every scene seed."""
-    frames, depth, poses, starts = [], [], [], []
-    for seed in seeds:
-        scene = make_scene(seed, split)
-        intrinsics = intrinsics_from_fov(start_fov_deg(seed), size, size)
-        path = walk_keys(scene, start_pose(scene, seed)[None], trajectory(kind, chunks, seed))
-        rgb, metres = render(scene, path, torch.tensor([intrinsics]), size, size)
-        frames.append(rgb)
-        depth.append(metres)
-        poses.append(relative_to_first(path))
-        image = rgb[0, 0].numpy()
-        starts.append(
-            Start(image=image, intrinsics=intrinsics, prompt=caption(scene)[0], noise_seed=noise_seed + seed)
-        )
-    return Walks(torch.cat(frames), torch.cat(depth), torch.cat(poses), starts)
-
-
-def roll(world: World, starts: Sequence[Start], c2w: Tensor) -> Tensor:
-    """Return the world's frames uint8 `(B, 1 + F, h, w, 3)` along poses `(B, 1 + F, 4, 4)` from the start."""
-    first, state = world.begin(starts)
-    shown = [first.frames.cpu()]
-    for begin in range(1, c2w.shape[1], world.spec.frames_per_step):
-        chunk, state = world.step_chunk(state, c2w[:, begin : begin + world.spec.frames_per_step])
-        shown.append(chunk.frames.cpu())
-    return torch.cat(shown, dim=1)
-
-
-def codec_only(world: LearnedWorld, truth: Walks) -> Tensor:
-    """Return the true frames after the world's autoencoder, uint8, shaped like `truth.frames`."""
-    vae = world.vae
-    with torch.inference_mode():
-        latents = vae.encode_clip(truth.frames, truth.depth)  # (B, T, C, h, w)
-        state = vae.start_decoding(latents[:, 0])
-        shown = []
-        for latent in latents.unbind(1):
-            pixels, state = vae.decode(latent, state)
-            shown.append(to_rgb(pixels))
-    frames = torch.stack(shown, dim=1).flatten(1, 2)  # (B, 4T, h, w, 3), frame 0 four times
-    return frames[:, 3:]
-
-
-def horizons_table(
-    worlds: dict[str, World],
-    truth: Walks,
-    horizons: Sequence[int],
-    report: Callable[[str], None] | None = None,
-) -> dict[str, dict[int, np.ndarray]]:
-    """Return PSNR per scene `(S,)` by row name and horizon, for every world and the rows without a world.
-
-    `wrong actions` is the first world shown the next scene's poses.
+    splits, scenes, seed: scene seeds SEED .. SEED + scenes - 1 of every split. horizons: pixel frames, the
+    last one as long as a comparison of all rows runs. look_steps: env steps of turning away. lead_steps: env
+    steps of walking forward before it. long_steps: env steps of the appearance test. batch: walks a call.
     """
-    shown: dict[str, Tensor] = {"repeat first frame": truth.frames[:, :1].expand_as(truth.frames)}
-    first_name, first_world = next(iter(worlds.items()))
-    if isinstance(first_world, LearnedWorld):
-        shown["codec alone"] = codec_only(first_world, truth)
-    for name, world in worlds.items():
-        if report is not None:
-            report(name)
-        shown[name] = roll(world, truth.starts, truth.c2w)
-    if report is not None:
-        report("wrong actions")
-    shown[f"{first_name}, wrong actions"] = roll(first_world, truth.starts, truth.c2w.roll(1, dims=0))
-    return {
-        name: {h: psnr(frames[:, h], truth.frames[:, h]).numpy() for h in horizons}
-        for name, frames in shown.items()
+
+    splits: tuple[str, ...] = ("val", "heldout")
+    scenes: int = 32
+    seed: int = 0
+    horizons: tuple[int, ...] = (4, 16, 64)
+    look_steps: int = 8
+    lead_steps: int = 8
+    long_steps: int = 64
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("scenes", "look_steps", "long_steps", "batch"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        if not self.horizons or min(self.horizons) < 1:
+            raise ValueError(f"horizons={self.horizons} must be pixel frames of at least 1")
+
+
+def fidelity(
+    worlds: Mapping[str, World], settings: FidelitySettings, command: str, report: Report | None = None
+) -> dict[str, Any]:
+    """Return the whole report of `worlds`: the one that is judged first, its ablations after it.
+
+    An ablation named `ablate=gdn_state` also takes part in the look-away test.
+    """
+    tell = report if report is not None else _silent
+    name, world = next(iter(worlds.items()))
+    result = {
+        "benchmark": "fidelity",
+        **provenance(world.spec, command),
+        "settings": asdict(settings),
+        "splits": {},
     }
+    steps = -(-max(settings.horizons) // world.spec.frames_per_step)
+    for split in settings.splits:
+        tell(f"{split}: truth")
+        truth = random_walks(world, split, settings, max(steps, settings.long_steps))
+        tell(f"{split}: {name}")
+        shown = in_batches(world, truth, settings.batch)
+        short = take(truth, slice(None), steps * world.spec.frames_per_step)
+        rows = {name: shown[:, : short.frames.shape[1]]}
+        rows |= other_rows(worlds, short, settings.batch, lambda row, split=split: tell(f"{split}: {row}"))
+        scores = {row: _at_horizons(frames, short.frames, settings.horizons) for row, frames in rows.items()}
+        last = (settings.long_steps * world.spec.frames_per_step) // 4
+        tell(f"{split}: look away")
+        result["splits"][split] = {
+            "psnr": {row: _bands(score) for row, score in scores.items()},
+            "gain_over": {
+                row: _bands({h: scores[name][h] - score[h] for h in score})
+                for row, score in scores.items()
+                if row != name
+            },
+            "look_away": look_away(worlds, split, settings),
+            "appearance": appearance(shown, truth.frames, last),
+        }
+    return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class Appearance:
-    """Statistics of the last frames of long rollouts over the truth's, 1 = equal; share of frozen frames."""
-
-    luma: float
-    contrast: float
-    saturation: float
-    freeze: float
+def random_walks(world: World, split: str, settings: FidelitySettings, steps: int) -> Walks:
+    """Return random walks of `steps` env steps through the scenes of `settings`."""
+    seeds = range(settings.seed, settings.seed + settings.scenes)
+    keys = [trajectory("random_walk", steps, seed) for seed in seeds]
+    return walks(world.spec, split=split, seeds=seeds, keys=keys)
 
 
-def appearance(frames: Tensor, truth: Tensor, last: int) -> Appearance:
-    """Return the appearance ratios of the last `last` frames, uint8 `(B, F, h, w, 3)` both.
+def other_rows(
+    worlds: Mapping[str, World], truth: Walks, batch: int, report: Report | None = None
+) -> dict[str, Tensor]:
+    """Return the frames of every row beside the first world, shaped like `truth.frames`.
 
-    luma: mean of 0.299 R + 0.587 G + 0.114 B. contrast: its RMS deviation within a frame. saturation: mean of
-    max(RGB) - min(RGB). A frame is frozen when it changes less than a tenth of what the true one does.
+    `wrong actions` is the first world shown the next scene's poses; it needs two scenes.
     """
+    tell = report if report is not None else _silent
+    name, world = next(iter(worlds.items()))
+    rows = {"repeat first frame": repeat_first(truth)}
+    if isinstance(world, LearnedWorld):
+        rows["codec alone"] = codec_only(world, truth)
+    for other, ablated in worlds.items():
+        if other != name:
+            tell(other)
+            rows[other] = in_batches(ablated, truth, batch)
+    if len(truth.prompts) > 1 and not world.spec.sees_scene:
+        tell("wrong actions")
+        rows["wrong actions"] = in_batches(world, truth._replace(c2w=truth.c2w.roll(1, dims=0)), batch)
+    return rows
 
-    def statistics(x: Tensor) -> tuple[float, float, float]:
-        x = x[:, -last:].float()
-        luma = x @ torch.tensor([0.299, 0.587, 0.114])
-        saturation = x.amax(-1) - x.amin(-1)
-        return float(luma.mean()), float(luma.flatten(2).std(-1).mean()), float(saturation.mean())
 
-    def motion(x: Tensor) -> Tensor:
-        x = x[:, -last - 1 :].float()
-        return (x[:, 1:] - x[:, :-1]).abs().flatten(2).mean(-1)  # (B, last)
+def look_away(worlds: Mapping[str, World], split: str, settings: FidelitySettings) -> dict[str, Any]:
+    """Return PSNR of the view after turning away for `look_steps` and back, by lead-in and world.
 
-    ratios = [a / b for a, b in zip(statistics(frames), statistics(truth), strict=True)]
-    moving = motion(truth) > TRUE_MOTION
-    frozen = motion(frames)[moving] < FREEZE_MOTION * motion(truth)[moving]
-    return Appearance(
-        luma=ratios[0], contrast=ratios[1], saturation=ratios[2], freeze=float(frozen.float().mean())
-    )
+    The last frame has the pose of the frame before the turn. `truth`: against the renderer. `itself`: against
+    what the world showed before the turn; a world may agree with itself and be wrong. With lead-in 0 that is
+    the start image, which a softmax window with a sink never loses; after a walk forward it is not.
+    """
+    name, world = next(iter(worlds.items()))
+    compared = [row for row in worlds if row in (name, "ablate=gdn_state", "ablate=memory")]
+    seeds = range(settings.seed, settings.seed + settings.scenes)
+    result: dict[str, Any] = {}
+    for lead in sorted({0, settings.lead_steps}):
+        keys = ["w"] * lead + ["d"] * settings.look_steps + ["a"] * settings.look_steps
+        truth = walks(world.spec, split=split, seeds=seeds, keys=[keys] * len(seeds))
+        before = lead * world.spec.frames_per_step
+        scores = {}
+        for row in compared:
+            frames = in_batches(worlds[row], truth, settings.batch)
+            scores[row] = {
+                "truth": psnr(frames[:, -1], truth.frames[:, -1]).numpy(),
+                "itself": psnr(frames[:, -1], frames[:, before]).numpy(),
+            }
+        result[f"lead_{lead}"] = {row: _bands(score) for row, score in scores.items()} | {
+            f"{name} minus {row}": _bands({key: scores[name][key] - score[key] for key in score})
+            for row, score in scores.items()
+            if row != name
+        }
+    return result
+
+
+def appearance(frames: Tensor, truth: Tensor, last: int) -> dict[str, Any]:
+    """Return statistics of the last `last` frames over the truth's (1 = equal), and the freeze index.
+
+    Frames are uint8 `(B, F, h, w, 3)`. luma: mean of 0.299 R + 0.587 G + 0.114 B. contrast: its RMS deviation
+    within a frame. saturation: mean of max(RGB) - min(RGB). freeze: share of the frames in which the truth
+    moves that change less than a tenth of what the true one does.
+    """
+    own, true = appearance_statistics(frames[:, -last:]), appearance_statistics(truth[:, -last:])
+    ratios = {key: ratio_band(own[key], true[key]) for key in own}
+    frozen = freeze_share(frames[:, -last - 1 :], truth[:, -last - 1 :])
+    return {key: value.to_dict() for key, value in (ratios | {"freeze": band(frozen)}).items()}
+
+
+def appearance_statistics(frames: Tensor) -> dict[str, np.ndarray]:
+    """Return luma, contrast and saturation `(B,)`, means over uint8 frames `(B, F, h, w, 3)`."""
+    out: dict[str, list[float]] = {"luma": [], "contrast": [], "saturation": []}
+    for clip in frames:
+        x = clip.float()
+        luma = x @ torch.tensor(LUMA)  # (F, h, w)
+        out["luma"].append(float(luma.mean()))
+        out["contrast"].append(float(luma.flatten(1).std(-1).mean()))
+        out["saturation"].append(float((x.amax(-1) - x.amin(-1)).mean()))
+    return {key: np.array(values) for key, values in out.items()}
+
+
+def motion_energy(frames: Tensor) -> Tensor:
+    """Return mean |f_t - f_{t-1}| `(B, F - 1)` in grey levels of uint8 frames `(B, F, h, w, 3)`."""
+    changes = [(clip[1:].float() - clip[:-1].float()).abs().flatten(1).mean(-1) for clip in frames]
+    return torch.stack(changes)
+
+
+def freeze_share(frames: Tensor, truth: Tensor) -> np.ndarray:
+    """Return the share of frozen frames `(B,)` among those where the truth moves; NaN where it never does."""
+    own, true = motion_energy(frames), motion_energy(truth)
+    moving = true > TRUE_MOTION
+    frozen = (own < FREEZE_MOTION * true) & moving
+    return (frozen.sum(1).double() / moving.sum(1).double()).numpy()
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown tables."""
+    settings = report["settings"]
+    lines = [
+        f"# Fidelity of `{report['world']}`",
+        "",
+        *provenance_lines(report),
+        f"{settings['scenes']} scenes a split. Intervals: 95% bootstrap over scenes.",
+        "",
+    ]
+    for split, found in report["splits"].items():
+        horizons = list(next(iter(found["psnr"].values())))
+        titles = ["row", *(f"frame {h}" for h in horizons)]
+        lines += [f"## {split}: PSNR (dB) against the twin", "", *_table(titles, found["psnr"], 2), ""]
+        lines += [f"### {split}: gain of the world over each row (dB, paired)", ""]
+        lines += [*_table(titles, found["gain_over"], 2), ""]
+        for lead, rows in found["look_away"].items():
+            steps = lead.removeprefix("lead_")
+            lines += [
+                f"### {split}: PSNR (dB) of the view after turning away for {settings['look_steps']} steps "
+                f"and back, {steps} steps forward beforehand",
+                "",
+                *_table(["row", "against the twin", "against itself before"], rows, 2),
+                "",
+            ]
+        rows = {key: {"": value} for key, value in found["appearance"].items()}
+        lines += [
+            f"### {split}: last quarter of {settings['long_steps']} steps, ratio to the twin (freeze: share)",
+            "",
+            *_table(["statistic", "value"], rows, 3),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _table(titles: Sequence[str], rows: Mapping[str, Mapping[Any, Any]], digits: int) -> list[str]:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row, cells in rows.items():
+        texts = [Band(**cell).text(digits) for cell in cells.values()]
+        lines.append("| " + " | ".join([row, *texts]) + " |")
+    return lines
+
+
+def _at_horizons(frames: Tensor, truth: Tensor, horizons: Sequence[int]) -> dict[int, np.ndarray]:
+    return {h: psnr(frames[:, h], truth[:, h]).numpy() for h in horizons}
+
+
+def _bands(scores: Mapping[Any, np.ndarray]) -> dict[str, Any]:
+    return {str(key): band(values).to_dict() for key, values in scores.items()}
+
+
+def _silent(what: str) -> None:
+    pass

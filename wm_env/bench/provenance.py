@@ -1,0 +1,53 @@
+"""What a measurement has to say about where it comes from: weights, hardware, versions, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wm_env.world import WorldSpec
+
+
+def provenance(spec: WorldSpec, command: str) -> dict[str, Any]:
+    """Return the fields that open every report."""
+    return {
+        "world": spec.name,
+        "weights_sha256": spec.weights_sha256,
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def hardware() -> str:
+    """Return the processor, the number of cores this process may use, and the GPU if there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{_processor()}, {cores} cores"
+    return f"{text}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
+
+
+def _processor() -> str:
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance_lines(report: dict[str, Any]) -> list[str]:
+    """Return the same as Markdown lines."""
+    return [
+        f"World `{report['world']}`, weights sha256 `{report['weights_sha256'] or 'none'}`, "
+        f"{report['date']}, {report['hardware']}, {report['threads']} thread(s), torch {report['torch']}.",
+        "",
+        f"    {report['command']}",
+        "",
+    ]

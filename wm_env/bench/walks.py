@@ -1,0 +1,177 @@
+"""Walks to measure a world on, and how a world shows them.
+
+A walk is a list of held keys driven through a procedural scene with the world's own speeds; collisions slide
+along the walls. Every world gets the start image and the same poses, so frame f of a world and frame f of
+the renderer are the same view. Legend: `B` walks, `F` pixel frames after the start, `K` frames a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
+from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.scenes.captions import caption
+from wm_env.model.scenes.paths import held_keys, resolver, start_fov_deg, start_pose
+from wm_env.model.scenes.raycast import render
+from wm_env.model.scenes.worlds import Scene, make_scenes
+from wm_env.model.state import cat, select
+from wm_env.model.vae.tiny import to_rgb
+from wm_env.world import Start, World, WorldSpec
+
+
+class Walks(NamedTuple):
+    """The truth of one walk per scene.
+
+    frames: uint8 `(B, 1 + F, h, w, 3)`. depth: float32 `(B, 1 + F, h, w)` metres. c2w: `(B, 1 + F, 4, 4)`
+    float64 relative to the start. scene: the scenes. start_c2w: `(B, 4, 4)` float64 absolute. intrinsics:
+    `(B, 4)` float64 pixels. prompts: one a scene. noise_seeds: what the world's noise is keyed with.
+    """
+
+    frames: Tensor
+    depth: Tensor
+    c2w: Tensor
+    scene: Scene
+    start_c2w: Tensor
+    intrinsics: Tensor
+    prompts: tuple[str, ...]
+    noise_seeds: tuple[int, ...]
+
+
+def walks(
+    spec: WorldSpec,
+    *,
+    split: str,
+    seeds: Sequence[int],
+    keys: Sequence[Sequence[str]],
+    noise_seed: int = 0,
+) -> Walks:
+    """Return the truth of walking `keys[i]` (held keys of every step) from the start of scene `seeds[i]`.
+
+    Frame size, chunk length and speeds are those of `spec`; `noise_seed` is added to each scene's seed.
+    """
+    height, width = spec.frame_size
+    scene = make_scenes(seeds, split)
+    starts = torch.stack([start_pose(select(scene, [slot]), seed) for slot, seed in enumerate(seeds)])
+    camera = [intrinsics_from_fov(start_fov_deg(seed), width, height) for seed in seeds]
+    intrinsics = torch.tensor(camera, dtype=torch.float64)
+    path = walk(spec, scene, starts, keys)
+    frames, depth = render(scene, path, intrinsics, height, width)
+    return Walks(
+        frames=frames,
+        depth=depth,
+        c2w=relative_to_first(path),
+        scene=scene,
+        start_c2w=starts.double(),
+        intrinsics=intrinsics,
+        prompts=tuple(caption(scene)),
+        noise_seeds=tuple(noise_seed + seed for seed in seeds),
+    )
+
+
+def walk(spec: WorldSpec, scene: Scene | None, start: Tensor, keys: Sequence[Sequence[str]]) -> Tensor:
+    """Return absolute poses `(B, 1 + F, 4, 4)` float64 of one key list a slot, from `start` `(B, 4, 4)`.
+
+    Without a scene nothing is in the way.
+    """
+    motion = KeyMotion(
+        translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
+    )
+    hook = None if scene is None else resolver(scene)
+    state = start_motion(start.shape[0])._replace(c2w=start.double())
+    poses = [state.c2w[:, None]]
+    for held in zip(*keys, strict=True):
+        pressed = torch.stack([held_keys(one) for one in held])  # (B, 8)
+        path, state = step_keys(state, pressed, spec.frames_per_step, motion, hook)
+        poses.append(path)
+    return torch.cat(poses, dim=1)
+
+
+def starts(world: World, truth: Walks) -> list[Start]:
+    """Return what `world` is told: start image, intrinsics, prompt, seed; the scene only if it renders."""
+    images = truth.frames[:, 0].numpy()
+    told = []
+    for slot, (prompt, seed) in enumerate(zip(truth.prompts, truth.noise_seeds, strict=True)):
+        sees = world.spec.sees_scene
+        told.append(
+            Start(
+                image=images[slot],
+                intrinsics=tuple(truth.intrinsics[slot].tolist()),
+                prompt=prompt,
+                noise_seed=seed,
+                scene=select(truth.scene, [slot]) if sees else None,
+                start_c2w=truth.start_c2w[slot].numpy() if sees else None,
+            )
+        )
+    return told
+
+
+def take(truth: Walks, slots: slice, frames: int | None = None) -> Walks:
+    """Return the walks `slots`, cut to `1 + frames` frames."""
+    end = None if frames is None else 1 + frames
+    return truth._replace(
+        frames=truth.frames[slots, :end],
+        depth=truth.depth[slots, :end],
+        c2w=truth.c2w[slots, :end],
+        scene=select(truth.scene, list(range(len(truth.prompts)))[slots]),
+        start_c2w=truth.start_c2w[slots],
+        intrinsics=truth.intrinsics[slots],
+        prompts=truth.prompts[slots],
+        noise_seeds=truth.noise_seeds[slots],
+    )
+
+
+def roll(world: World, told: Sequence[Start], c2w: Tensor) -> Tensor:
+    """Return the world's frames uint8 `(B, 1 + F, h, w, 3)` along poses `(B, 1 + F, 4, 4)` from the start."""
+    first, state = world.begin(told)
+    shown = [first.frames.cpu()]
+    for begin in range(1, c2w.shape[1], world.spec.frames_per_step):
+        chunk, state = world.step_chunk(state, c2w[:, begin : begin + world.spec.frames_per_step])
+        shown.append(chunk.frames.cpu())
+    return torch.cat(shown, dim=1)
+
+
+def codec_only(world: LearnedWorld, truth: Walks) -> Tensor:
+    """Return the true frames after the world's autoencoder, uint8, shaped like `truth.frames`."""
+    vae = world.vae
+    with torch.inference_mode():
+        latents = vae.encode_clip(truth.frames.to(world.device), truth.depth.to(world.device))
+        state = vae.start_decoding(latents[:, 0])  # latents (B, T, C, h, w)
+        shown = []
+        for latent in latents.unbind(1):
+            pixels, state = vae.decode(latent, state)
+            shown.append(to_rgb(pixels).cpu())
+    frames = torch.stack(shown, dim=1).flatten(1, 2)  # (B, 4T, h, w, 3), frame 0 four times
+    return frames[:, 3:]
+
+
+def repeat_first(truth: Walks) -> Tensor:
+    """Return the start image for ever, shaped like `truth.frames`: what no model at all would show."""
+    return truth.frames[:, :1].expand_as(truth.frames)
+
+
+def in_batches(world: World, truth: Walks, batch: int) -> Tensor:
+    """Return `roll` of all walks, `batch` of them to a world call."""
+    total = len(truth.prompts)
+    parts = [take(truth, slice(begin, min(begin + batch, total))) for begin in range(0, total, batch)]
+    return torch.cat([roll(world, starts(world, part), part.c2w) for part in parts])
+
+
+def concatenate(parts: Sequence[Walks]) -> Walks:
+    """Return several walks of equal length as one."""
+    first = parts[0]
+    return Walks(
+        frames=torch.cat([part.frames for part in parts]),
+        depth=torch.cat([part.depth for part in parts]),
+        c2w=torch.cat([part.c2w for part in parts]),
+        scene=cat([part.scene for part in parts]) if len(parts) > 1 else first.scene,
+        start_c2w=torch.cat([part.start_c2w for part in parts]),
+        intrinsics=torch.cat([part.intrinsics for part in parts]),
+        prompts=tuple(prompt for part in parts for prompt in part.prompts),
+        noise_seeds=tuple(seed for part in parts for seed in part.noise_seeds),
+    )
