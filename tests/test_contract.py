@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import wm_env
+from wm_env.model.dit import DiT
 from wm_env.model.state import leaves
 from wm_env.snapshot import Snapshot
 from wm_env.twin import TWIN_SPEC
@@ -239,7 +240,7 @@ def test_a_learned_world_is_never_handed_the_scene_or_the_absolute_pose() -> Non
             return super().begin(starts)
 
     blind = Listener(dataclasses.replace(TWIN_SPEC, sees_scene=False))
-    with pytest.raises(TypeError):  # a renderer cannot work without them
+    with pytest.raises(ValueError, match="needs the scene"):  # the renderer, made blind, says so
         SanaWMEnv(world=blind).reset(seed=0)
     assert told[0].scene is None and told[0].start_c2w is None
 
@@ -425,3 +426,22 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: An
         env.snapshot().save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["moment.safetensors"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_number_of_transformer_passes_does_not_depend_on_the_number_of_envs(
+    number: int, memory_world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    forward = DiT.forward
+
+    def counted(self: DiT, *args: Any, **kwargs: Any) -> Any:
+        passes.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(DiT, "forward", counted)
+    envs = gym.make_vec("SanaWM-v0", num_envs=number, world=memory_world, max_episode_steps=2)
+    envs.reset(seed=0)
+    for _ in range(4):  # crosses an end and a reset of every slot
+        envs.step(np.zeros(number, np.int64))
+    assert len(passes) == 4

@@ -11,6 +11,7 @@ from wm_env.core import Rules
 from wm_env.episodes import Wishes, wishes
 from wm_env.images import parse_intrinsics, start_image
 from wm_env.model.kinematics import KeyMotion
+from wm_env.model.rollout import Ablation
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
 from wm_env.world import World
@@ -47,7 +48,7 @@ class EnvConfig:
     collision: str = "block"
     temperature: float = 1.0
     device: str = "cpu"
-    ablate: str | None = None
+    ablate: Ablation | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

@@ -76,8 +76,8 @@ def record_mp4(path: str | Path, shots: Iterable[Shot], layout: Layout, fps: int
     """
     kept = []
     track: list[np.ndarray] = []
-    settings = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 1}
-    with atomic_path(path) as temporary, imageio.get_writer(temporary, format="FFMPEG", **settings) as writer:
+    settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 1}
+    with atomic_path(path) as temporary, _writer(temporary, **settings) as writer:
         for shot in shots:
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
@@ -149,6 +149,10 @@ def _shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool
     first = -1 if newest_only else 0
     frames = tuple(env.state.frames[0, first:].numpy().copy() for env in envs)
     return Shot(frames, keys, absolute[first:], reward)
+
+
+def _writer(path: Path, **settings: Any) -> Any:
+    return imageio.get_writer(path, format="FFMPEG", **settings)
 
 
 def _font() -> Any:

@@ -85,7 +85,7 @@ def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
     layer = env
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit):
-            layer._elapsed_steps = snapshot.steps
+            layer._elapsed_steps = snapshot.steps  # type: ignore[assignment]  # (annotated None)
         layer = layer.env
 
 

@@ -51,7 +51,10 @@ class TwinWorld:
         return self._spec
 
     def begin(self, starts: Sequence[Start]) -> tuple[Chunk, TwinState]:
-        poses = np.stack([start.start_c2w for start in starts])
+        told = [start.start_c2w for start in starts if start.start_c2w is not None]
+        if len(told) != len(starts):
+            raise ValueError("a renderer needs the scene and the absolute start pose of every start")
+        poses = np.stack(told)
         scene = tree_map(lambda leaf: leaf.to(self._device), cat([start.scene for start in starts]))
         state = TwinState(
             scene=scene,

@@ -217,7 +217,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """K, pixel frames per step."""
         return self._world.spec.frames_per_step
 
-    @property
+    @property  # type: ignore[misc]  # (the slots have one each; nothing to assign)
     def np_random(self) -> Any:
         """The slots' generators."""
         return tuple(self._generator(slot) for slot in range(self.num_envs))

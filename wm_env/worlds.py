@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from wm_env.model.embedded import load_world
+from wm_env.model.rollout import ABLATIONS, Ablation
 from wm_env.twin import TwinWorld
 from wm_env.world import World
 
@@ -15,10 +17,9 @@ EMBEDDED = ("tiny", "tiny-pure")
 RELEASED = ("sana-wm-streaming", "sana-wm-chunk-causal")
 WHOLE_PATH = "sana-wm-bidirectional"
 PRESETS = (*EMBEDDED, "twin", *RELEASED)
-ABLATIONS = ("dit", "gdn_state", "memory")
 
 
-def resolve_world(world: Any, device: str = "cpu", ablate: str | None = None) -> World:
+def resolve_world(world: Any, device: str = "cpu", ablate: Ablation | None = None) -> World:
     """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
 
     device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
@@ -57,7 +58,7 @@ def _preset(name: str, device: str) -> World:
     )
 
 
-def _learned(name: str, device: str, ablate: str | None) -> World:
+def _learned(name: str, device: str, ablate: Ablation | None) -> World:
     if name not in EMBEDDED and not Path(name).is_dir():
         raise ValueError(
             f"unknown world {name!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
@@ -70,10 +71,8 @@ def _learned(name: str, device: str, ablate: str | None) -> World:
 
 
 @functools.lru_cache(maxsize=8)
-def _load_once(name: str, device: str, ablate: str | None, stamp: int) -> World:
+def _load_once(name: str, device: str, ablate: Ablation | None, stamp: int) -> World:
     """Load a learned world; `stamp` (newest file time) makes a rewritten folder load afresh."""
-    from wm_env.model.embedded import load_world  # the twin needs no model code
-
     return load_world(name, device=device, ablate=ablate)
 
 
