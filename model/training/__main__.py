@@ -48,6 +48,8 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument("--device", default="cpu")
     if name in ("depth", "refiner"):
         parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
+    if name == "refiner-rollouts":
+        parser.add_argument("--world", type=Path, required=True, help="world folder")
     if name == "refiner":
         parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
 
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_latents(commands)
     add_training(commands, "depth", "train the depth network of an autoencoder further")
     add_training(commands, "refiner", "train the pixel refiner")
+    add_training(commands, "refiner-rollouts", "train a world's refiner further, on its own rollouts")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     torch.set_num_threads(options.threads)
@@ -103,6 +106,19 @@ def main(arguments: list[str] | None = None) -> None:
             vae_path=options.vae,
             out=options.out,
             config=depth.preset(options.preset),
+            seconds=options.seconds,
+            steps=options.steps,
+            device=options.device,
+        )
+        print(f"step {run.step}: {run.metrics}")
+    elif options.command == "refiner-rollouts":
+        from wm_env.model.training import refiner_rollouts
+
+        run = refiner_rollouts.train_on_rollouts(
+            data=options.data,
+            world=options.world,
+            out=options.out,
+            config=refiner_rollouts.preset(options.preset),
             seconds=options.seconds,
             steps=options.steps,
             device=options.device,

@@ -196,14 +196,19 @@ class TrainLatents:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRefiner:
-    """Train the pixel refiner on imperfect latents and keyframes; OUT/refiner.safetensors is the result."""
+    """Train the pixel refiner, into OUT/refiner.safetensors.
+
+    First on imitated errors (--latents, --vae), then, given --world, on that world's own rollouts.
+    """
 
     data: Path
     """Folder with train/ and val/ clips."""
-    latents: Path
+    latents: Path | None = None
     """Folder with their latents (`wm-env train latents`)."""
-    vae: Path
+    vae: Path | None = None
     """vae.safetensors that made the latents."""
+    world: Path | None = None
+    """World folder whose refiner is trained further, on its rollouts."""
     out: Path
     """Run folder: losses, state, weights, card."""
     preset: Literal["tiny", "smoke"] = "tiny"
@@ -226,14 +231,37 @@ class TrainRefiner:
     def run(self) -> dict[str, Any]:
         from wm_env.model.training import refiner
 
+        if (self.world is None) != (self.latents is not None and self.vae is not None):
+            raise ValueError("give --latents and --vae to train on imitated errors, or --world alone")
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
+        if self.world is not None:
+            return self._on_rollouts(self.world)
+        assert self.latents is not None
+        assert self.vae is not None
         config = refiner.preset(self.preset)
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
         run = refiner.train_refiner(
             data=self.data,
             latents=self.latents,
             vae_path=self.vae,
+            out=self.out,
+            config=config,
+            seconds=self.seconds,
+            steps=self.steps,
+            device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
+
+    def _on_rollouts(self, world: Path) -> dict[str, Any]:
+        from wm_env.model.training import refiner_rollouts
+
+        config = refiner_rollouts.preset(self.preset)
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        run = refiner_rollouts.train_on_rollouts(
+            data=self.data,
+            world=world,
             out=self.out,
             config=config,
             seconds=self.seconds,

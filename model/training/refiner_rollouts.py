@@ -1,0 +1,173 @@
+"""Further training of the refiner on rollouts of its own world: real guesses, real memories, real drift.
+
+Every step rolls the world out along the poses of true clips, through the very `rollout.py` that the
+environment uses, with the refiner being trained in it. Then the refiner is corrected on all chunks of those
+rollouts: the decoder's and the memory's pictures as they were, the true frames as the goal. Errors that one
+chunk hands to the next are so part of the training; no gradient passes from chunk to chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.data.clip import Clip, ClipShards
+from wm_env.model.embedded import load_world
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.refiner.tiny import TinyRefiner
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.training.loop import LoopConfig, Report, Run
+from wm_env.model.training.vae import bf16_supported, codec_loss, psnr
+from wm_env.model.vae.tiny import GROUP, to_pixels
+
+HORIZONS = (4, 16, 64)  # pixel frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutTraining:
+    """Sizes of a run: `batch` clips per step, rolled out for 1 to `chunks` chunks."""
+
+    loop: LoopConfig
+    batch: int = 4
+    chunks: int = 17
+    bf16: bool = True
+
+
+def preset(name: str) -> RolloutTraining:
+    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests)."""
+    if name == "tiny":
+        loop = LoopConfig(
+            total_steps=600, lr=1e-3, warmup_steps=20, constant_fraction=0.3, ema_decay=0.99, eval_every=100
+        )
+        return RolloutTraining(loop=loop)
+    if name == "smoke":
+        loop = LoopConfig(total_steps=4, lr=1e-3, warmup_steps=2, log_every=2, eval_every=4, ema_decay=0.5)
+        return RolloutTraining(loop=loop, batch=2, chunks=3, bf16=False)
+    raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipStart:
+    """The first frame of a clip as a world is told it; see `wm_env.world.Start`."""
+
+    image: np.ndarray
+    intrinsics: tuple[float, ...]
+    prompt: str
+    noise_seed: int
+    temperature: float = 1.0
+
+
+class Rollout(NamedTuple):
+    """What the refiner was given and should have made of it: decoded `(n B, 4, 4, H, W)`, seen
+    `(n B, 4, 5, H, W)`, truth `(n B, 4, 4, H, W)`; chunk by chunk, batch within."""
+
+    decoded: Tensor
+    seen: Tensor
+    truth: Tensor
+
+
+def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Sequence[int]) -> Rollout:
+    """Return the refiner's inputs and targets along clips of 1 + 4 n frames."""
+    assert world.refiner is not None
+    texts = [[captions[i] for i in row[::GROUP]] for row in clip.caption.tolist()]  # B lists of n + 1
+    starts = [
+        ClipStart(image=rgb[0].numpy(), intrinsics=tuple(k.tolist()), prompt=text[0], noise_seed=seed)
+        for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics, texts, seeds, strict=True)
+    ]
+    given: list[tuple[Tensor, Tensor]] = []
+    hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs))
+    try:
+        _, state = world.begin(starts)
+        c2w = relative_to_first(clip.c2w.double())
+        for t in range(1, (clip.rgb.shape[1] - 1) // GROUP + 1):
+            if any(text[t] != text[t - 1] for text in texts):
+                state = world.set_prompt(state, [t_[t] if t_[t] != t_[t - 1] else None for t_ in texts])
+            _, state = world.step_chunk(state, c2w[:, GROUP * t - 3 : GROUP * t + 1])
+    finally:
+        hook.remove()
+    decoded, seen = (torch.cat([pair[i].clone() for pair in given]) for i in (0, 1))  # out of inference mode
+    truth = to_pixels(clip.rgb, clip.depth)[:, 1:].unflatten(1, (-1, GROUP)).transpose(0, 1).flatten(0, 1)
+    return Rollout(decoded, seen, truth.to(decoded.device))
+
+
+def sample(shards: ClipShards, config: RolloutTraining, generator: torch.Generator) -> tuple[Clip, list[int]]:
+    """Return windows of random length and place of `batch` clips, and a noise seed for each."""
+    most = min(config.chunks, (shards.frames - 1) // GROUP)
+    chunks = int(torch.randint(1, most + 1, (), generator=generator))
+    last = (shards.frames - 1) // GROUP - chunks
+    clips = torch.randint(len(shards), (config.batch,), generator=generator).tolist()
+    firsts = torch.randint(last + 1, (config.batch,), generator=generator).tolist()
+    seeds = torch.randint(2**31, (config.batch,), generator=generator).tolist()
+    spans = [slice(GROUP * a, GROUP * (a + chunks) + 1) for a in firsts]
+    return shards.read_many(clips, spans), seeds
+
+
+@torch.no_grad()
+def evaluate(world: LearnedWorld, shards: ClipShards, clips: int = 16) -> dict[str, float]:
+    """Return the PSNR of rollouts from the start of held-out clips, refined and decoded, by horizon."""
+    assert world.refiner is not None
+    span = slice(0, GROUP * min(16, (shards.frames - 1) // GROUP) + 1)
+    count = min(clips, len(shards))
+    clip = shards.read_many(range(count), [span] * count)
+    rollout = roll_out(world, clip, shards.captions, range(count))
+    refined = world.refiner(rollout.decoded, rollout.seen)
+    found = {}
+    for name, frames in (("refined", refined), ("decoded", rollout.decoded)):
+        value = psnr(frames[:, :, :3], rollout.truth[:, :, :3]).unflatten(0, (-1, count))  # (n, B, 4)
+        for horizon in HORIZONS:
+            if horizon <= GROUP * len(value):
+                found[f"{name}_{horizon}"] = float(value[horizon // GROUP - 1, :, -1].mean())
+    return found
+
+
+def train_on_rollouts(
+    *,
+    data: Path,
+    world: Path,
+    out: Path,
+    config: RolloutTraining,
+    seconds: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    report: Report | None = None,
+) -> Run:
+    """Train, or resume, the refiner of a world folder; write `out/refiner.safetensors` after the slice."""
+    train, val = ClipShards(data / "train"), ClipShards(data / "val")
+    loaded = load_world(world, device=device)
+    refiner = loaded.refiner
+    if refiner is None:
+        raise ValueError(f"{world} has no refiner to train; use a world with memory, such as tiny")
+    refiner.requires_grad_(True)
+    bf16 = config.bf16 and bf16_supported(torch.device(device))
+
+    def step(model: nn.Module, generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
+        clip, seeds = sample(train, config, generator)
+        rollout = roll_out(loaded, clip, train.captions, seeds)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            refined = model(rollout.decoded, rollout.seen)
+        return codec_loss(refined.float() - rollout.truth), {}
+
+    run = Run(
+        model=refiner,
+        step_fn=step,
+        config=config.loop,
+        out=out,
+        settings={
+            "refiner": asdict(refiner.config),
+            "batch": config.batch,
+            "chunks": config.chunks,
+            "world": loaded.spec.weights_sha256,
+        },
+        evaluate=lambda _: evaluate(loaded, val),
+    )
+    run.advance(seconds=seconds, steps=steps, report=report)
+    assert isinstance(refiner, TinyRefiner)
+    save_checkpoint(out / "refiner.safetensors", run.ema_weights(), run.card())
+    return run

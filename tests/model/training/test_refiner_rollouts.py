@@ -1,0 +1,66 @@
+"""Training the refiner on rollouts of its own world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.data.clip import ClipShards
+from wm_env.model.embedded import load_world
+from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.rollout import SamplerConfig
+from wm_env.model.training.refiner import load_refiner
+from wm_env.model.training.refiner_rollouts import preset, roll_out, train_on_rollouts
+from wm_env.model.training.world import build_dit, export_world
+from wm_env.model.training.world import preset as world_preset
+from wm_env.model.vae.tiny import to_pixels
+
+
+@pytest.fixture(scope="module")
+def world(vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a world whose transformer and refiner are untrained."""
+    parts, out = tmp_path_factory.mktemp("parts"), tmp_path_factory.mktemp("world")
+    config = world_preset("smoke-memory")
+    refiner = TinyRefinerConfig(width=4, blocks=1)
+    dit_card = {"settings": {"dit": vars(config.dit)}}
+    save_checkpoint(parts / "dit.safetensors", build_dit(config).state_dict(), dit_card)
+    refiner_card = {"settings": {"refiner": vars(refiner)}}
+    save_checkpoint(parts / "refiner.safetensors", TinyRefiner(refiner).state_dict(), refiner_card)
+    export_world(
+        name="toy",
+        dit=parts / "dit.safetensors",
+        vae=vae_run / "vae.safetensors",
+        refiner=parts / "refiner.safetensors",
+        out=out,
+        sampler=SamplerConfig(),
+        trained_steps=3,
+    )
+    return out
+
+
+def test_the_recorded_chunks_are_those_of_the_rollout(clips: Path, world: Path) -> None:
+    loaded, shards = load_world(world), ClipShards(clips / "train")
+    clip = shards.read_many([0, 3], [slice(0, 9)] * 2)
+    rollout = roll_out(loaded, clip, shards.captions, [1, 2])
+    assert rollout.decoded.shape == (4, 4, 4, 64, 64)  # 2 chunks of 2 clips
+    assert rollout.seen.shape == (4, 4, 5, 64, 64)
+    expected = to_pixels(clip.rgb, clip.depth)[1, 5:9]  # clip 1, chunk 2
+    assert torch.equal(rollout.truth[3], expected)
+    alone = roll_out(loaded, shards.read_many([3], [slice(0, 9)]), shards.captions, [2])
+    assert torch.allclose(alone.decoded[1], rollout.decoded[3], atol=1e-3)
+    assert loaded.refiner is not None
+    assert not loaded.refiner._forward_hooks
+
+
+def test_a_smoke_run_trains_resumes_and_loads(clips: Path, world: Path, tmp_path: Path) -> None:
+    config = preset("smoke")
+    train_on_rollouts(data=clips, world=world, out=tmp_path, config=config, steps=2)
+    run = train_on_rollouts(data=clips, world=world, out=tmp_path, config=config)
+    assert run.finished
+    assert {"refined_4", "refined_16", "decoded_16"} <= set(run.metrics)
+    refiner, _ = load_refiner(tmp_path / "refiner.safetensors")
+    assert refiner.config == TinyRefinerConfig(width=4, blocks=1)
+    assert not refiner.head.weight.eq(0).all()
