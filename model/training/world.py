@@ -33,12 +33,13 @@ from wm_env.model.text import HashTextEncoder
 from wm_env.model.training.flow_matching import (
     BatchSource,
     WorldLossConfig,
+    channel_weights,
     parameter_rule,
     step_function,
     world_loss,
 )
 from wm_env.model.training.loop import LoopConfig, Report, Run
-from wm_env.model.training.vae import bf16_supported
+from wm_env.model.training.vae import bf16_supported, load_vae
 from wm_env.model.vae.tiny import TinyVAEConfig
 
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
@@ -67,7 +68,7 @@ class WorldTraining:
 def preset(name: str) -> WorldTraining:
     """Return a training by name; see the module docstring. `smoke` and `smoke-memory` take seconds."""
     if name == "base":
-        loop = LoopConfig(total_steps=1500, lr=1.2e-3, muon_lr=1.2e-3, constant_fraction=1.0, eval_every=250)
+        loop = LoopConfig(total_steps=1200, lr=1.2e-3, muon_lr=1.2e-3, constant_fraction=1.0, eval_every=200)
         return WorldTraining(dit=tiny(), loop=loop, stages=(WorldLossConfig(),), ends=(1.0,))
     if name in ("tiny-pure", "tiny"):
         stages = (
@@ -84,10 +85,25 @@ def preset(name: str) -> WorldTraining:
         dit = dataclasses.replace(
             tiny(MEMORY_CHANNELS if name == "smoke-memory" else 0), hidden=32, heads=2, depth=4
         )
-        loop = LoopConfig(total_steps=30, lr=3e-3, muon_lr=3e-3, warmup_steps=5, log_every=5, eval_every=30)
-        stages = (WorldLossConfig(batch=2, frames=4), WorldLossConfig(batch=2, frames=4, own_history=0.5))
+        loop = LoopConfig(
+            total_steps=40,
+            lr=1e-2,
+            muon_lr=1e-2,
+            warmup_steps=5,
+            log_every=5,
+            eval_every=40,
+            constant_fraction=0.8,
+        )
+        stages = (WorldLossConfig(batch=4, frames=4), WorldLossConfig(batch=4, frames=4, own_history=0.5))
         return WorldTraining(dit=dit, loop=loop, stages=stages, ends=(0.7, 1.0), bf16=False)
     raise ValueError(f"unknown preset {name!r}; choose one of {PRESETS}")
+
+
+def build_dit(config: WorldTraining) -> DiT:
+    """Return the transformer of a run with the run's seeded initialisation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        return DiT(config.dit)
 
 
 def train_world(
@@ -108,14 +124,15 @@ def train_world(
     data, latents: folders with `train/` and `val/`. vae: the autoencoder that made the latents. init: a
     `dit.safetensors` to start from; inputs it lacks (the memory) start silent.
     """
-    _, vae_card = load_checkpoint(vae)
-    model = DiT(config.dit).to(device)
+    autoencoder, vae_card = load_vae(vae)
+    model = build_dit(config).to(device)
     init_sha = None
     if init is not None:
         init_sha = _start_from(model, init)
     sources = _sources(config, data, latents, "train", vae_card["sha256"])
     bf16 = config.bf16 and bf16_supported(torch.device(device))
-    functions = [step_function(source, bf16) for source in sources]
+    weights = channel_weights(autoencoder.eval(), torch.from_numpy(sources[0].shards.z[:16, 1]).float())
+    functions = [step_function(source, bf16, weights) for source in sources]
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         return functions[config.stage(number)](module, generator, number)
@@ -133,7 +150,7 @@ def train_world(
             "init_sha256": init_sha,
             "bf16": bf16,
         },
-        evaluate=_evaluator(config, data, latents, vae_card["sha256"]),
+        evaluate=_evaluator(config, data, latents, vae_card["sha256"], weights),
         rule=parameter_rule,
     )
     run.advance(seconds=seconds, steps=steps, report=report)
@@ -158,7 +175,7 @@ def _sources(config: WorldTraining, data: Path, latents: Path, split: str, sha25
 
 
 def _evaluator(
-    config: WorldTraining, data: Path, latents: Path, sha256: str, batches: int = 6
+    config: WorldTraining, data: Path, latents: Path, sha256: str, weights: Tensor, batches: int = 6
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function that measures the loss on fixed validation batches: mixed noise, and pure noise."""
     source = _sources(config, data, latents, "val", sha256)[0]
@@ -174,7 +191,7 @@ def _evaluator(
         for _ in range(batches):
             batch = source.draw(generator, corrupt=False)
             batch = tree_map(lambda x: x.to(model.latent_in.weight.device), batch)
-            loss = world_loss(model, batch, kept, generator)
+            loss = world_loss(model, batch, kept, generator, weights)
             totals["val_loss"].append(float(loss.mean))
             totals["val_pure"].append(float(loss.error[loss.pure].mean()))
         return {name: sum(values) / len(values) for name, values in totals.items()}

@@ -1,0 +1,154 @@
+"""World training: the state it trains on is the rollout's, the smoke runs learn, and the result loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_env.model.data.latents import LatentShards
+from wm_env.model.embedded import load_world
+from wm_env.model.rollout import SamplerConfig
+from wm_env.model.state import leaves, tree_map
+from wm_env.model.text import HashTextEncoder
+from wm_env.model.training import refiner as refiner_training
+from wm_env.model.training.flow_matching import (
+    BatchSource,
+    WorldBatch,
+    history_state,
+    parameter_rule,
+    velocities,
+    world_loss,
+)
+from wm_env.model.training.vae import load_vae
+from wm_env.model.training.world import build_dit, export_world, preset, train_world
+
+UNTRAINED_LOSS = 2.0  # v = eps - z with unit variances against the zero that an untrained head says
+SMOKE_LOSS = 1.6  # on fixed validation batches; the 40 steps of the smoke presets end near 1.3
+CLOSE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def vae_file(vae_run: Path) -> Path:
+    return vae_run / "vae.safetensors"
+
+
+def draw(clips: Path, latents: Path, vae_file: Path, name: str = "smoke") -> tuple[WorldBatch, BatchSource]:
+    config = preset(name)
+    shards = LatentShards(clips / "train", latents / "train", load_vae(vae_file)[1]["sha256"])
+    captions = HashTextEncoder(width=config.dit.caption_channels).encode(shards.captions)
+    source = BatchSource(shards, captions, config.stages[0], bool(config.dit.memory_channels))
+    return source.draw(torch.Generator().manual_seed(3)), source
+
+
+@torch.no_grad()
+def test_the_state_before_every_frame_is_what_streaming_leaves(
+    clips: Path, latents: Path, vae_file: Path
+) -> None:
+    batch, _ = draw(clips, latents, vae_file)
+    torch.manual_seed(0)
+    model = build_dit(preset("smoke")).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    count, _, frames = batch.z.shape[:3]
+    tau = torch.rand(count, frames)
+    states = history_state(model, batch, batch.z, tau)  # batch of B (T-1)
+    sigma = torch.rand(count, frames)
+    trained = velocities(model, batch, batch.z, sigma, states).unflatten(0, (count, frames - 1))
+    state = None
+    for t in range(frames):
+        cut = (
+            tree_map(lambda x, t=t: x[:, t : t + 1], batch.text),
+            type(batch.camera)(batch.camera.conditions[:, t : t + 1], batch.camera.plucker[:, :, t : t + 1]),
+        )
+        if t > 0:
+            assert state is not None
+            velocity, _ = model(batch.z[:, :, t : t + 1], 1000 * sigma[:, t : t + 1], *cut, state)
+            assert (velocity - trained[:, t - 1]).abs().max() < CLOSE * velocity.abs().max()
+            for (name, a), (_, b) in zip(leaves(state), leaves(states), strict=True):
+                b = b.unflatten(0, (count, frames - 1))[:, t - 1]
+                if a.is_floating_point():
+                    assert (a - b).abs().max() <= CLOSE * b.abs().max().clamp_min(1.0), name
+                else:
+                    assert torch.equal(a, b), name
+        _, state = model(batch.z[:, :, t : t + 1], 1000 * tau[:, t : t + 1], *cut, state)
+
+
+def test_an_untrained_model_has_the_loss_of_saying_zero(clips: Path, latents: Path, vae_file: Path) -> None:
+    batch, source = draw(clips, latents, vae_file)
+    model = build_dit(preset("smoke"))
+    loss = world_loss(model, batch, source.config, torch.Generator().manual_seed(0))
+    expected = UNTRAINED_LOSS - 1 + float(batch.z[:, :, 1:].square().mean())
+    assert float(loss.mean.detach()) == pytest.approx(expected, rel=0.1)
+    own = dataclasses.replace(source.config, own_history=1.0)
+    world_loss(model, batch, own, torch.Generator().manual_seed(0)).mean.backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None}
+    assert silent == set()
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke-memory"])
+def test_smoke_training_of_a_world_reaches_its_bound_and_loads(
+    name: str, clips: Path, latents: Path, vae_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run = train_world(data=clips, latents=latents, vae=vae_file, out=out, config=preset(name))
+    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
+    trained = [line["train"]["loss"] for line in lines if "train" in line]
+    assert run.metrics["val_loss"] < SMOKE_LOSS < trained[0]
+    refiner = None
+    if name == "smoke-memory":
+        refiner_training.train_refiner(
+            data=clips, latents=latents, vae_path=vae_file, out=tmp_path / "refiner",
+            config=refiner_training.preset("smoke"), steps=1,
+        )  # fmt: skip
+        refiner = tmp_path / "refiner" / "refiner.safetensors"
+    export_world(
+        name="mine", dit=out / "dit.safetensors", vae=vae_file, refiner=refiner, out=tmp_path / "world",
+        sampler=SamplerConfig(), trained_steps=3,
+    )  # fmt: skip
+    world = load_world(tmp_path / "world")
+    assert world.spec.name == "mine" and world.spec.trained_steps == 3
+    card = json.loads((tmp_path / "world" / "mine.json").read_text())
+    assert card["parts"]["dit"]["settings"]["dit"] == dataclasses.asdict(preset(name).dit)
+
+
+def test_a_slice_resumed_equals_a_run_in_one_piece(
+    clips: Path, latents: Path, vae_file: Path, tmp_path: Path
+) -> None:
+    arguments = {"data": clips, "latents": latents, "vae": vae_file, "config": preset("smoke")}
+    whole = train_world(out=tmp_path / "whole", steps=4, **arguments)
+    train_world(out=tmp_path / "cut", steps=2, **arguments)
+    cut = train_world(out=tmp_path / "cut", steps=2, **arguments)
+    assert whole.step == cut.step == 4
+    for name, tensor in whole.ema_weights().items():
+        assert torch.equal(tensor, cut.ema_weights()[name]), name
+
+
+def test_a_world_with_memory_starts_where_the_plain_one_ended(
+    clips: Path, latents: Path, vae_file: Path, tmp_path: Path
+) -> None:
+    arguments = {"data": clips, "latents": latents, "vae": vae_file}
+    plain = train_world(out=tmp_path / "plain", steps=2, config=preset("smoke"), **arguments)
+    start = tmp_path / "plain" / "dit.safetensors"
+    memory = train_world(out=tmp_path / "m", steps=1, config=preset("smoke-memory"), init=start, **arguments)
+    for name, tensor in plain.ema_weights().items():
+        moved = (memory.ema_weights()[name] - tensor).abs().max()
+        assert moved < 0.05, name
+    assert memory.settings["init_sha256"] is not None
+
+
+def test_matrices_of_blocks_go_to_muon_and_gates_do_not() -> None:
+    rules = {name: parameter_rule(name, p) for name, p in build_dit(preset("smoke")).named_parameters()}
+    assert rules["blocks.0.attn.qkv.weight"] == rules["blocks.3.ffn.expand.weight"] == "muon"
+    adamw = ("head.weight", "blocks.0.attn.beta.weight", "blocks.0.modulation", "blocks.0.attn.qkv.bias")
+    assert all(rules.get(name, "adamw") == "adamw" for name in adamw)
+
+
+def test_stages_must_cover_the_run() -> None:
+    with pytest.raises(ValueError, match="rising to 1"):
+        dataclasses.replace(preset("smoke"), ends=(0.7, 0.9))
+    with pytest.raises(ValueError, match="unknown preset"):
+        preset("huge")
