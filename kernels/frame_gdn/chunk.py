@@ -48,56 +48,104 @@ def frame_gdn_chunk(
     every_chunk: bool,
 ) -> tuple[Tensor, GDNMemory]:
     """Return (out, memory) by the matrix form above; arguments as in `frame_gdn`. Once differentiable."""
-    b, h, frames = g.shape
-    ends = chunk_ends(chunk_starts, frames)
-    kept = [end - 1 for end in ends] if every_chunk else [frames - 1]
+    ends = chunk_ends(chunk_starts, g.shape[2])
+    kept = [end - 1 for end in ends] if every_chunk else [g.shape[2] - 1]
     token = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    with torch.autocast(v.device.type, enabled=False):
+        if g.shape[2] == 1:
+            out, S, z = _one_frame(q, k, v, beta, g, state, q_norm, k_norm, eps, token)
+        else:
+            out, S, z = _several_frames(q, k, v, beta, g, state, q_norm, k_norm, eps, token, ends, kept)
+    if not every_chunk:
+        S, z = S[:, 0], None if z is None else z[:, 0]
+    return out.to(v.dtype), GDNMemory(S, z)
+
+
+def _one_frame(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    state: GDNMemory | None,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+    token: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return out (B,H,1,N,V), S (B,1,H,D,V) and z (B,1,H,D) by the residual form.
+
+    The normaliser's vectors are kept as rows: a row times a matrix is faster than a matrix times a column.
+    """
+    b, h, _, n, d = k.shape
+    memory = state_dtype(v)
+    q, k, v, beta = (x.to(token).flatten(0, 2) for x in (q, k, v, beta))  # (G,N,D), (G,N,V), (G,N)
+    decay = g.to(memory).flatten().exp()[:, None, None]  # (G,1,1)
+    if state is None:
+        S = torch.bmm(k.transpose(1, 2), beta[:, :, None] * v).to(memory)  # (G,D,V)
+    else:
+        kept = decay * state.S.to(memory).flatten(0, 1)
+        write = torch.baddbmm(v, k, kept.to(token), alpha=-1) * beta[:, :, None]  # (G,N,V)
+        S = _add_product(kept, k.transpose(1, 2), write)
+    out, z = torch.bmm(q, S.to(token)), None  # (G,N,V)
+    if q_norm is not None and k_norm is not None:
+        qn, kn = q_norm.to(token).flatten(0, 2), k_norm.to(token).flatten(0, 2)  # (G,N,D)
+        if state is None or state.z is None:
+            z = torch.bmm(beta[:, None], kn).to(memory)  # (G,1,D)
+        else:
+            kept = decay * state.z.to(memory).flatten(0, 1)[:, None]
+            write = (1 - torch.bmm(kept.to(token), kn.transpose(1, 2))) * beta[:, None]  # (G,1,N)
+            z = _add_product(kept, write, kn)
+        den = torch.bmm(z.to(token), qn.transpose(1, 2)).transpose(1, 2)  # (G,N,1)
+        out, z = out / (den + eps), z.view(b, 1, h, d)
+    return out.view(b, h, 1, n, -1), S.view(b, 1, h, d, -1), z
+
+
+def _several_frames(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    state: GDNMemory | None,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+    token: torch.dtype,
+    ends: Sequence[int],
+    kept: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return out (B,H,T,N,V), S (B,n,H,D,V) and z (B,n,H,D) by the matrix form."""
+    b, h = g.shape[:2]
     memory = state_dtype(v)
 
     def time_first(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype).movedim(2, 0).flatten(1, 2)  # (B,H,T,...) -> (T,G,...)
 
-    def stream(q: Tensor, k: Tensor, v: Tensor | None, start: Tensor | None) -> tuple[Tensor, Tensor]:
-        q, k = time_first(q, token), time_first(k, token)  # (T,G,N,D)
-        start = None if start is None else start.to(memory).flatten(0, 1)  # (G,D,V)
-        if frames == 1:
-            return _one_frame(q, k, v, beta_, g_, start)
-        return _Frames.apply(q, k, v, beta_, g_, start, ends, kept)
+    q, k, v = time_first(q, token), time_first(k, token), time_first(v, token)  # (T,G,N,D), (T,G,N,V)
+    beta, g = time_first(beta, token)[..., None], time_first(g, memory)  # (T,G,N,1), (T,G)
+    start = None if state is None else state.S.to(memory).flatten(0, 1)  # (G,D,V)
+    out, S = _Frames.apply(q, k, v, beta, g, start, ends, kept)  # (T,G,N,V), (n,G,D,V)
+    z = None
+    if q_norm is not None and k_norm is not None:
+        start = None if state is None or state.z is None else state.z.to(memory).flatten(0, 1)[..., None]
+        qn, kn = time_first(q_norm, token), time_first(k_norm, token)
+        den, z = _Frames.apply(qn, kn, None, beta, g, start, ends, kept)  # (T,G,N,1), (n,G,D,1)
+        out = out * (den + eps).reciprocal()
+        z = z[..., 0].unflatten(1, (b, h)).transpose(0, 1)
+    return out.unflatten(1, (b, h)).movedim(0, 2), S.unflatten(1, (b, h)).transpose(0, 1), z
 
-    with torch.autocast(v.device.type, enabled=False):
-        beta_, g_ = time_first(beta, token)[..., None], time_first(g, memory)  # (T,G,N,1), (T,G)
-        out, S = stream(q, k, time_first(v, token), None if state is None else state.S)
-        z = None
-        if q_norm is not None and k_norm is not None:
-            z0 = None if state is None or state.z is None else state.z[..., None]
-            den, z = stream(q_norm, k_norm, None, z0)  # (T,G,N,1), (n,G,D,1)
-            out = out * (den + eps).reciprocal()  # (T,G,N,V)
-            z = z.squeeze(-1).unflatten(1, (b, h)).transpose(0, 1)  # (B,n,H,D)
-        S = S.unflatten(1, (b, h)).transpose(0, 1)  # (B,n,H,D,V)
-    if not every_chunk:
-        S, z = S[:, 0], None if z is None else z[:, 0]
-    return out.to(v.dtype).unflatten(1, (b, h)).movedim(0, 2), GDNMemory(S, z)
+
+def _add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return x + a b in x's dtype, which may be wider than that of a and b."""
+    return torch.baddbmm(x, a, b) if x.dtype == a.dtype else x + torch.bmm(a, b)
 
 
 def _read(q: Tensor, memory: Tensor) -> Tensor:
-    """Return q memory `(...,N,V)`; a single column goes through the faster row-times-matrix product."""
+    """Return q memory `(T,G,N,V)`; a single column goes through the faster row-times-matrix product."""
     if memory.shape[-1] == 1:
         return torch.matmul(memory.transpose(-1, -2), q.transpose(-1, -2)).transpose(-1, -2)
     return torch.matmul(q, memory)
-
-
-def _one_frame(
-    q: Tensor, k: Tensor, v: Tensor | None, beta: Tensor, g: Tensor, start: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the read (1,G,N,V) and memory (1,G,D,V) of one frame, by its residual (see `_Frames`)."""
-    value = 1.0 if v is None else v
-    if start is None:
-        memory = torch.matmul(k.transpose(-1, -2), beta * value).to(g.dtype)  # (1,G,D,V)
-    else:
-        kept = g.exp()[..., None, None] * start  # (1,G,D,V)
-        surprise = beta * (value - _read(k, kept.to(k.dtype)))  # (1,G,N,V)
-        memory = kept + torch.matmul(k.transpose(-1, -2), surprise)
-    return _read(q, memory.to(q.dtype)), memory
 
 
 class _Frames(torch.autograd.Function):
