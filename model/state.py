@@ -54,8 +54,12 @@ def put(tree: Tree, index: Tensor | Sequence[int], values: Tree) -> Tree:
 
 def repeat(tree: Tree, times: int) -> Tree:
     """Return every slot `times` times, as views where possible (`expand`, no copy for batch 1)."""
-    return tree_map(lambda leaf: leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1
-                    else leaf.repeat_interleave(times, 0), tree)
+    return tree_map(
+        lambda leaf: (
+            leaf.expand(times, *leaf.shape[1:]) if leaf.shape[0] == 1 else leaf.repeat_interleave(times, 0)
+        ),
+        tree,
+    )
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -79,8 +83,10 @@ def unflatten(template: Tree, tensors: dict[str, Tensor], prefix: str = "") -> T
             raise ValueError(f"state tensor {prefix!r} is missing")
         return tensors[prefix]  # type: ignore[return-value]
     names = getattr(template, "_fields", None) or [str(i) for i in range(len(template))]  # type: ignore[arg-type]
-    parts = [unflatten(part, tensors, f"{prefix}.{name}" if prefix else name)
-             for name, part in zip(names, template, strict=True)]  # type: ignore[call-overload]
+    parts = [
+        unflatten(part, tensors, f"{prefix}.{name}" if prefix else name)
+        for name, part in zip(names, template, strict=True)
+    ]  # type: ignore[call-overload]
     return _rebuild(template, parts)
 
 
