@@ -7,8 +7,8 @@ CPU it takes the embedded world's shapes and one thread, on CUDA the released mo
 
 The floor of a problem is max(bytes / bandwidth, operations / rate): every input read once, every output
 written once, the multiply-adds of the cheapest known form. Bandwidth and rate are measured first, in the same
-process, by a large copy and a large matrix product of the same dtype. Implementations take turns and medians
-are reported, so that a slow moment of the machine hits all of them. On the CPU the clock is the processor time
+process, by a large copy and a large product of the same dtype. Implementations take turns and medians are
+reported, so that a slow moment of the machine hits all of them. On the CPU the clock is the processor time
 of the process, which a busy neighbour lengthens little; on CUDA it is the time between two events.
 
 Legend: B batch, H heads, T latent frames, N tokens per frame, D head dim.
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,15 +98,22 @@ def problem_operations(p: Problem) -> int:
 
 def problems(device: str, quick: bool) -> list[Problem]:
     if quick:
-        small = {"batch": 1, "heads": 2, "frames": 2, "tokens": 4, "dim": 16, "dtype": "float32"}
+        small: dict[str, Any] = {
+            "batch": 1,
+            "heads": 2,
+            "frames": 2,
+            "tokens": 4,
+            "dim": 16,
+            "dtype": "float32",
+        }
         return [
             Problem(name="forward", **small),
             Problem(name="fwd+bwd", backward=True, **small),
         ]
     if device == "cpu":
-        tiny = {"heads": 6, "tokens": 64, "dim": 32}
-        step = {"frames": 1, "dtype": "float32", "stream": True}
-        clip = {"batch": 4, "frames": 17}
+        tiny: dict[str, Any] = {"heads": 6, "tokens": 64, "dim": 32}
+        step: dict[str, Any] = {"frames": 1, "dtype": "float32", "stream": True}
+        clip: dict[str, Any] = {"batch": 4, "frames": 17}
         found = []
         for batch in (1, 16):
             found.append(Problem(name="streaming step", batch=batch, **step, **tiny))
@@ -118,7 +126,7 @@ def problems(device: str, quick: bool) -> list[Problem]:
                 Problem(name="clip, causal, fwd+bwd", dtype=dtype, causal=True, backward=True, **clip, **tiny)
             )
         return found
-    released = {"heads": 20, "tokens": 880, "dim": 112, "dtype": "bfloat16"}
+    released: dict[str, Any] = {"heads": 20, "tokens": 880, "dim": 112, "dtype": "bfloat16"}
     found = []
     for batch in (1, 8):
         found.append(Problem(name="streaming chunk", batch=batch, frames=3, stream=True, **released))
@@ -160,8 +168,8 @@ def _inputs(p: Problem, device: str) -> GDNInputs:
             t = t.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4)
         return t.contiguous() if name in ("S", "z") else t
 
-    return GDNInputs(
-        *(None if t is None else grow(name, t).requires_grad_(p.backward) for name, t in x._asdict().items())
+    return GDNInputs._make(
+        (None if t is None else grow(name, t).requires_grad_(p.backward) for name, t in x._asdict().items())
     )
 
 
@@ -257,7 +265,7 @@ def errors(device: str) -> dict[str, float]:
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         x = gdn_inputs(seed=1, frames=5, tokens=70, key_dim=112, value_dim=112, dtype=dtype, device=device)
-        exact = GDNInputs(*(None if t is None else t.double() for t in x))
+        exact = GDNInputs._make(None if t is None else t.double() for t in x)
         expected = run_gdn(exact, "naive", chunk_starts=(0, 3), gradients=True)
         for impl in ("chunk", "triton") if device == "cuda" and find_spec("triton") else ("chunk",):
             _, error = worst_error(run_gdn(x, impl, chunk_starts=(0, 3), gradients=True), expected)

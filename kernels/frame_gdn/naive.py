@@ -108,8 +108,7 @@ def frame_gdn_naive(
         start = v.new_zeros(b, h, d, v.shape[-1], dtype=dtype) if state is None else state.S.to(dtype)
         read, forward = _memories(k.to(dtype), v.to(dtype), beta_, decay, start, ends)
         out = torch.stack([q[:, :, t].to(dtype) @ read[t] for t in range(frames)], dim=2)  # (B,H,T,N,V)
-        kept = range(len(forward)) if every_chunk else [frames - 1]
-        kept = [end - 1 for end in ends] if every_chunk else kept
+        kept = [end - 1 for end in ends] if every_chunk else [frames - 1]
         S = torch.stack([forward[t] for t in kept], dim=1)  # (B,n,H,D,V)
         z = None
         if q_norm is not None and k_norm is not None:

@@ -13,6 +13,7 @@ forward memories S_t, z_t, and U_t, u_t those that reach the reverse memory of f
 Legend and conventions as in `triton_fwd.py`.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 from __future__ import annotations
 
 import triton

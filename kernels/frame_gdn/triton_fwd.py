@@ -16,6 +16,7 @@ are block sizes: powers of two >= 16 that cover D, V and a block of tokens. Toke
 as long as channels are contiguous; internal buffers are contiguous `(G,T,...)`.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 from __future__ import annotations
 
 import triton
