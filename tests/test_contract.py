@@ -316,6 +316,12 @@ CALLS: list[tuple[str, Callable[[Any, Path], Any], type[Exception], str]] = [
         ValueError,
         "field of view",
     ),
+    (
+        "a scene seed and picture that exclude each other with a new seed",
+        lambda env, _: env.reset(seed=5, options={"scene": 2, "image": np.zeros((64, 64, 3), np.uint8)}),
+        ValueError,
+        "not both",
+    ),
     ("a prompt that is no text", lambda env, _: env.set_prompt(3), ValueError, "string"),
     ("an unknown noise kind", lambda env, _: env.branch(2, noise="loud"), ValueError, "independent, shared"),
     (
@@ -374,6 +380,38 @@ def test_bad_input_is_refused_in_one_sentence_and_changes_nothing(
     assert "\n" not in str(raised.value)
     assert env.state is state and env.np_random.bit_generator.state == generator
     assert not [file for file in tmp_path.iterdir() if file.name != "a.safetensors"]
+
+
+def test_a_world_that_needs_a_scene_refuses_a_picture_and_keeps_its_state() -> None:
+    env = make("twin").unwrapped
+    env.reset(seed=0)
+    state, generator = env.state, env.np_random.bit_generator.state
+    with pytest.raises(ValueError, match="needs a scene"):
+        env.reset(seed=1, options={"image": np.zeros((64, 64, 3), np.uint8)})
+    assert env.state is state and env.np_random.bit_generator.state == generator
+
+
+def test_a_pose_sequence_of_the_wrong_length_is_refused(pure_world: str) -> None:
+    env = make(pure_world, action_type="camera_sequence").unwrapped
+    env.reset(seed=0)
+    state = env.state
+    with pytest.raises(InvalidAction, match=r"shape \(5, 6\).*needs \(4, 6\)"):
+        env.step(np.zeros((5, 6), np.float32))
+    assert env.state is state
+
+
+def test_corrupted_and_missing_weights_are_refused(pure_world: str, tmp_path: Path) -> None:
+    for file in Path(pure_world).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "random.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    with pytest.raises(ValueError, match="corrupted: sha256"):
+        make(str(tmp_path))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="weight file"):
+        make(str(tmp_path))
 
 
 SETTINGS: list[tuple[dict[str, Any], str]] = [

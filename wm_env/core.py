@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wm_env.actions import ActionSpec, Command
-from wm_env.episodes import Episode, placeholder_scene
+from wm_env.episodes import Episode, Wishes, placeholder_scene
 from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
@@ -80,13 +80,17 @@ class State(NamedTuple):
     terminated: Tensor
 
 
+def check_wishes(rules: Rules, wish: Wishes) -> None:
+    """Raise `ValueError` where these rules cannot start from what is wished; nothing is drawn yet."""
+    spec = rules.world.spec
+    if wish.image is not None and (spec.sees_scene or rules.task.needs_scene):
+        needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
+        raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
+
+
 def initial(rules: Rules, episodes: Sequence[Episode]) -> State:
     """Return the state at the start of `episodes`, one slot each."""
     spec = rules.world.spec
-    for episode in episodes:
-        if episode.scene is None and (spec.sees_scene or rules.task.needs_scene):
-            needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
-            raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
     batch = len(episodes)
     chunk, world_state = rules.world.begin([episode.start(spec.sees_scene) for episode in episodes])
     motion = start_motion(batch)

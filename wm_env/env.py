@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from wm_env.config import EnvConfig
-from wm_env.core import State, infos, initial, observation, transition
+from wm_env.core import State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, wishes
 from wm_env.profiling import Tally, TimedWorld
 from wm_env.snapshot import Moment, Snapshot, pack, unpack
@@ -89,6 +89,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._check_open()
         spec = self._world.spec
         wish = wishes(self._defaults, options, spec.frame_size)
+        check_wishes(self._rules, wish)
         super().reset(seed=seed)
         episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
         self._enter(initial(self._rules, [episode]), episode.prompt)

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.config import EnvConfig
-from wm_env.core import Rules, State, infos, initial, observation, transition
+from wm_env.core import Rules, State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import Wishes, draw_episode, wishes
 from wm_env.model.state import put, repeat, select
 from wm_env.profiling import Tally, TimedWorld
@@ -104,6 +104,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         mask = self._mask(options.pop("reset_mask", None))
         seeds = self._seed_list(seed)
         wish = wishes(self._defaults, options, self._world.spec.frame_size)
+        check_wishes(self._rules, wish)
         for slot in np.flatnonzero(mask):
             if seeds[slot] is not None or self._generators[slot] is None:
                 self._generators[slot], self._seeds[slot] = seeding.np_random(seeds[slot])

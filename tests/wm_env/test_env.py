@@ -225,6 +225,14 @@ def test_sync_vectorisation_of_the_single_env_works_too() -> None:
         envs.close()
 
 
+def test_async_vectorisation_works_in_worker_processes() -> None:
+    envs = gym.make_vec("wm_env:SanaWM-Twin-v0", num_envs=2, vectorization_mode="async")
+    observed, _ = envs.reset(seed=0)
+    envs.step(np.array([1, 4]))
+    envs.close()
+    assert np.array_equal(observed[1], gym.make("SanaWM-Twin-v0").reset(seed=1)[0])
+
+
 def test_stock_wrappers_accept_the_environment() -> None:
     env = gym.make("SanaWM-Twin-v0")
     env = gym.wrappers.FrameStackObservation(gym.wrappers.GrayscaleObservation(env), 3)
