@@ -1,216 +1,255 @@
-"""The PettingZoo face: several agents in one world.
+"""The PettingZoo face: several agents in one imagined world, honestly.
 
-    shared_camera   two agents, "mover" and "looker", drive one camera together: a truly shared world
-    multi_camera    N cameras start at one place and each go their own way
+A video world has one camera and no other bodies, so two arrangements make sense:
 
-What the cameras of "multi_camera" share depends on the world. In the twin they look at one true scene. In a
-learned world each camera dreams on its own from the common start: what one sees need not be there for the
-others, and they never see each other. Use "shared_camera" where agents must agree on what exists.
+    shared_camera   two agents drive one camera: "mover" translates it, "looker" turns it. Both see the same
+                    picture and earn the same reward: a truly shared world.
+    multi_camera    "camera_0" ... "camera_N-1" leave one start, each with its own task state. In the twin
+                    they move through one scene. On a learned world each camera dreams on its own: the dreams
+                    agree at the start picture and on nothing else. Cameras never see or touch one another.
+
+Needs the extra `marl`.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+from gymnasium.utils import seeding
 
-from wm_env.env import SanaWMEnv
+from wm_env.config import EnvConfig
+from wm_env.core import State, infos, initial, observation, transition
+from wm_env.episodes import draw_episode, wishes
 from wm_env.model.kinematics import KEYS
-from wm_env.vector import SanaWMVectorEnv
+from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
+from wm_env.world import World
 
 try:
     from pettingzoo import ParallelEnv
 except ImportError as error:
-    raise ImportError("wm_env.parallel needs pettingzoo: pip install 'wm-env[marl]'") from error
+    raise ImportError("wm_env.parallel needs PettingZoo: pip install 'wm-env[marl]'") from error
 
 MODES = ("shared_camera", "multi_camera")
-MAX_CYCLES = 256
-HANDS = {"mover": "wsjl", "looker": "adik"}  # the keys of each agent; action 0 is none
+KEYS_OF = {"mover": "wsjl", "looker": "adik"}
+COLUMNS_OF = {"mover": [0, 1, 2], "looker": [3, 4, 5]}  # of a twist
+SHARED_ACTIONS = ("keys", "multikeys", "camera")
 
 
 def parallel_env(
-    mode: str = "shared_camera",
+    mode: Literal["shared_camera", "multi_camera"] = "shared_camera",
     *,
     num_cameras: int = 2,
-    max_cycles: int = MAX_CYCLES,
+    max_episode_steps: int = DEFAULT_MAX_EPISODE_STEPS,
     render_mode: str | None = None,
     **settings: Any,
-) -> ParallelEnv:
-    """Return the parallel environment of a mode; `settings` are those of `wm_env.config.EnvConfig`."""
+) -> _CameraEnv:
+    """Return a PettingZoo `ParallelEnv`; `settings` are those of `wm_env.config.EnvConfig`.
+
+    num_cameras: agents of "multi_camera". Actions of "shared_camera": `"keys"` gives each agent
+    `Discrete(5)`, none and its four keys (mover w s j l, looker a d i k); `"multikeys"` `MultiBinary(4)`;
+    `"camera"` `Box(-1, 1, (3,))`. Actions of "multi_camera" are those of the single environment.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; valid are {', '.join(MODES)}")
+    if max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1")
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"unknown render_mode {render_mode!r}; valid are None, rgb_array")
     if mode == "shared_camera":
-        return SharedCamera(max_cycles=max_cycles, render_mode=render_mode, **settings)
-    if mode == "multi_camera":
-        return MultiCamera(
-            num_cameras=num_cameras, max_cycles=max_cycles, render_mode=render_mode, **settings
-        )
-    raise ValueError(f"unknown mode {mode!r}; valid are {', '.join(MODES)}")
+        return SharedCamera(max_episode_steps, render_mode, settings)
+    if num_cameras < 1:
+        raise ValueError(f"num_cameras={num_cameras} must be at least 1")
+    return MultiCamera(num_cameras, max_episode_steps, render_mode, settings)
 
 
-class _Parallel(ParallelEnv):
-    """What both modes share: names, spaces, seeds."""
+class _CameraEnv(ParallelEnv[str, Any, Any]):
+    """What both modes share: episodes over the core, one slot a camera, every camera always stepped."""
 
     def __init__(
         self,
-        names: list[str],
-        settings: dict[str, Any],
-        action_space: gym.Space[Any] | None,
-        max_cycles: int,
+        name: str,
+        agents: list[str],
+        cameras: int,
+        limit: int,
         render_mode: str | None,
+        config: EnvConfig,
     ) -> None:
-        if max_cycles < 1:
-            raise ValueError(f"max_cycles={max_cycles} must be at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"unknown render_mode {render_mode!r}; valid are None and rgb_array")
         self.metadata = {
-            "name": "sana_wm_v0",
+            "name": name,
             "render_modes": ["rgb_array"],
             "render_fps": 16,
             "is_parallelizable": True,
         }
-        self.render_mode = render_mode
-        self.possible_agents = names
+        self.possible_agents = agents
         self.agents: list[str] = []
-        self._env = SanaWMEnv(**settings)
-        self._limit, self._cycle = max_cycles, 0
-        move = action_space or self._env.action_space
-        self._views = {name: copy.deepcopy(self._env.observation_space) for name in names}
-        self._moves = {name: copy.deepcopy(move) for name in names}  # each samples from its own seed
+        self.render_mode = render_mode
+        self.config = config
+        self._cameras, self._limit = cameras, limit
+        self._world = config.load_world()
+        self._rules = config.rules(self._world)
+        self._defaults = config.wishes(self._world.spec.frame_size)
+        seen = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
+        self._seen = {agent: _copy_of(seen) for agent in agents}
+        self._acts = {agent: self._action_space(agent) for agent in agents}
+        self._generator: np.random.Generator | None = None
+        self._state: State | None = None
+        self._closed = False
 
     def observation_space(self, agent: str) -> gym.Space[Any]:
-        return self._views[agent]
+        return self._seen[agent]
 
     def action_space(self, agent: str) -> gym.Space[Any]:
-        return self._moves[agent]
+        return self._acts[agent]
 
-    def close(self) -> None:
-        self._env.close()
-        self.agents = []
-
-    def _check_agents(self, actions: dict[str, Any]) -> None:
-        if not self.agents:
-            raise ResetNeeded("no agent is alive; call reset() first")
-        if set(actions) != set(self.agents):
-            raise ValueError(f"actions were given for {sorted(actions)}; the live agents are {self.agents}")
-
-
-class SharedCamera(_Parallel):
-    """Two agents hold the keys of one camera: "mover" w s j l, "looker" a d i k.
-
-    Actions: Discrete(5), 0 holds none, then the keys in that order. Both see the same and are paid the same.
-    """
-
-    def __init__(self, *, max_cycles: int, render_mode: str | None, **settings: Any) -> None:
-        chosen = settings.pop("action_type", "multikeys")
-        if chosen != "multikeys":
-            raise ValueError(f"shared_camera shares out the keys; action_type={chosen!r} does not apply")
-        space = gym.spaces.Discrete(1 + len(HANDS["mover"]))
-        everything = {**settings, "action_type": "multikeys"}
-        super().__init__(list(HANDS), everything, space, max_cycles, render_mode)
+    @property
+    def world(self) -> World:
+        """The world that is stepped."""
+        return self._world
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        observed, info = self._env.reset(seed=seed, options=options)
-        self.agents, self._cycle = list(self.possible_agents), 0
-        return self._each(observed), self._each(info)
+        """Start an episode of all agents; options as in `SanaWMEnv.reset`."""
+        if self._closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+        wish = wishes(self._defaults, options, self._world.spec.frame_size)
+        if seed is not None or self._generator is None:
+            self._generator, _ = seeding.np_random(seed)
+        episode = draw_episode(self._generator, wish, self._world.spec, self.config.temperature)
+        dreams = [replace(episode, noise_seed=episode.noise_seed + camera) for camera in range(self._cameras)]
+        self._state = initial(self._rules, dreams)
+        self.agents = list(self.possible_agents)
+        return self._views(self.agents), self._facts(self.agents)
 
-    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-        self._check_agents(actions)
-        held = np.zeros(len(KEYS), np.int8)
-        for agent, action in actions.items():
-            if not self._moves[agent].contains(action):
-                raise gym.error.InvalidAction(f"{agent}'s action {action!r} leaves {self._moves[agent]}")
-            if action:
-                held[KEYS.index(HANDS[agent][int(action) - 1])] = 1
-        observed, reward, terminated, _, info = self._env.step(held)
-        self._cycle += 1
-        truncated = self._cycle >= self._limit
-        results = tuple(self._each(value) for value in (observed, reward, terminated, truncated, info))
-        if terminated or truncated:
-            self.agents = []
-        return results
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+        """Move all cameras for one chunk; needs one action of every live agent."""
+        if self._closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+        if self._state is None or not self.agents:
+            raise ResetNeeded("call reset() first: no agent is in an episode")
+        live = list(self.agents)
+        if set(actions) != set(live):
+            raise InvalidAction(f"actions are of {sorted(actions)}; the live agents are {sorted(live)}")
+        for agent in live:
+            wanted, given = self._acts[agent].shape, np.shape(actions[agent])
+            if given != wanted:
+                raise InvalidAction(f"the action of {agent!r} has shape {given}, not {wanted}")
+        command = self._rules.actions.command(self._joined(actions), self._cameras)
+        self._state, verdict = transition(self._rules, self._state, command)
+        cut = bool(self._state.chunk[0] >= self._limit)
+        rewards = {agent: float(verdict.reward[self._camera(agent)]) for agent in live}
+        ended = {agent: bool(verdict.terminated[self._camera(agent)]) for agent in live}
+        self.agents = [agent for agent in live if not (ended[agent] or cut)]
+        return self._views(live), rewards, ended, dict.fromkeys(live, cut), self._facts(live)
 
     def render(self) -> np.ndarray | None:
+        """Return the newest frames of all cameras side by side, at full size."""
         if self.render_mode is None:
+            gym.logger.warn("render() was called without a render_mode; pass render_mode='rgb_array'")
             return None
-        return self._env.state.frames[0, -1].numpy().copy()
+        if self._state is None:
+            raise ResetNeeded("call reset() first: nothing has been seen yet")
+        return np.concatenate(list(self._state.frames[:, -1].numpy()), axis=1)
 
-    def _each(self, value: Any) -> dict[str, Any]:
-        """Return `value` for every live agent, arrays as copies of their own."""
-        return {agent: _own(value) for agent in self.agents}
+    def close(self) -> None:
+        """Forget the episode; may be called twice."""
+        self._state, self.agents, self._closed = None, [], True
+
+    def _camera(self, agent: str) -> int:
+        raise NotImplementedError
+
+    def _action_space(self, agent: str) -> gym.Space[Any]:
+        raise NotImplementedError
+
+    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
+        """Return one action of the core for every camera."""
+        raise NotImplementedError
+
+    def _views(self, agents: list[str]) -> dict[str, Any]:
+        assert self._state is not None
+        batched = observation(self._rules, self._state)
+        if isinstance(batched, dict):
+            return {
+                agent: {name: values[self._camera(agent)].copy() for name, values in batched.items()}
+                for agent in agents
+            }
+        return {agent: batched[self._camera(agent)].copy() for agent in agents}
+
+    def _facts(self, agents: list[str]) -> dict[str, dict[str, Any]]:
+        assert self._state is not None
+        per_camera = infos(self._rules, self._state)
+        return {agent: dict(per_camera[self._camera(agent)]) for agent in agents}
 
 
-class MultiCamera(_Parallel):
-    """N cameras from one start, each with its own task, actions and frames; see the module docstring."""
+class SharedCamera(_CameraEnv):
+    """Two agents, one camera; see the module docstring."""
+
+    def __init__(self, limit: int, render_mode: str | None, settings: dict[str, Any]) -> None:
+        self._kind = settings.get("action_type", "keys")
+        if self._kind not in SHARED_ACTIONS:
+            raise ValueError(
+                f"action_type {self._kind!r} cannot be shared; valid are {', '.join(SHARED_ACTIONS)}"
+            )
+        kind = "camera" if self._kind == "camera" else "multikeys"
+        config = EnvConfig(**{**settings, "action_type": kind})
+        super().__init__("sana_wm_shared_camera_v0", list(KEYS_OF), 1, limit, render_mode, config)
+
+    def _camera(self, agent: str) -> int:
+        return 0
+
+    def _action_space(self, agent: str) -> gym.Space[Any]:
+        if self._kind == "keys":
+            return gym.spaces.Discrete(1 + len(KEYS_OF[agent]))
+        if self._kind == "multikeys":
+            return gym.spaces.MultiBinary(len(KEYS_OF[agent]))
+        return gym.spaces.Box(-1.0, 1.0, (len(COLUMNS_OF[agent]),), np.float32)
+
+    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
+        if self._kind == "camera":
+            twist = np.zeros((1, 6))
+            for agent, action in actions.items():
+                twist[0, COLUMNS_OF[agent]] = action
+            return twist
+        held = np.zeros((1, len(KEYS)), np.int64)
+        for agent, action in actions.items():
+            if not self._acts[agent].contains(np.asarray(action)[()]):
+                raise InvalidAction(f"the action {action!r} of {agent!r} leaves {self._acts[agent]}")
+            for index, key in enumerate(KEYS_OF[agent]):
+                down = action == index + 1 if self._kind == "keys" else action[index]
+                held[0, KEYS.index(key)] = int(down)
+        return held
+
+
+class MultiCamera(_CameraEnv):
+    """N cameras from one start; see the module docstring."""
 
     def __init__(
-        self, *, num_cameras: int, max_cycles: int, render_mode: str | None, **settings: Any
+        self, num_cameras: int, limit: int, render_mode: str | None, settings: dict[str, Any]
     ) -> None:
-        if num_cameras < 1:
-            raise ValueError(f"num_cameras={num_cameras} must be at least 1")
-        names = [f"camera_{index}" for index in range(num_cameras)]
-        super().__init__(names, settings, None, max_cycles, render_mode)
-        self._cameras: SanaWMVectorEnv | None = None
+        agents = [f"camera_{index}" for index in range(num_cameras)]
+        config = EnvConfig(**settings)
+        super().__init__("sana_wm_multi_camera_v0", agents, num_cameras, limit, render_mode, config)
 
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        observed, info = self._env.reset(seed=seed, options=options)
-        self.agents, self._cycle = list(self.possible_agents), 0
-        self._cameras = self._env.branch(len(self.agents), noise="independent")
-        return {a: _own(observed) for a in self.agents}, {a: _own(info) for a in self.agents}
+    def _camera(self, agent: str) -> int:
+        return self.possible_agents.index(agent)
 
-    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-        self._check_agents(actions)
-        assert self._cameras is not None
-        idle = np.zeros_like(np.asarray(next(iter(actions.values()))))
-        batch = [actions.get(agent, idle) for agent in self.possible_agents]
-        observed, rewards, terminated, _, info = self._cameras.step(np.stack(batch))
-        self._cycle += 1
-        truncated = self._cycle >= self._limit
-        live = {agent: self.possible_agents.index(agent) for agent in self.agents}
-        results = (
-            {agent: _slot(observed, slot) for agent, slot in live.items()},
-            {agent: float(rewards[slot]) for agent, slot in live.items()},
-            {agent: bool(terminated[slot]) for agent, slot in live.items()},
-            dict.fromkeys(live, truncated),
-            {agent: _slot_info(info, slot) for agent, slot in live.items()},
-        )
-        self.agents = [agent for agent, slot in live.items() if not (terminated[slot] or truncated)]
-        return results
+    def _action_space(self, agent: str) -> gym.Space[Any]:
+        return self._rules.actions.space()
 
-    def render(self) -> np.ndarray | None:
-        """Return all cameras' newest frames side by side."""
-        if self.render_mode is None or self._cameras is None:
-            return None
-        return np.concatenate(list(self._cameras.state.frames[:, -1].numpy()), axis=1)
-
-    def close(self) -> None:
-        super().close()
-        self._cameras = None
+    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
+        still = np.zeros_like(np.asarray(next(iter(actions.values()))))  # cameras that have ended stand still
+        return np.stack([np.asarray(actions.get(agent, still)) for agent in self.possible_agents])
 
 
-def _own(value: Any) -> Any:
-    """Return a copy that shares no array."""
-    if isinstance(value, dict):
-        return {key: _own(part) for key, part in value.items()}
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _slot(observed: Any, slot: int) -> Any:
-    if isinstance(observed, dict):
-        return {name: values[slot].copy() for name, values in observed.items()}
-    return observed[slot].copy()
-
-
-def _slot_info(info: dict[str, Any], slot: int) -> dict[str, Any]:
-    """Return one slot's part of a vector info, with plain Python numbers."""
-    single: dict[str, Any] = {}
-    for key, values in info.items():
-        if not key.startswith("_") and info[f"_{key}"][slot]:
-            value = values[slot]
-            single[key] = value.copy() if isinstance(value, np.ndarray) else value.item()
-    return single
+def _copy_of(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return an equal space with a generator of its own."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({name: _copy_of(part) for name, part in space.spaces.items()})
+    assert isinstance(space, gym.spaces.Box)
+    return gym.spaces.Box(space.low, space.high, space.shape, space.dtype.type)  # type: ignore[union-attr]

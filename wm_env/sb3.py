@@ -1,7 +1,7 @@
 """The Stable-Baselines3 face: `SanaWMVecEnv`, one world call per step for all slots.
 
 SB3 differs from Gymnasium's vector environments in its calls, not in what happens: a slot that ends is reset
-within the same step, its last observation is in `info["terminal_observation"]`, and infos are one dict a slot.
+within the same step, its last observation is in `info["terminal_observation"]`, infos are one dict a slot.
 Needs the extra `rl`.
 """
 
@@ -13,10 +13,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
 
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
 from wm_env.vector import SanaWMVectorEnv
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError("wm_env.sb3 needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 SLOT_METHODS = ("snapshot", "set_prompt", "render")
 
@@ -55,13 +59,13 @@ class SanaWMVecEnv(VecEnv):
         """Start all slots with the seeds of `seed()` and the options of `set_options()`, used once."""
         seeds, options = list(self._seeds), self._options
         observed, info = self.envs.reset(seed=seeds, options=options[0])
+        self.reset_infos = [_of_slot(info, slot) for slot in range(self.num_envs)]
         for slot in range(1, self.num_envs):
             if options[slot] != options[0]:
                 mask = np.arange(self.num_envs) == slot
-                told = [seeds[slot] if here else None for here in mask]
-                observed, own = self.envs.reset(seed=told, options={**options[slot], "reset_mask": mask})
-                info = {name: _merge(info[name], own[name], mask) for name in info if name in own}
-        self.reset_infos = [_of_slot(info, slot) for slot in range(self.num_envs)]
+                told = [seed if here else None for seed, here in zip(seeds, mask, strict=True)]
+                observed, info = self.envs.reset(seed=told, options={**options[slot], "reset_mask": mask})
+                self.reset_infos[slot] = _of_slot(info, slot)
         self._reset_seeds()
         self._reset_options()
         return observed
@@ -119,11 +123,13 @@ class SanaWMVecEnv(VecEnv):
             return [images[slot] for slot in slots]
         raise AttributeError(f"slots have no method {method_name!r}; there are {', '.join(SLOT_METHODS)}")
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None
+    ) -> list[bool]:
         """Return False for each asked slot: nothing wraps a slot."""
         return [False for _ in self._slots(indices)]
 
-    def _slots(self, indices: None | int | Iterable[int]) -> list[int]:
+    def _slots(self, indices: int | Iterable[int] | None) -> list[int]:
         return [int(slot) for slot in self._get_indices(indices)]
 
 
@@ -139,8 +145,3 @@ def _of_slot(info: dict[str, Any], slot: int) -> dict[str, Any]:
             value = values[slot]
             own[name] = value.item() if isinstance(value, np.generic) else value
     return own
-
-
-def _merge(old: Any, new: Any, mask: np.ndarray) -> Any:
-    """Return `old` with the slots of `mask` from `new`."""
-    return np.where(mask.reshape(-1, *[1] * (old.ndim - 1)), new, old)

@@ -1,4 +1,4 @@
-"""The PettingZoo face; skipped where PettingZoo is not installed."""
+"""The PettingZoo face: its own checkers, a shared camera, cameras that part."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("pettingzoo", reason="needs the extra: pip install 'wm-env[marl]'")
-
-from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, seed_test
 from pettingzoo.utils import parallel_to_aec
 
 from wm_env.env import SanaWMEnv
 from wm_env.parallel import MODES, parallel_env
+from wm_env.tasks import TASKS
 
 
 def make(mode: str, **settings: Any) -> Any:
     return parallel_env(mode, world="twin", **settings)
 
 
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings("ignore:reset options"),  # the checker passes one nobody knows
+    pytest.mark.filterwarnings("ignore:We recommend agents"),  # mover and looker carry no number
+    pytest.mark.filterwarnings("ignore:Observation space for each agent probably"),  # the same
+    pytest.mark.filterwarnings("ignore:Observation is not a NumPy array"),  # a goal task's is a Dict
+]
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("task", ["explore", "pointnav"])
+@pytest.mark.parametrize("task", TASKS)
 def test_pettingzoos_own_checks_pass(mode: str, task: str) -> None:
-    parallel_api_test(make(mode, task=task, max_cycles=6), num_cycles=20)
-    parallel_seed_test(lambda: make(mode, task=task, max_cycles=6), num_cycles=6)
+    def short() -> Any:
+        return make(mode, task=task, max_episode_steps=4)
 
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_aec_conversion_passes_too(mode: str) -> None:
-    api_test(parallel_to_aec(make(mode, max_cycles=6)), num_cycles=20)
+    parallel_api_test(short(), num_cycles=5)
+    parallel_seed_test(short, num_cycles=3)
+    api_test(parallel_to_aec(short()), num_cycles=5)
+    seed_test(lambda: parallel_to_aec(short()), num_cycles=3)
 
 
 def test_mover_and_looker_drive_one_camera() -> None:
@@ -64,16 +72,49 @@ def test_a_finished_camera_leaves_the_others_running() -> None:
     assert cameras.agents == ["camera_1"]
     observed, *_ = cameras.step({"camera_1": 0})
     assert set(observed) == {"camera_1"}
-    with pytest.raises(ValueError, match="live agents"):
+    with pytest.raises(InvalidAction, match="live agents"):
         cameras.step({"camera_0": 0, "camera_1": 0})
+
+
+@pytest.mark.parametrize("action_type", ["multikeys", "camera"])
+def test_twists_and_held_keys_are_shared_out_too(action_type: str) -> None:
+    shared = make("shared_camera", action_type=action_type, collision="ignore")
+    shared.reset(seed=0)
+    *_, infos = shared.step(
+        {
+            "mover": np.array([1, 0, 0, 0][: 3 + (action_type == "multikeys")]),
+            "looker": np.array([0, 1, 0, 0][: 3 + (action_type == "multikeys")]),
+        }
+    )
+    solo = SanaWMEnv(world="twin", action_type=action_type, collision="ignore")
+    solo.reset(seed=0)
+    whole = [1, 0, 0, 1, 0, 0, 0, 0] if action_type == "multikeys" else [1, 0, 0, 0, 1, 0]
+    assert np.array_equal(infos["mover"]["c2w"], solo.step(np.array(whole))[4]["c2w"])
+
+
+def test_time_ends_the_episode_of_every_agent() -> None:
+    cameras = make("multi_camera", max_episode_steps=2)
+    cameras.reset(seed=0)
+    for _ in range(2):
+        *_, terminated, truncated, _ = cameras.step(dict.fromkeys(cameras.agents, 0))
+    assert truncated == {"camera_0": True, "camera_1": True} and not any(terminated.values())
+    assert cameras.agents == []
+    with pytest.raises(ResetNeeded):
+        cameras.step({})
+    cameras.close()
+    with pytest.raises(ClosedEnvironmentError):
+        cameras.reset()
 
 
 def test_bad_modes_and_actions_are_refused() -> None:
     with pytest.raises(ValueError, match="shared_camera, multi_camera"):
-        parallel_env("one_camera", world="twin")
-    with pytest.raises(ValueError, match="shares out the keys"):
-        make("shared_camera", action_type="camera")
+        parallel_env("one_camera", world="twin")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cannot be shared"):
+        make("shared_camera", action_type="camera_sequence")
     shared = make("shared_camera")
+    with pytest.raises(ResetNeeded):
+        shared.step({"mover": 0, "looker": 0})
     shared.reset(seed=0)
-    with pytest.raises(Exception, match="leaves"):
-        shared.step({"mover": 5, "looker": 0})
+    for action in (5, -1, 0.5, np.nan, [1, 2]):
+        with pytest.raises(InvalidAction):
+            shared.step({"mover": action, "looker": 0})

@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 face; skipped where SB3 is not installed."""
+"""The Stable-Baselines3 face: its checker, its wrappers, its algorithms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("stable_baselines3", reason="needs the extra: pip install 'wm-env[rl]'")
-
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecTransposeImage
@@ -68,13 +66,49 @@ def test_ppo_learns_on_it(task: str, policy: str) -> None:
     assert envs.envs.profile()["world_calls"] == 8
 
 
+def test_recurrent_ppo_learns_on_it() -> None:
+    envs = SanaWMVecEnv(2, world="twin", task="pointnav", max_episode_steps=8)
+    agent = RecurrentPPO(
+        "MultiInputLstmPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu"
+    )
+    agent.learn(16)
+    assert agent.num_timesteps == 16
+
+
+def test_every_slot_may_have_reset_options_of_its_own() -> None:
+    envs = SanaWMVecEnv(2, world="twin")
+    envs.set_options([{"scene": 1}, {"scene": 2}])
+    observed = envs.reset()
+    assert envs.envs.state.scene_seed.tolist() == [1, 2]
+    for slot in range(2):
+        assert np.array_equal(observed[slot], SanaWMEnv(world="twin", scene=slot + 1).reset(seed=9)[0])
+
+
+def test_infos_are_plain_values_of_the_slot() -> None:
+    envs = SanaWMVecEnv(2, world="twin", task="pointnav", max_episode_steps=2)
+    envs.seed(0)
+    envs.reset()
+    info = envs.step(np.array([1, 1]))[3][1]
+    solo = SanaWMEnv(world="twin", task="pointnav")
+    solo.reset(seed=1)
+    expected = solo.step(1)[4]
+    assert set(info) == {*expected, "TimeLimit.truncated"}
+    assert info["is_success"] is False and info["distance_to_goal"] == expected["distance_to_goal"]
+    assert np.array_equal(info["c2w_frames"], expected["c2w_frames"])
+
+
 def test_images_attributes_and_methods_are_reachable() -> None:
     envs = SanaWMVecEnv(3, world="twin", render_mode="rgb_array")
     envs.reset()
     assert [image.shape for image in envs.get_images()] == [(64, 64, 3)] * 3
+    assert envs.render().shape == (128, 128, 3)
     assert envs.get_attr("frames_per_step", indices=[0, 2]) == [4, 4]
-    assert envs.env_is_wrapped(object) == [False] * 3
-    envs.env_method("set_prompt", "dim light")
-    with pytest.raises(ValueError, match="cannot set"):
+    assert envs.env_is_wrapped(object) == [False] * 3  # type: ignore[arg-type]
+    envs.env_method("set_prompt", "dim light", indices=[1])
+    assert len(envs.env_method("snapshot", indices=1)) == 1
+    with pytest.raises(AttributeError, match="snapshot, set_prompt, render"):
+        envs.env_method("dance")
+    with pytest.raises(AttributeError, match="cannot be set"):
         envs.set_attr("world", "tiny")
+    envs.close()
     envs.close()
