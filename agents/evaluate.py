@@ -1,0 +1,201 @@
+"""How well an agent does: returns, success rate and SPL over given seeds, with confidence intervals.
+
+    success   S / n                                        Wilson score interval
+    SPL       1/n sum S_i l_i / max(p_i, l_i)              bootstrap over episodes; l shortest, p walked
+    return    1/n sum of undiscounted rewards              bootstrap over episodes
+
+A seed is one scene, start and goal, the same in every world, so agents and worlds compare episode by episode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from tqdm import tqdm
+
+from wm_env.core import State
+from wm_env.model.kinematics import KEYS
+from wm_env.model.metrics import Interval, hierarchical_bootstrap
+from wm_env.model.state import select
+from wm_env.recording import Policy
+from wm_env.vector import SanaWMVectorEnv
+
+FIRST_SEED = 1_000_000  # evaluation seeds start here, far from those of training
+
+
+class Agent(Protocol):
+    """Whoever chooses actions for a batch of slots."""
+
+    def __call__(self, observations: Any, state: State, starts: np.ndarray) -> np.ndarray:
+        """Return one action a slot; `starts` `(B,)` bool marks slots at the start of an episode.
+
+        A learned agent looks at `observations` alone; `state` is the privilege of scripted ones.
+        """
+        ...
+
+
+class EpisodeResult(NamedTuple):
+    """One finished episode. distance: to the goal at the end, metres. collisions: steps with one."""
+
+    seed: int
+    reward: float
+    steps: int
+    success: bool
+    spl: float
+    distance: float
+    collisions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What `summarize` makes of episodes; every interval is 95 %."""
+
+    episodes: int
+    success: Interval
+    spl: Interval
+    reward: Interval
+    mean_steps: float
+    mean_distance: float
+    collisions_per_step: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score as JSON-able values; intervals as {"mean", "lo", "hi"}."""
+        return {
+            name: dict(zip(("mean", "lo", "hi"), value, strict=True)) if isinstance(value, tuple) else value
+            for name, value in {**asdict(self)}.items()
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"success {100 * self.success.mean:.1f} % [{100 * self.success.low:.1f}, "
+            f"{100 * self.success.high:.1f}], SPL {self.spl.mean:.3f}, return {self.reward.mean:.2f} "
+            f"[{self.reward.low:.2f}, {self.reward.high:.2f}], {self.mean_steps:.1f} steps, "
+            f"{self.episodes} episodes"
+        )
+
+
+def evaluate(
+    agent: Agent,
+    seeds: Sequence[int],
+    *,
+    num_envs: int = 16,
+    max_episode_steps: int,
+    progress: bool = False,
+    **settings: Any,
+) -> list[EpisodeResult]:
+    """Return one result per seed, in their order; `settings` are those of `SanaWMVectorEnv`.
+
+    Slots that end take the next seed while the others go on. An agent that keeps a memory gets `starts`.
+    """
+    if not seeds:
+        raise ValueError("evaluation needs at least one seed")
+    envs = SanaWMVectorEnv(
+        min(num_envs, len(seeds)),
+        max_episode_steps=max_episode_steps,
+        autoreset_mode=AutoresetMode.DISABLED,
+        **settings,
+    )
+    waiting = list(range(envs.num_envs, len(seeds)))
+    running = list(range(envs.num_envs))  # which seed each slot plays; -1 none
+    observed, _ = envs.reset(seed=[int(seeds[index]) for index in running])
+    starts = np.ones(envs.num_envs, bool)
+    rewards, steps, bumps = (np.zeros(envs.num_envs) for _ in range(3))
+    results: dict[int, EpisodeResult] = {}
+    with tqdm(total=len(seeds), unit="episode", desc="evaluating", disable=not progress) as bar:
+        while len(results) < len(seeds):
+            observed, reward, terminated, truncated, info = envs.step(agent(observed, envs.state, starts))
+            rewards, steps = rewards + reward, steps + 1
+            bumps += info.get("collision", 0)
+            ended = terminated | truncated
+            starts = ended
+            if not ended.any():
+                continue
+            told: list[int | None] = [None] * envs.num_envs
+            for slot in np.flatnonzero(ended):
+                index = running[slot]
+                if index >= 0:
+                    results[index] = EpisodeResult(
+                        seed=int(seeds[index]),
+                        reward=float(rewards[slot]),
+                        steps=int(steps[slot]),
+                        success=bool(info["is_success"][slot]),
+                        spl=float(info["spl"][slot]),
+                        distance=float(info["distance_to_goal"][slot]),
+                        collisions=int(bumps[slot]),
+                    )
+                    bar.update()
+                running[slot] = waiting.pop(0) if waiting else -1  # a slot out of seeds idles in some scene
+                told[slot] = int(seeds[max(running[slot], 0)])
+            rewards, steps, bumps = (np.where(ended, 0.0, total) for total in (rewards, steps, bumps))
+            if len(results) < len(seeds):
+                observed, _ = envs.reset(seed=told, options={"reset_mask": ended})
+    envs.close()
+    return [results[index] for index in range(len(seeds))]
+
+
+def summarize(results: Sequence[EpisodeResult]) -> Score:
+    """Return the score of finished episodes."""
+    distances = np.array([result.distance for result in results])
+    finite = distances[np.isfinite(distances)]
+    return Score(
+        episodes=len(results),
+        success=wilson(sum(result.success for result in results), len(results)),
+        spl=hierarchical_bootstrap(np.array([result.spl for result in results])),
+        reward=hierarchical_bootstrap(np.array([result.reward for result in results])),
+        mean_steps=float(np.mean([result.steps for result in results])),
+        mean_distance=float(finite.mean()) if len(finite) else 0.0,
+        collisions_per_step=sum(r.collisions for r in results) / max(1, sum(r.steps for r in results)),
+    )
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> Interval:
+    """Return the success rate with its Wilson score interval.
+
+    (p + z^2/2n +- z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 + z^2/n);  z = 1.96 is 95 %.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials is no proportion")
+    p, share = successes / trials, z * z / trials
+    centre = p + share / 2
+    half = z * math.sqrt(p * (1 - p) / trials + share / (4 * trials))
+    low, high = (centre - half) / (1 + share), (centre + half) / (1 + share)
+    return Interval(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
+
+
+class RandomAgent:
+    """Uniform actions of a space: the baseline everything has to beat."""
+
+    def __init__(self, space: gym.Space[Any], seed: int) -> None:
+        self._space, self._seed = space, seed
+        self._batched: gym.Space[Any] | None = None
+
+    def __call__(self, observations: Any, state: State, starts: np.ndarray) -> np.ndarray:
+        if self._batched is None:
+            self._batched = batch_space(self._space, len(starts))
+            self._batched.seed(self._seed)
+        return np.asarray(self._batched.sample())
+
+
+class ScriptedAgent:
+    """A scripted walker for every slot; acts in `multikeys`. make: a fresh walker of a seed."""
+
+    def __init__(self, make: Callable[[int], Policy], seed: int) -> None:
+        self._make, self._next = make, seed
+        self._walkers: dict[int, Policy] = {}
+
+    def __call__(self, observations: Any, state: State, starts: np.ndarray) -> np.ndarray:
+        held = np.zeros((len(starts), len(KEYS)), np.int8)
+        for slot, fresh in enumerate(starts):
+            if fresh:
+                self._walkers[slot] = self._make(self._next)
+                self._next += 1
+            keys = self._walkers[slot](select(state, [slot]))
+            held[slot] = [key in keys for key in KEYS]
+        return held

@@ -1,0 +1,103 @@
+"""Evaluation: one result per seed, the same whatever the batch, and honest intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from wm_env.agents.evaluate import (
+    FIRST_SEED,
+    EpisodeResult,
+    RandomAgent,
+    ScriptedAgent,
+    evaluate,
+    summarize,
+    wilson,
+)
+from wm_env.agents.scripted import make_policy
+from wm_env.env import SanaWMEnv
+
+
+def expert() -> ScriptedAgent:
+    return ScriptedAgent(lambda seed: make_policy("goal", seed), seed=0)
+
+
+def score_expert(seeds: list[int], num_envs: int) -> list[EpisodeResult]:
+    return evaluate(
+        expert(), seeds, num_envs=num_envs, max_episode_steps=80,
+        world="twin", task="pointnav", action_type="multikeys",
+    )  # fmt: skip
+
+
+def test_the_expert_reaches_pointnav_goals_in_the_twin() -> None:
+    results = score_expert([FIRST_SEED + i for i in range(20)], num_envs=10)
+    score = summarize(results)
+    assert score.success.mean >= 0.95  # of 100 seeds: see docs/performance/agents.md
+    assert score.spl.mean > 0.8
+
+
+def test_results_do_not_depend_on_how_many_slots_play() -> None:
+    seeds = [3, 1, 4, 1, 5]
+    alone, together = score_expert(seeds, 1), score_expert(seeds, 3)
+    assert [result.seed for result in together] == seeds
+    for one, other in zip(alone, together, strict=True):
+        assert one.steps == other.steps and one.success == other.success
+        assert one.reward == pytest.approx(other.reward, abs=1e-9)
+
+
+def test_a_result_is_the_episode_that_gymnasium_plays() -> None:
+    class Forward:
+        def __call__(self, observations: Any, state: Any, starts: np.ndarray) -> np.ndarray:
+            return np.ones(len(starts), np.int64)
+
+    (result,) = evaluate(Forward(), [9], max_episode_steps=12, world="twin", task="pointnav")
+    env = gym.make("SanaWM-PointNav-v0", world="twin", max_episode_steps=12)
+    env.reset(seed=9)
+    rewards, done = [], False
+    while not done:
+        _, reward, terminated, truncated, info = env.step(1)
+        rewards.append(reward)
+        done = terminated or truncated
+    assert result.reward == pytest.approx(sum(rewards)) and result.steps == len(rewards)
+    assert result.distance == info["distance_to_goal"] and result.success == info["is_success"]
+
+
+def test_a_random_agent_repeats_itself_for_the_same_seed() -> None:
+    space = SanaWMEnv(world="twin").action_space
+    (first,), (again,), (other,) = (
+        evaluate(RandomAgent(space, seed), [2], max_episode_steps=8, world="twin") for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (45, 50)])
+def test_wilson_bounds_solve_their_equation(successes: int, trials: int) -> None:
+    rate, low, high = wilson(successes, trials)
+    assert rate == successes / trials
+    for bound in (low, high):
+        if 0 < bound < 1:
+            expected = 1.959964 * math.sqrt(bound * (1 - bound) / trials)
+            assert abs(rate - bound) == pytest.approx(expected, rel=1e-6)
+    assert 0 <= low <= rate <= high <= 1
+
+
+def test_a_score_averages_its_episodes() -> None:
+    results = [
+        EpisodeResult(0, 10.0, 20, True, 0.5, 0.2, 1),
+        EpisodeResult(1, -1.0, 40, False, 0.0, 3.0, 2),
+    ]
+    score = summarize(results)
+    assert (score.episodes, score.success.mean, score.spl.mean, score.reward.mean) == (2, 0.5, 0.25, 4.5)
+    assert (score.mean_steps, score.mean_distance, score.collisions_per_step) == (30, 1.6, 0.05)
+    assert set(score.to_dict()["success"]) == {"mean", "lo", "hi"}
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one seed"):
+        evaluate(expert(), [], max_episode_steps=8, world="twin")
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson(3, 2)
