@@ -120,3 +120,9 @@ def test_importing_under_a_second_name_does_not_register_twice() -> None:
         "import warnings; warnings.simplefilter('error'); import wm_env, importlib; importlib.reload(wm_env)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_importing_wm_env_takes_less_than_half_a_second_of_work() -> None:
+    code = "import time, wm_env; print(time.process_time())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert float(out.stdout) < 0.5  # the processor's seconds: a busy machine does not count
