@@ -58,12 +58,12 @@ def film(envs: Sequence[SanaWMEnv], policy: Policy, steps: int) -> Iterator[Shot
     They have `action_type="multikeys"`. The policy sees the first one's state; all get its keys. Stops early
     where the first one's episode ends.
     """
-    yield _shot(envs, "", 0.0, newest_only=True)
+    yield shot(envs, "", 0.0, newest_only=True)
     for _ in range(steps):
         keys = policy(envs[0].state)
         action = np.array([key in keys for key in KEYS], np.int8)
         results = [env.step(action) for env in envs]
-        yield _shot(envs, keys, float(results[0][1]), newest_only=False)
+        yield shot(envs, keys, float(results[0][1]), newest_only=False)
         if results[0][2]:
             return
 
@@ -143,7 +143,8 @@ def save_png(path: str | Path, picture: Image.Image) -> None:
         picture.save(temporary, "PNG")
 
 
-def _shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool) -> Shot:
+def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool) -> Shot:
+    """Return what the environments show now; newest_only: the start, whose chunk repeats one frame."""
     state = envs[0].state
     absolute = (state.start_c2w[:, None] @ state.c2w)[0].numpy()
     first = -1 if newest_only else 0

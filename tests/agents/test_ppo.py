@@ -1,0 +1,95 @@
+"""PPO runs: a folder that can be resumed, evaluated and watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from wm_env.agents.policies import PolicyAgent, PPOSettings, blindfold, load_policy
+from wm_env.agents.ppo import score, train
+
+TOY = PPOSettings(
+    world="twin", task="objectnav", num_envs=2, max_episode_steps=8, steps=32, rollout=8, batch_size=16,
+    epochs=1, evaluate_every=16, evaluate_episodes=2, checkpoint_every=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a toy run."""
+    folder = tmp_path_factory.mktemp("run") / "toy"
+    train(TOY, folder, progress=False)
+    return folder
+
+
+def test_a_run_leaves_curves_checkpoints_a_card_and_a_film(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        *("settings.json", "progress.jsonl", "tensorboard", "checkpoints"),
+        *("policy.zip", "card.json", "episode.mp4"),
+    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-16.zip", "step-32.zip"}
+    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in lines if "eval/success" in line] == [16, 32]
+    card = json.loads((run / "card.json").read_text())
+    assert card["env_steps"] == 32 and set(card["scores"]) == {"twin"}
+    assert set(card["scores"]["twin"]["success"]) == {"mean", "lo", "hi"}
+    assert len(iio.imread(run / "episode.mp4")) <= 1 + 8 * 4
+
+
+def test_a_saved_policy_scores_as_it_did(run: Path) -> None:
+    agent, settings = load_policy(run)
+    assert settings == TOY
+    again, _ = load_policy(run / "policy.zip", deterministic=True)
+    sharp = PolicyAgent(agent.model, blind=False, deterministic=True)
+    assert score(sharp, settings, "twin", 2) == score(again, settings, "twin", 2)
+
+
+def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: Path) -> None:
+    longer = dataclasses.replace(TOY, steps=48)
+    folder = tmp_path / "run"
+    run.rename(folder)
+    try:
+        card = train(longer, folder, resume=True, progress=False)
+        assert card["env_steps"] == 48
+        assert (folder / "checkpoints" / "step-48.zip").is_file()
+        with pytest.raises(ValueError, match="gamma"):
+            train(dataclasses.replace(longer, gamma=0.5), folder, resume=True)
+        with pytest.raises(FileExistsError, match="not empty"):
+            train(TOY, folder)
+    finally:
+        folder.rename(run)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(TOY, tmp_path / "none", resume=True)
+
+
+def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the_twin_too(
+    pure_world: str, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(
+        TOY, world=pure_world, memory="lstm", blind=True, steps=16, evaluate_every=1000, checkpoint_every=1000
+    )
+    card = train(settings, tmp_path / "run", progress=False)
+    assert set(card["scores"]) == {pure_world, "twin"}
+    assert load_policy(tmp_path / "run")[1].blind
+
+
+def test_a_blindfold_hides_the_view_and_nothing_else() -> None:
+    seen = {"image": np.ones((2, 4, 4, 3), np.uint8), "goal": np.ones((2, 3), np.float32)}
+    hidden = blindfold(seen)
+    assert not hidden["image"].any() and hidden["goal"].all() and seen["image"].all()
+    assert not blindfold(seen["image"]).any()
+
+
+def test_impossible_settings_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none, lstm"):
+        PPOSettings(memory="much")
+    with pytest.raises(ValueError, match="must divide"):
+        PPOSettings(batch_size=1000)
+    with pytest.raises(FileNotFoundError, match="agent train"):
+        load_policy(tmp_path)
