@@ -130,28 +130,35 @@ def attention_rows(cfg: DiTConfig, softmax: bool, theirs: str, ours: str) -> Ite
         yield _same(f"{theirs}conv_k_cam.weight", f"{ours}camera.conv_k", (c, 1, taps), (c, taps))
 
 
-def convert(released: Mapping[str, Tensor], rows: list[Row]) -> dict[str, Tensor]:
-    """Return our state dict from released tensors; unexpected, misshapen and missing keys in one error.
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], rows: list[Row]) -> list[str]:
+    """Return the exempt keys that a file lacks; unexpected, misshapen and missing keys in one `ValueError`.
 
-    Rows marked exempt may be missing (dit.md 8.4). Raises `ValueError`.
+    shapes: released key -> shape in the file. Rows marked exempt may be missing (dit.md 8.4).
     """
     by_key = {row.released: row for row in rows}
-    unexpected = sorted(set(released) - set(by_key))
-    missing = sorted(key for key, row in by_key.items() if key not in released and not row.exempt)
+    unexpected = sorted(set(shapes) - set(by_key))
+    absent = sorted(key for key in by_key if key not in shapes)
+    missing = [key for key in absent if not by_key[key].exempt]
     misshapen = [
-        f"{key}: {tuple(released[key].shape)} instead of {row.released_shape}"
+        f"{key}: {tuple(shapes[key])} instead of {row.released_shape}"
         for key, row in by_key.items()
-        if key in released and tuple(released[key].shape) != row.released_shape and not _free_length(row)
+        if key in shapes and tuple(shapes[key]) != row.released_shape and not _free_length(row)
     ]
     if unexpected or missing or misshapen:
         raise ValueError(
             f"the checkpoint does not fit this model: unexpected keys {unexpected}; missing keys {missing}; "
             f"misshapen {misshapen}"
         )
+    return [key for key in absent if by_key[key].exempt]
+
+
+def convert(released: Mapping[str, Tensor], rows: list[Row]) -> dict[str, Tensor]:
+    """Return our state dict from released tensors; raises `ValueError` as `check_shapes` does."""
+    check_shapes({key: tuple(tensor.shape) for key, tensor in released.items()}, rows)
     return {
-        row.ours: released[key].reshape(row.shape)
-        for key, row in by_key.items()
-        if row.ours is not None and key in released
+        row.ours: released[row.released].reshape(row.shape)
+        for row in rows
+        if row.ours is not None and row.released in released
     }
 
 
