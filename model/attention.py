@@ -342,8 +342,6 @@ def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame
     """
     if cfg.window_chunks is None:
         return WindowState((*window.chunks, chunk))
-    if cfg.window_chunks == 1 and cfg.sink:
-        return window if window.chunks else WindowState((chunk,))
     if not window.chunks:
         tokens = cfg.chunk_frames * tokens_per_frame
         blank = KVChunk(
@@ -354,7 +352,7 @@ def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame
     if not cfg.sink:
         return WindowState((*window.chunks[1:], chunk))
     sink, recent = window.chunks[0], window.chunks[1:]
-    later = WindowState((sink, *recent[1:], chunk))
+    later = WindowState((sink, *(*recent, chunk)[1:]))  # with a single slot, the sink alone
     if bool(sink.valid.all()):
         return later
     first = WindowState((chunk, *recent))  # an empty window takes its first chunk as the sink

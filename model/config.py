@@ -96,7 +96,11 @@ def sana_wm() -> DiTConfig:
 
 
 def tiny(memory_channels: int = 0) -> DiTConfig:
-    """The embedded world: one latent frame a chunk, 64 tokens a frame, every part of the released block."""
+    """The embedded world: one latent frame a chunk, 64 tokens a frame, every part of the released block.
+
+    Its softmax blocks see the previous chunk only, no sink: all older memory is the GDN state's. With a sink
+    the network learned to ignore that state (removing it cost nothing), which is then wrong when it is long.
+    """
     return DiTConfig(
         latent_channels=32,
         hidden=160,
@@ -105,7 +109,8 @@ def tiny(memory_channels: int = 0) -> DiTConfig:
         caption_channels=64,
         ffn_ratio=2.0,
         temporal_stride=4,
-        window_chunks=3,
+        window_chunks=1,
+        sink=False,
         chunk_frames=1,
         memory_channels=memory_channels,
         rope_time_scale=0.25,

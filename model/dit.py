@@ -178,12 +178,11 @@ class DiT(nn.Module):
         """Return the state before the first chunk, in the fixed shape that later states have.
 
         Passing it equals passing None; slots in it stack with slots at any other chunk index. Needs a
-        bounded softmax window with a sink. `first_chunk_frames` is the length of the chunk that will be the
-        sink.
+        bounded softmax window. `first_chunk_frames` is the length of the first chunk, which a sink keeps.
         """
         cfg, weight = self.cfg, self.latent_in.weight
-        if cfg.window_chunks is None or not cfg.sink:
-            raise ValueError("only a bounded window with a sink has a fixed shape; pass state=None instead")
+        if cfg.window_chunks is None:
+            raise ValueError("an unbounded softmax window has no fixed shape; pass state=None instead")
         tokens = grid[0] * grid[1]
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -192,7 +191,10 @@ class DiT(nn.Module):
         head = (cfg.heads, cfg.head_dim)
         tail = zeros(cfg.short_conv_kernel - 1, tokens, cfg.hidden, dtype=weight.dtype)
         memory = GDNState(zeros(*head, cfg.head_dim), zeros(*head), zeros(*head, cfg.head_dim), tail, tail)
-        lengths = [first_chunk_frames, *[cfg.chunk_frames] * (cfg.window_chunks - 1)]
+        lengths = [
+            first_chunk_frames if cfg.sink else cfg.chunk_frames,
+            *[cfg.chunk_frames] * (cfg.window_chunks - 1),
+        ]
         empty = [zeros(cfg.heads, n * tokens, cfg.head_dim, dtype=weight.dtype) for n in lengths]
         valid = torch.zeros(batch, dtype=torch.bool)
         window = WindowState(tuple(KVChunk(x, x, x, x, valid) for x in empty))

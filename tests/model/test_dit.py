@@ -100,8 +100,9 @@ def test_a_bounded_window_streams_like_one_call_with_many_chunks() -> None:
 
 
 @torch.no_grad()
-def test_the_empty_state_equals_no_state() -> None:
-    model, inputs = small_model(), Inputs()
+@pytest.mark.parametrize(("window", "sink"), [(3, True), (1, True), (1, False), (2, False)])
+def test_the_empty_state_equals_no_state(window: int, sink: bool) -> None:
+    model, inputs = small_model(window_chunks=window, sink=sink), Inputs()
     empty = model.empty_state(2, (HEIGHT, WIDTH))
     without, after_without = stream(model, inputs, list(range(FRAMES)), None)
     with_empty, after_empty = stream(model, inputs, list(range(FRAMES)), empty)
@@ -110,8 +111,9 @@ def test_the_empty_state_equals_no_state() -> None:
 
 
 @torch.no_grad()
-def test_slots_at_different_chunks_do_not_see_each_other() -> None:
-    model, inputs, other = small_model(), Inputs(1), Inputs(1, seed=5)
+@pytest.mark.parametrize("sink", [True, False])
+def test_slots_at_different_chunks_do_not_see_each_other(sink: bool) -> None:
+    model, inputs, other = small_model(sink=sink), Inputs(1), Inputs(1, seed=5)
     fresh = model.empty_state(1, (HEIGHT, WIDTH))
     _, old = stream(model, other, [0, 1, 2, 3, 4, 5, 6], fresh)
     arguments = [inputs.cut(0, 2), other.cut(3, 5)]
