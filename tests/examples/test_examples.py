@@ -41,6 +41,18 @@ def test_record_writes_a_video_and_a_sheet(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"walk.mp4", "walk.png"}
 
 
+def test_train_ppo_trains_and_scores(tmp_path: Path) -> None:
+    out = tmp_path / "ppo.zip"
+    words = ("--num-envs", "2", "--steps", "64", "--rollout", "32", "--episodes", "2", "--limit", "5")
+    assert "2 episodes" in run("train_ppo.py", *words, "--out", str(out))
+    assert out.is_file()
+
+
+def test_plan_walks_towards_its_goal() -> None:
+    printed = run("plan.py", "--candidates", "4", "--rounds", "1", "--decisions", "2")
+    assert printed.count("promised") == 2
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_every_example_states_its_cost(script: str) -> None:
     assert "CPU" in (EXAMPLES / script).read_text().split('"""')[1]

@@ -33,6 +33,8 @@ COMMANDS = {
     "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),
     "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
     "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
+    "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
+    "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
 }
 
 BAD_INPUT = 2  # exit status of bad usage and of bad input

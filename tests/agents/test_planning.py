@@ -1,0 +1,84 @@
+"""Planning on branched states: what is imagined in the twin is what happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wm_env.agents.planning import Plan, Planner, imagine, plan
+from wm_env.env import SanaWMEnv
+
+SMALL = Planner(candidates=12, horizon=3, hold=2, rounds=2, elites=3)
+
+
+def pointnav(seed: int = 0) -> SanaWMEnv:
+    env = SanaWMEnv(world="twin", task="pointnav")
+    env.reset(seed=seed)
+    return env
+
+
+def carry_out(env: SanaWMEnv, found: Plan, hold: int) -> float:
+    total = 0.0
+    for action in found.actions.repeat(hold):
+        _, reward, terminated, _, _ = env.step(action)
+        total += reward
+        if terminated:
+            break
+    return total
+
+
+@pytest.mark.parametrize("rounds", [1, 2])  # random shooting and CEM
+def test_a_plan_in_the_twin_earns_what_it_promised(rounds: int) -> None:
+    env = pointnav()
+    found = plan(env, Planner(candidates=12, horizon=3, hold=2, rounds=rounds, elites=3), _random(0))
+    assert found.actions.shape == (3,) and found.values.shape == (rounds,)
+    assert carry_out(env, found, hold=2) == pytest.approx(found.value, abs=1e-9)
+
+
+def test_planning_leaves_the_moment_as_it_is() -> None:
+    env, control = pointnav(), pointnav()
+    plan(env, SMALL, _random(0))
+    assert np.array_equal(env.step(1)[0]["image"], control.step(1)[0]["image"])
+
+
+def test_imagined_futures_end_with_the_episode() -> None:
+    env = pointnav()
+    route = env.state.task
+    here = route._replace(goal=route.position.clone(), distance=torch.zeros(1, dtype=torch.float64))
+    env._state = env.state._replace(task=here)  # the goal is where the camera stands: any step succeeds
+    values = imagine(env, np.zeros((2, 4), np.int64), hold=3)
+    assert values == pytest.approx([10.0 - 0.01] * 2)
+
+
+def test_cem_finds_better_plans_round_by_round_and_never_loses_the_best() -> None:
+    found = plan(pointnav(3), Planner(candidates=16, horizon=2, hold=3, rounds=3, elites=3), _random(1))
+    assert found.values[-1] > found.values[0]
+    assert found.value >= found.values.max()
+
+
+def test_the_same_generator_gives_the_same_plan() -> None:
+    first, again = (plan(pointnav(), SMALL, _random(5)) for _ in range(2))
+    assert np.array_equal(first.actions, again.actions) and first.value == again.value
+
+
+def test_planning_works_inside_a_learned_world(pure_world: str) -> None:
+    env = SanaWMEnv(world=pure_world, task="pointnav")
+    env.reset(seed=0)
+    found = plan(env, Planner(candidates=3, horizon=2, hold=1, rounds=1, elites=1), _random(0))
+    assert np.isfinite(found.value)
+
+
+def test_impossible_planners_and_action_types_are_refused() -> None:
+    with pytest.raises(ValueError, match="elites=6 cannot exceed candidates=4"):
+        Planner(candidates=4)
+    with pytest.raises(ValueError, match="horizon=0"):
+        Planner(horizon=0)
+    env = SanaWMEnv(world="twin", action_type="camera")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action_type 'keys'"):
+        plan(env, SMALL, _random(0))
+
+
+def _random(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)

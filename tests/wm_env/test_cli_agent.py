@@ -1,0 +1,67 @@
+"""`wm-env agent`: train, resume, score; bad input is one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wm_env.cli import main
+
+TOY = [
+    *("--world", "twin", "--task", "objectnav", "--num-envs", "2", "--max-episode-steps", "6"),
+    *("--rollout", "8", "--batch-size", "16", "--epochs", "1", "--evaluate-episodes", "2", "--threads", "1"),
+]
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["agent", *words])
+    return int(ended.value.code or 0)
+
+
+def test_a_policy_is_trained_resumed_and_scored(tmp_path: Path) -> None:
+    out, card, scores = (str(tmp_path / name) for name in ("run", "card.json", "scores.json"))
+    assert run("train", *TOY, "--steps", "16", "--out", out) == 0
+    assert run("train", *TOY, "--steps", "32", "--out", out, "--resume", "--json", card) == 0
+    assert json.loads(Path(card).read_text())["env_steps"] == 32
+    words = ["--world", "twin", "--episodes", "3", "--threads", "1", "--deterministic"]
+    assert run("eval", out, *words, "--json", scores) == 0
+    found = json.loads(Path(scores).read_text())
+    assert found["task"] == "objectnav" and found["max_episode_steps"] == 6
+    assert len(found["episodes"]) == found["score"]["episodes"] == 3
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step-16.zip")
+    assert run("eval", checkpoint, *words) == 0
+
+
+@pytest.mark.parametrize("agent", ["random", "wander", "goal"])
+def test_scripted_agents_are_scored_by_name(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--world", "twin", "--episodes", "2", "--max-episode-steps", "5", "--threads", "1"]
+    assert run("eval", agent, *words) == 0
+    assert "2 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["eval", "nobody", "--world", "twin"], "unknown agent 'nobody'"),
+        (["eval", "goal", "--world", "twin", "--task", "explore"], "task with a goal"),
+        (["eval", "random", "--world", "twin", "--episodes", "0"], "at least 1"),
+        (["train", "--world", "twin", "--batch-size", "1000", "--out", "x"], "must divide"),
+        (["train", "--world", "nowhere", "--out", "x"], "unknown world 'nowhere'"),
+        (["train", "--world", "twin", "--resume", "--out", "x"], "no checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str],
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    complaint = capsys.readouterr().err.strip()
+    assert hint in complaint and "\n" not in complaint
+    assert not list(tmp_path.iterdir())

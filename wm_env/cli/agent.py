@@ -1,0 +1,172 @@
+"""`wm-env agent train` and `wm-env agent eval`: train PPO policies and score any agent."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from wm_env.env import SanaWMEnv
+
+# Upper layers, named by string.
+_PPO, _POLICIES = "wm_env.agents.ppo", "wm_env.agents.policies"
+_EVALUATE, _SCRIPTED = "wm_env.agents.evaluate", "wm_env.agents.scripted"
+
+SCRIPTED = ("random", "wander", "forward", "orbit", "goal")
+Task = Literal["explore", "pointnav", "objectnav", "imagenav", "follow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentTrain:
+    """Train a PPO policy into the folder OUT: checkpoints, curves, a card with its scores, an episode."""
+
+    out: Path
+    """Folder of the run, new or empty; with --resume the folder of an earlier run."""
+    world: str = "tiny"
+    """Preset or checkpoint folder to train in."""
+    task: Task = "objectnav"
+    """What is rewarded."""
+    steps: int = 200_000
+    """Env steps over all slots; a step is a chunk of frames."""
+    num_envs: int = 16
+    """Slots, stepped in one model call."""
+    max_episode_steps: int = 120
+    """Time limit of an episode in env steps."""
+    action_type: Literal["keys", "multikeys", "camera"] = "keys"
+    """Action space."""
+    obs_type: Literal["rgb", "latent"] = "rgb"
+    """What the policy sees."""
+    obs_size: int | None = None
+    """Side of the observed picture in pixels; the world's own by default."""
+    memory: Literal["none", "lstm"] = "none"
+    """Whether the policy remembers; "lstm" is sb3-contrib's RecurrentPPO."""
+    blind: bool = False
+    """Zero the picture: the baseline that cannot see."""
+    rollout: int = 128
+    """Env steps of a slot between updates."""
+    batch_size: int = 256
+    """Samples of a gradient step; must divide num-envs x rollout."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    gamma: float = 0.99
+    """Discount a step."""
+    entropy: float = 0.01
+    """Weight of the entropy bonus."""
+    evaluate_every: int = 50_000
+    """Env steps between evaluations on unseen scenes."""
+    evaluate_episodes: int = 50
+    """Episodes of an evaluation."""
+    checkpoint_every: int = 50_000
+    """Env steps between checkpoints."""
+    resume: bool = False
+    """Go on from the newest checkpoint in OUT; every other setting must be as it was, --steps may grow."""
+    device: str = "cpu"
+    """Torch device of world and policy."""
+    threads: int = 2
+    """CPU threads of torch."""
+    seed: int = 0
+    """Seed of episodes, policy and noise."""
+    json: Path | None = None
+    """File for the card as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        ppo = importlib.import_module(_PPO)
+        own = ("out", "resume", "threads", "json")
+        settings = {name: value for name, value in vars(self).items() if name not in own}
+        _use(self.threads, self.seed)
+        card = ppo.train(ppo.PPOSettings(**settings), self.out, resume=self.resume)
+        for world, found in card["scores"].items():
+            low, mean, high = (found["success"][name] for name in ("lo", "mean", "hi"))
+            print(f"{self.out}: in {world}: success {mean:.2f} [{low:.2f}, {high:.2f}]")
+        return card
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentEval:
+    """Score an agent: a run of `agent train`, or a scripted one (random, wander, forward, orbit, goal)."""
+
+    agent: tyro.conf.Positional[str]
+    """Folder or .zip of a run, or the name of a scripted agent."""
+    world: str = "tiny"
+    """Preset or checkpoint folder to score it in."""
+    task: Task | None = None
+    """Task; a run's own by default, pointnav for a scripted agent."""
+    episodes: int = 100
+    """Episodes; episode i has the same scene, start and goal in every world."""
+    max_episode_steps: int | None = None
+    """Time limit in env steps; a run's own by default, 120 for a scripted agent."""
+    num_envs: int = 16
+    """Slots, stepped in one model call."""
+    split: Literal["val", "train", "heldout"] = "val"
+    """Scene split."""
+    deterministic: bool = False
+    """Take the policy's most likely action instead of drawing."""
+    device: str = "cpu"
+    """Torch device of world and policy."""
+    threads: int = 2
+    """CPU threads of torch."""
+    seed: int = 0
+    """Seed of an agent's own chances; the episodes are fixed."""
+    json: Path | None = None
+    """File for the scores as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        if self.episodes < 1 or self.num_envs < 1:
+            raise ValueError(f"--episodes {self.episodes} and --num-envs {self.num_envs} must be at least 1")
+        _use(self.threads, self.seed)
+        scoring = importlib.import_module(_EVALUATE)
+        agent, settings, limit = self._agent(scoring)
+        limit = limit if self.max_episode_steps is None else self.max_episode_steps
+        settings |= {"world": self.world, "device": self.device, "split": self.split}
+        results = scoring.evaluate(
+            agent,
+            [scoring.FIRST_SEED + index for index in range(self.episodes)],
+            num_envs=self.num_envs,
+            max_episode_steps=limit,
+            progress=True,
+            **settings,
+        )
+        score = scoring.summarize(results)
+        print(f"{self.agent} in {self.world}, {settings['task']}: {score}")
+        return {
+            "agent": self.agent,
+            **{name: settings[name] for name in ("world", "task", "split")},
+            "max_episode_steps": limit,
+            "score": score.to_dict(),
+            "episodes": [result._asdict() for result in results],
+        }
+
+    def _agent(self, scoring: Any) -> tuple[Any, dict[str, Any], int]:
+        """Return the agent, the environment settings it acts in, and its time limit."""
+        if self.agent in SCRIPTED:
+            task = self.task or "pointnav"
+            if self.agent == "goal" and task not in ("pointnav", "objectnav", "imagenav"):
+                raise ValueError(f"agent 'goal' needs a task with a goal to walk to, not {task!r}")
+            if self.agent == "random":
+                space = SanaWMEnv(world=self.world, task=task, device=self.device).action_space
+                return scoring.RandomAgent(space, self.seed), {"task": task}, 120
+            make = importlib.import_module(_SCRIPTED).make_policy
+            walker = scoring.ScriptedAgent(lambda seed: make(self.agent, seed), self.seed)
+            return walker, {"task": task, "action_type": "multikeys"}, 120
+        if not Path(self.agent).exists():
+            raise ValueError(
+                f"unknown agent {self.agent!r}; give a run's folder, or one of {', '.join(SCRIPTED)}"
+            )
+        policies = importlib.import_module(_POLICIES)
+        agent, trained = policies.load_policy(self.agent, self.device, deterministic=self.deterministic)
+        settings = trained.env_settings()
+        settings["task"] = self.task or settings["task"]
+        return agent, settings, trained.max_episode_steps
+
+
+def _use(threads: int, seed: int) -> None:
+    if threads < 1 or seed < 0:
+        raise ValueError(f"--threads {threads} must be at least 1 and --seed {seed} at least 0")
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
