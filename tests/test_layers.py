@@ -17,7 +17,7 @@ LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 ORDER = (
     *("registration", "world", "actions", "images", "observations", "episodes", "tasks", "core"),
     *("files", "profiling", "snapshot", "twin", "worlds", "config", "vector", "env"),
-    *("parallel", "sb3", "recording", "bench", "play", "cli"),
+    *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from wm_env.env import SanaWMEnv
+from wm_env.export.collect import Job, collect
 from wm_env.files import check_writable
 from wm_env.recording import Layout, Shot, contact_sheet, film, record_mp4, save_png
 from wm_env.twin import twin_like
@@ -22,10 +23,19 @@ _POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Walk through a world with a scripted policy; write OUT (mp4) and a contact sheet beside it (png)."""
+    """Walk through a world with a scripted policy; write OUT (mp4) and a contact sheet beside it (png).
+
+    With --format folder, minari or lerobot, OUT is a new folder of labelled episodes instead.
+    """
 
     out: Path
-    """Video file to write, .mp4; its folder must exist."""
+    """Video file to write, .mp4; its folder must exist. Other formats: a new folder."""
+    format: Literal["mp4", "folder", "minari", "lerobot"] = "mp4"
+    """A video to watch, or a dataset: frames, poses, actions and rewards of many episodes."""
+    episodes: int = 1
+    """Episodes of a dataset; episode i has seed --seed + i."""
+    workers: int = 1
+    """Processes that record a dataset; each loads the world once."""
     world: str = "tiny"
     """Preset or checkpoint folder."""
     policy: Literal["wander", "forward", "orbit", "goal"] = "wander"
@@ -56,6 +66,52 @@ class Record:
     """File for the result as JSON."""
 
     def run(self) -> dict[str, Any]:
+        return self._video() if self.format == "mp4" else self._dataset()
+
+    def _dataset(self) -> dict[str, Any]:
+        """Record episodes as folders, then export them where another format is asked for."""
+        self._check_numbers()
+        if self.compare or self.overlay or self.image is not None:
+            raise ValueError(
+                f"--compare, --overlay and --image go with videos, not with --format {self.format}"
+            )
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
+        exporter = _exporter(self.format)  # a missing extra is told before anything is recorded
+        home = self.out if exporter is None else self.out.with_name(f"{self.out.name}-episodes")
+        job = Job(
+            settings={
+                "world": self.world,
+                "task": self.task,
+                "split": self.split,
+                "device": self.device,
+                "scene": self.scene,
+                "prompt": self.prompt,
+                "action_type": "multikeys",
+            },
+            make_policy=importlib.import_module(_POLICIES).make_policy,
+            policy=self.policy,
+            steps=self.steps,
+            seed=self.seed,
+            out=home,
+        )
+        torch.set_num_threads(self.threads)
+        jobs = collect(job, self.episodes, self.workers)
+        done = sorted(tqdm(jobs, total=self.episodes, unit="episode", desc="recording", mininterval=0.5))
+        if exporter is not None:
+            exporter(done, self.out)
+        print(f"{self.out}: {len(done)} episodes as {self.format}")
+        return {
+            "out": str(self.out),
+            "format": self.format,
+            "episodes": [str(path) for path in done],
+            "world": self.world,
+            "task": self.task,
+            "policy": self.policy,
+            "seed": self.seed,
+        }
+
+    def _video(self) -> dict[str, Any]:
         sheet = self.out.with_suffix(".png")
         self._check(sheet)
         torch.set_num_threads(self.threads)
@@ -117,16 +173,38 @@ class Record:
     def _check(self, sheet: Path) -> None:
         if self.out.suffix.lower() != ".mp4":
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
+        if self.episodes != 1 or self.workers != 1:
+            raise ValueError(
+                "--episodes and --workers record a dataset; add --format folder, minari or lerobot"
+            )
+        self._check_numbers()
+        if self.image is not None and (self.compare or self.scene is not None):
+            raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
+        check_writable(self.out)
+        check_writable(sheet)
+
+    def _check_numbers(self) -> None:
         if self.steps < 1 or self.threads < 1:
             raise ValueError(f"--steps {self.steps} and --threads {self.threads} must be at least 1")
         if self.policy == "goal" and self.task not in ("pointnav", "objectnav", "imagenav"):
             raise ValueError(f"--policy goal needs a task with a goal to walk to, not --task {self.task}")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} must be at least 0")
-        if self.image is not None and (self.compare or self.scene is not None):
-            raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
-        check_writable(self.out)
-        check_writable(sheet)
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"--episodes {self.episodes} and --workers {self.workers} must be at least 1")
+
+
+def _exporter(format: str) -> Callable[[Sequence[Path], Path], Path] | None:
+    """Return what turns episode folders into a dataset of `format`; None leaves them as they are."""
+    if format == "minari":
+        from wm_env.export.minari import export_minari
+
+        return export_minari
+    if format == "lerobot":
+        from wm_env.export.lerobot import export_lerobot
+
+        return export_lerobot
+    return None
 
 
 def _watched(shots: Iterable[Shot], steps: int, rewards: list[float]) -> Iterable[Shot]:

@@ -1,0 +1,1 @@
+"""Labelled episodes on disk: our own folders, Minari datasets, LeRobot v3 datasets, and replay."""

@@ -1,0 +1,67 @@
+"""Many episodes, by several processes: each finished one is on disk, whatever happens to the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wm_env.env import SanaWMEnv
+from wm_env.export.episode import play_episode, save_recording
+from wm_env.recording import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Episodes to record: environment settings, who plays (a picklable function and its argument), length.
+
+    Episode i has the environment seed and the policy seed `seed + i`, however many workers there are.
+    """
+
+    settings: Mapping[str, Any]
+    make_policy: Callable[[str, int], Policy]
+    policy: str
+    steps: int
+    seed: int
+    out: Path
+
+    def record(self, index: int, env: SanaWMEnv) -> Path:
+        """Play and write one episode; return its folder."""
+        seed = self.seed + index
+        played = play_episode(env, self.make_policy(self.policy, seed), seed, self.steps)
+        return save_recording(played, self.out / f"episode_{index:06d}")
+
+
+def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
+    """Yield the folder of every episode as it is finished; each worker process loads the world once."""
+    if episodes < 1 or workers < 1:
+        raise ValueError(f"episodes={episodes} and workers={workers} must be at least 1")
+    existing = sorted(job.out.glob("episode_*"))
+    if existing:
+        raise FileExistsError(f"{str(job.out)!r} holds episodes already; give another folder")
+    if workers == 1:
+        env = SanaWMEnv(**job.settings)
+        for index in range(episodes):
+            yield job.record(index, env)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job,)) as pool:
+        for done in as_completed([pool.submit(_record, index) for index in range(episodes)]):
+            yield done.result()
+
+
+_worker: dict[str, Any] = {}  # the job and the environment of a worker process
+
+
+def _start(job: Job) -> None:
+    torch.set_num_threads(1)
+    _worker.update(job=job, env=SanaWMEnv(**job.settings))
+
+
+def _record(index: int) -> Path:
+    return _worker["job"].record(index, _worker["env"])

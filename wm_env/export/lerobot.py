@@ -1,0 +1,241 @@
+"""Recorded episodes in the LeRobot dataset layout, version 3.0, written with pyarrow. Needs the extra `data`.
+
+    meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
+    data/chunk-000/file-000.parquet                      one row a pixel frame
+    videos/observation.images.front/chunk-000/file-000.mp4
+
+A row is a pixel frame at 16 fps with the action held from it to the next frame (an episode's last frame has
+no action and no row). `observation.state` is the camera's pose relative to the start, the first three rows of
+c2w. `next.reward` is paid on the last frame of an env step. The lerobot package itself is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+
+from wm_env.export.episode import Recording, load_recording
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ImportError("the LeRobot exporter needs pyarrow: pip install 'wm-env[data]'") from error
+
+VERSION = "v3.0"
+VIDEO = "observation.images.front"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+_POSE_NAMES = [f"c2w_{row}{column}" for row in range(3) for column in range(4)]
+_SPOTS = 64  # pixels per side and frames per episode that image statistics look at, at most
+
+
+def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
+    """Write the episode folders as one LeRobot v3.0 dataset in the new folder `out`."""
+    target = Path(out)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{str(target)!r} is not empty; give another folder")
+    if not episodes:
+        raise ValueError("there are no episodes to export")
+    video = target / VIDEO_PATH.format(video_key=VIDEO, chunk_index=0, file_index=0)
+    data = target / DATA_PATH.format(chunk_index=0, file_index=0)
+    for path in (video, data, target / EPISODES_PATH):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    first = load_recording(episodes[0])
+    fps = int(first.facts["fps"])
+    tasks: dict[str, int] = {}
+    tables, rows, stats = [], [], []
+    done = 0
+    with imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1) as film:
+        for index, path in enumerate(episodes):
+            recording = load_recording(path)
+            length = len(recording.frames) - 1
+            if length < 1 or recording.frames.shape[1:] != first.frames.shape[1:]:
+                raise ValueError(f"{str(path)!r} is empty or of another frame size than {str(episodes[0])!r}")
+            task = f"{recording.facts['settings']['task']}: {recording.facts['prompt']}"
+            columns = _columns(recording, index, done, tasks.setdefault(task, len(tasks)), fps)
+            tables.append(_table(columns))
+            for frame in recording.frames[:-1]:
+                film.append_data(frame)
+            stats.append(_statistics(columns, recording.frames[:-1]))
+            rows.append(_episode_row(index, task, done, length, fps, stats[-1]))
+            done += length
+    with pq.ParquetWriter(data, tables[0].schema) as writer:
+        for table in tables:  # one row group an episode
+            writer.write_table(table)
+    pq.write_table(pa.Table.from_pylist(rows), target / EPISODES_PATH)
+    pq.write_table(_tasks(tasks), target / "meta/tasks.parquet")
+    height, width = first.frames.shape[1:3]
+    _write(target / "meta/info.json", _info(len(episodes), done, len(tasks), fps, height, width, first))
+    _write(target / "meta/stats.json", _aggregate(stats))
+    return target
+
+
+def _columns(recording: Recording, episode: int, done: int, task: int, fps: int) -> dict[str, np.ndarray]:
+    """Return the rows of one episode, each column `(n,)` or `(n, width)` with n = S K."""
+    per_step = recording.frames_per_step
+    length = len(recording.frames) - 1
+    frame = np.arange(length)
+    last_of_step = frame % per_step == per_step - 1
+    return {
+        "observation.state": recording.c2w[:-1, :3].reshape(length, 12).astype(np.float32),
+        "action": recording.actions.repeat(per_step, axis=0).astype(np.float32),
+        "next.reward": np.where(last_of_step, recording.rewards.repeat(per_step), 0.0).astype(np.float32),
+        "next.done": frame == length - 1,
+        "next.success": (frame == length - 1) & bool(recording.facts["is_success"]),
+        "timestamp": (frame / fps).astype(np.float32),
+        "frame_index": frame,
+        "episode_index": np.full(length, episode),
+        "index": done + frame,
+        "task_index": np.full(length, task),
+    }
+
+
+def _table(columns: dict[str, np.ndarray]) -> Any:
+    arrays = {}
+    for name, values in columns.items():
+        if values.ndim == 1:
+            arrays[name] = pa.array(values)
+        else:
+            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    return pa.table(arrays)
+
+
+def _episode_row(
+    index: int, task: str, done: int, length: int, fps: int, stats: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "episode_index": index,
+        "tasks": [task],
+        "length": length,
+        "data/chunk_index": 0,
+        "data/file_index": 0,
+        "dataset_from_index": done,
+        "dataset_to_index": done + length,
+        f"videos/{VIDEO}/chunk_index": 0,
+        f"videos/{VIDEO}/file_index": 0,
+        f"videos/{VIDEO}/from_timestamp": done / fps,
+        f"videos/{VIDEO}/to_timestamp": (done + length) / fps,
+        "meta/episodes/chunk_index": 0,
+        "meta/episodes/file_index": 0,
+    }
+    return row | {
+        f"stats/{feature}/{name}": np.asarray(value).tolist()
+        for feature, found in stats.items()
+        for name, value in found.items()
+    }
+
+
+def _tasks(tasks: dict[str, int]) -> Any:
+    """Return the table whose pandas index is the task's text, as LeRobot reads it."""
+    table = pa.table(
+        {"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))}
+    )
+    described = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"},
+        ],
+        "pandas_version": "2.2.0",
+    }
+    described["columns"] = [{**column, "metadata": None} for column in described["columns"]]  # type: ignore[dict-item]
+    return table.replace_schema_metadata({"pandas": json.dumps(described)})
+
+
+def _statistics(columns: dict[str, np.ndarray], frames: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return min, max, mean, std and count of every feature; of images per channel in 0..1, `(3, 1, 1)`."""
+    stats = {}
+    for name, values in columns.items():
+        rows = values.reshape(len(values), -1).astype(np.float64)
+        stats[name] = {
+            **{key: getattr(rows, key)(0) for key in ("min", "max", "mean", "std")},
+            "count": np.array([len(rows)]),
+        }
+    stride = max(1, len(frames) // _SPOTS)
+    skip = max(1, frames.shape[1] // _SPOTS)
+    pixels = frames[::stride, ::skip, ::skip].reshape(-1, 3) / 255.0
+    stats[VIDEO] = {
+        **{key: getattr(pixels, key)(0).reshape(3, 1, 1) for key in ("min", "max", "mean", "std")},
+        "count": np.array([len(frames[::stride])]),
+    }
+    return stats
+
+
+def _aggregate(stats: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the statistics over all episodes, weighted by their counts."""
+    total = {}
+    for feature in stats[0]:
+        parts = [each[feature] for each in stats]
+        counts = np.array([part["count"][0] for part in parts], np.float64)
+        weights = (counts / counts.sum()).reshape(-1, *[1] * np.ndim(parts[0]["mean"]))
+        means = np.stack([part["mean"] for part in parts])
+        mean = (weights * means).sum(0)
+        variance = (weights * (np.stack([part["std"] for part in parts]) ** 2 + (means - mean) ** 2)).sum(0)
+        total[feature] = {
+            "min": np.min([part["min"] for part in parts], axis=0).tolist(),
+            "max": np.max([part["max"] for part in parts], axis=0).tolist(),
+            "mean": mean.tolist(),
+            "std": np.sqrt(variance).tolist(),
+            "count": [int(counts.sum())],
+        }
+    return total
+
+
+def _info(
+    episodes: int, frames: int, tasks: int, fps: int, height: int, width: int, first: Recording
+) -> dict[str, Any]:
+    video = {
+        "dtype": "video",
+        "shape": [height, width, 3],
+        "names": ["height", "width", "channels"],
+        "info": {
+            "video.height": height,
+            "video.width": width,
+            "video.codec": "h264",
+            "video.pix_fmt": "yuv420p",
+            "video.is_depth_map": False,
+            "video.fps": fps,
+            "video.channels": 3,
+            "has_audio": False,
+        },
+    }
+    one = {"shape": [1], "names": None}
+    return {
+        "codebase_version": VERSION,
+        "robot_type": first.facts["world"],
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": fps,
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
+        "features": {
+            VIDEO: video,
+            "observation.state": {"dtype": "float32", "shape": [12], "names": _POSE_NAMES},
+            "action": {"dtype": "float32", "shape": [8], "names": list(first.facts["keys"])},
+            "next.reward": {"dtype": "float32", **one},
+            "next.done": {"dtype": "bool", **one},
+            "next.success": {"dtype": "bool", **one},
+            "timestamp": {"dtype": "float32", **one},
+            **{
+                name: {"dtype": "int64", **one}
+                for name in ("frame_index", "episode_index", "index", "task_index")
+            },
+        },
+    }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=4) + "\n")
