@@ -33,6 +33,7 @@ COMMANDS = {
     "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),
     "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
     "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
+    "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
 }

@@ -1,0 +1,156 @@
+"""A play session without a screen: keys move it, moments are kept, films are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from wm_env.env import SanaWMEnv
+from wm_env.model.kinematics import KEYS
+from wm_env.play import session as play
+from wm_env.play.session import BRANCH_STEPS, BRANCHES, PlaySettings, Session
+
+
+@pytest.fixture
+def settings(pure_world: str, tmp_path: Path) -> PlaySettings:
+    return PlaySettings(environment={"world": pure_world}, out=tmp_path / "films", seed=3)
+
+
+def ask(session: Session, do: str, **more: Any) -> dict[str, Any]:
+    session.handle({"do": do, **more})
+    return session.view().facts
+
+
+def test_held_keys_move_world_and_twin_alike(settings: PlaySettings, pure_world: str) -> None:
+    session = Session(settings)
+    ask(session, "keys", held="wd")
+    views = [session.advance() for _ in range(3)]
+    for world, of_view in ((pure_world, lambda v: v.frames), ("twin", lambda v: v.twin)):
+        env = SanaWMEnv(world=world, action_type="multikeys")
+        env.reset(seed=3)
+        for view in views:
+            env.step(np.array([key in "wd" for key in KEYS], np.int8))
+            assert np.array_equal(of_view(view), env.state.frames[0].numpy())
+    assert views[-1].facts["step"] == 3 and views[-1].facts["held"] == "wd"
+
+
+def test_pause_stops_time_and_a_single_step_moves_it_by_one(settings: PlaySettings) -> None:
+    session = Session(settings)
+    assert session.running
+    assert ask(session, "step")["step"] == 1
+    assert not session.running
+    assert ask(session, "step")["step"] == 2
+    ask(session, "pause")
+    assert session.running
+
+
+def test_reset_repeats_the_scene_and_a_new_scene_is_another(settings: PlaySettings) -> None:
+    session = Session(settings)
+    start = session.view().frames
+    session.advance()
+    ask(session, "reset")
+    assert np.array_equal(session.view().frames, start)
+    assert ask(session, "new_scene")["seed"] == 4
+    assert not np.array_equal(session.view().frames, start)
+
+
+def test_a_kept_moment_comes_back_with_its_future(settings: PlaySettings) -> None:
+    session = Session(settings)
+    with pytest.raises(ValueError, match="press save first"):
+        ask(session, "restore")
+    ask(session, "keys", held="w")
+    session.advance()
+    ask(session, "save")
+    first = session.advance()
+    session.advance()
+    assert ask(session, "restore")["step"] == 1
+    again = session.advance()
+    assert np.array_equal(first.frames, again.frames) and np.array_equal(first.twin, again.twin)
+
+
+def test_branching_shows_futures_and_goes_to_the_chosen_one(settings: PlaySettings) -> None:
+    session = Session(settings)
+    ask(session, "keys", held="d")
+    facts = ask(session, "branch")
+    futures = session.view().futures
+    assert facts["step"] == 0 and facts["paused"] and futures.shape[0] == BRANCHES
+    assert not np.array_equal(futures[0], futures[1])  # noise of their own
+    assert ask(session, "take", slot=2)["step"] == BRANCH_STEPS
+    view = session.view()
+    assert np.array_equal(view.frames[-1], futures[2]) and view.futures is None
+    with pytest.raises(ValueError, match="press branch first"):
+        ask(session, "take", slot=0)
+
+
+def test_a_recording_becomes_a_film_even_when_the_page_is_closed(settings: PlaySettings) -> None:
+    session = Session(settings)
+    ask(session, "record")
+    session.advance()
+    assert ask(session, "record")["message"].endswith("play-000.mp4")
+    ask(session, "record")
+    session.advance()
+    session.close()
+    films = sorted(settings.out.iterdir())
+    assert [film.name for film in films] == ["play-000.mp4", "play-001.mp4"]
+    assert len(iio.imread(films[0])) == 1 + 4
+
+
+def test_a_full_disk_keeps_the_film_in_memory(
+    settings: PlaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(settings)
+    ask(session, "record")
+    session.advance()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(play, "record_mp4", full)
+        with pytest.raises(OSError, match="No space left"):
+            ask(session, "record")
+    assert session.view().facts["recording"] == 2
+    ask(session, "record")
+    assert len(list(settings.out.iterdir())) == 1
+
+
+def test_an_ended_episode_waits_for_the_player(tmp_path: Path) -> None:
+    env = {"world": "twin", "collision": "terminate"}
+    session = Session(PlaySettings(environment=env, out=tmp_path))
+    ask(session, "keys", held="w")
+    for _ in range(60):
+        view = session.advance()
+    assert view.facts["ended"] and not session.running and view.twin is None
+    step = view.facts["step"]
+    assert session.advance().facts["step"] == step < 60
+    with pytest.raises(ValueError, match="no futures"):
+        ask(session, "branch")
+    assert not ask(session, "reset")["ended"]
+
+
+def test_a_prompt_reaches_world_and_twin(settings: PlaySettings) -> None:
+    session = Session(settings)
+    assert ask(session, "prompt", text="dim light")["prompt"] == "dim light"
+
+
+@pytest.mark.parametrize(
+    "message", [{}, {"do": "dance"}, {"do": "keys", "held": "x"}, {"do": "keys"}, {"do": "take", "slot": 0}]
+)
+def test_nonsense_is_refused_and_changes_nothing(settings: PlaySettings, message: dict[str, Any]) -> None:
+    session = Session(settings)
+    with pytest.raises(ValueError, match=r"known are|among|press branch"):
+        session.handle(message)
+    assert session.view().facts["step"] == 0
+
+
+def test_an_image_of_ones_own_is_played_without_the_twin(pure_world: str) -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="without the twin"):
+        PlaySettings(environment={"world": pure_world, "image": picture})
+    session = Session(PlaySettings(environment={"world": pure_world, "image": picture}, compare=False))
+    assert session.advance().twin is None

@@ -1,0 +1,69 @@
+"""`wm-env play`: walk through a world in a local browser page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from wm_env.play.session import PlaySettings, Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """Serve a page on this machine only: walk by keyboard, pause, step, record, keep and branch moments."""
+
+    world: str = "tiny"
+    """Preset or checkpoint folder."""
+    task: Literal["explore", "pointnav", "objectnav", "imagenav", "follow"] = "explore"
+    """What is rewarded; success ends the episode."""
+    solo: bool = False
+    """Do not run the true twin beside the world."""
+    port: int = 8017
+    """Port on 127.0.0.1; 0 takes a free one."""
+    out: Path = Path("play")
+    """Folder for recorded films; made when the first one is written."""
+    split: Literal["train", "val", "heldout"] = "val"
+    """Scene split."""
+    image: Path | None = None
+    """Start from this picture instead of a scene."""
+    prompt: str | None = None
+    """Prompt; the scene's caption by default."""
+    device: str = "cpu"
+    """Torch device of the world."""
+    threads: int = 1
+    """CPU threads of torch."""
+    seed: int = 0
+    """Seed of the first scene; "new scene" counts up."""
+    json: Path | None = None
+    """File for the settings played, as JSON, written at the end."""
+
+    def run(self) -> dict[str, Any]:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port {self.port} must be from 0 to 65535")
+        if self.threads < 1 or self.seed < 0:
+            raise ValueError(f"--threads {self.threads} must be at least 1 and --seed {self.seed} at least 0")
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"--out {str(self.out)!r} is a file, not a folder")
+        torch.set_num_threads(self.threads)
+        environment = {
+            "world": self.world,
+            "task": self.task,
+            "split": self.split,
+            "device": self.device,
+            "prompt": self.prompt,
+            "image": None if self.image is None else str(self.image),
+        }
+        settings = PlaySettings(
+            environment=environment,
+            compare=not self.solo and self.image is None,
+            out=self.out,
+            seed=self.seed,
+        )
+        Session(settings).close()  # whatever is wrong is told here, not in the browser
+        from wm_env.play.web import serve
+
+        serve(settings, self.port, lambda address: print(f"play at {address} (Ctrl+C ends)", flush=True))
+        return {**environment, "out": str(self.out), "seed": self.seed}

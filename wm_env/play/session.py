@@ -1,0 +1,255 @@
+"""One player's session: keys in, frames out, and moments that can be kept. Knows no screen.
+
+A learned world and its twin may run side by side: same start, same keys, the truth beside the dream. Times
+are env steps; a step is K pixel frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wm_env.env import SanaWMEnv
+from wm_env.model.kinematics import KEYS
+from wm_env.recording import Layout, Shot, record_mp4, shot
+from wm_env.snapshot import Snapshot
+from wm_env.twin import twin_like
+from wm_env.vector import SanaWMVectorEnv
+
+BRANCHES, BRANCH_STEPS = 4, 8
+MAX_RECORDED = 4096  # steps kept in memory while recording; then the film is written
+COMMANDS = (
+    *("keys", "pause", "step", "reset", "new_scene", "prompt"),
+    *("record", "save", "restore", "branch", "take"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaySettings:
+    """What is played. environment: keyword arguments of `SanaWMEnv`. compare: the twin runs beside the world.
+    out: folder for films. seed: of the first episode."""
+
+    environment: dict[str, Any]
+    compare: bool = True
+    out: Path = Path("play")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compare and self.environment.get("image") is not None:
+            raise ValueError("an image of one's own has no true scene: play it without the twin")
+
+
+class View(NamedTuple):
+    """What there is to see.
+
+    frames, twin: uint8 `(n, h, w, 3)`, the pixel frames since the last view (twin None where none runs).
+    futures: uint8 `(BRANCHES, h, w, 3)`, the last frames of the imagined futures, or None. facts: plain
+    values for the page.
+    """
+
+    frames: np.ndarray
+    twin: np.ndarray | None
+    futures: np.ndarray | None
+    facts: dict[str, Any]
+
+
+class Session:
+    """Holds the environments of one player; every method is called from one thread at a time."""
+
+    def __init__(self, settings: PlaySettings) -> None:
+        self._settings = settings
+        self._env = SanaWMEnv(action_type="multikeys", **settings.environment)
+        self._envs = [self._env]
+        labels = [self._env.world.spec.name]
+        if settings.compare and not self._env.world.spec.sees_scene:
+            same = {**settings.environment, "world": twin_like(self._env.world.spec), "ablate": None}
+            self._envs.append(SanaWMEnv(action_type="multikeys", **same))
+            labels.append("twin (truth)")
+        self._labels = tuple(labels)
+        self._seed = settings.seed
+        self._held = ""
+        self.paused = False
+        self._film: list[Shot] | None = None
+        self._kept: list[Snapshot] = []
+        self._futures: SanaWMVectorEnv | None = None
+        self._future_keys = ""
+        self._message, self._reward, self._total = "", 0.0, 0.0
+        self._fresh: tuple[np.ndarray, ...] = ()
+        self._start(self._seed)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """How long a step lasts on screen."""
+        return 1 / self._env.steps_per_second
+
+    @property
+    def running(self) -> bool:
+        """Whether time goes on by itself."""
+        return not self.paused and not self._ended
+
+    def handle(self, message: dict[str, Any]) -> None:
+        """Do what a page asks: `{"do": one of COMMANDS, ...}`; raise `ValueError` for anything else."""
+        do = message.get("do")
+        simple: dict[Any, Callable[[], None]] = {
+            "step": self._single_step,
+            "reset": self._reset,
+            "new_scene": self._new_scene,
+            "record": self._toggle_film,
+            "save": self._save,
+            "restore": self._restore,
+            "branch": self._branch,
+        }
+        self._message = ""
+        if do == "keys":
+            self._held = _keys(message.get("held"))
+        elif do == "pause":
+            self.paused = not self.paused
+        elif do == "prompt":
+            for env in self._envs:
+                env.set_prompt(str(message.get("text", "")))
+        elif do == "take":
+            self._take(message.get("slot"))
+        elif do in simple:
+            simple[do]()
+        else:
+            raise ValueError(f"unknown command {do!r}; known are {', '.join(COMMANDS)}")
+
+    def advance(self) -> View:
+        """Move one step with the keys held now (nothing moves after an end) and return what is seen."""
+        if not self._ended:
+            self._step(self._held)
+        return self.view()
+
+    def view(self) -> View:
+        """Return what is to be seen, without moving."""
+        frames = self._fresh
+        futures = None if self._futures is None else self._futures.state.frames[:, -1].numpy().copy()
+        info = {
+            "labels": list(self._labels),
+            "held": self._held,
+            "keys": KEYS,
+            "step": int(self._env.state.chunk[0]),
+            "trained_steps": self._env.trained_steps,
+            "reward": self._reward,
+            "total": self._total,
+            "collision": bool(self._env.state.collided[0]),
+            "paused": self.paused,
+            "ended": self._ended,
+            "recording": 0 if self._film is None else len(self._film),
+            "kept": len(self._kept),
+            "prompt": self._env.prompt,
+            "seed": self._seed,
+            "message": self._message,
+        }
+        return View(frames[0], frames[1] if len(frames) > 1 else None, futures, info)
+
+    def close(self) -> None:
+        """Write the film in progress, if there is one, and forget the episodes."""
+        if self._film is not None:
+            self._toggle_film()
+        for env in self._envs:
+            env.close()
+
+    # ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._env.state.terminated[0])
+
+    def _start(self, seed: int) -> None:
+        for env in self._envs:
+            env.reset(seed=seed)
+        self._seed, self._futures, self._reward, self._total = seed, None, 0.0, 0.0
+        self._seen(newest_only=True)
+
+    def _step(self, keys: str) -> None:
+        action = np.array([key in keys for key in KEYS], np.int8)
+        results = [env.step(action) for env in self._envs]
+        self._reward, self._futures = float(results[0][1]), None
+        self._total += self._reward
+        self._seen(newest_only=False, keys=keys)
+        if self._ended:
+            self._message = "the episode has ended; reset, restore or ask for a new scene"
+
+    def _seen(self, newest_only: bool, keys: str = "") -> None:
+        now = shot(self._envs, keys, self._reward, newest_only)
+        self._fresh = now.frames
+        if self._film is not None:
+            self._film.append(now)
+            if len(self._film) >= MAX_RECORDED:
+                self._toggle_film()
+
+    def _single_step(self) -> None:
+        self.paused = True
+        if not self._ended:
+            self._step(self._held)
+
+    def _reset(self) -> None:
+        self._start(self._seed)
+
+    def _new_scene(self) -> None:
+        self._start(self._seed + 1)
+
+    def _toggle_film(self) -> None:
+        if self._film is None:
+            self._film = [shot(self._envs, "", 0.0, newest_only=True)]
+            self._message = "recording"
+            return
+        out = self._settings.out
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"play-{len(list(out.glob('play-*.mp4'))):03d}.mp4"
+        layout = Layout(labels=self._labels, overlay=True)
+        record_mp4(path, self._film, layout, self._env.world.spec.fps, self._env.state)
+        self._film = None  # only now: a full disk loses nothing, the button can be pressed again
+        self._message = f"recorded {path}"
+
+    def _save(self) -> None:
+        self._kept = [env.snapshot() for env in self._envs]
+        self._message = f"kept the moment at step {self._kept[0].steps}"
+
+    def _restore(self) -> None:
+        if not self._kept:
+            raise ValueError("no moment has been kept yet; press save first")
+        for env, moment in zip(self._envs, self._kept, strict=True):
+            env.restore(moment)
+        self._futures = None
+        self._seen(newest_only=True)
+        self._message = f"back at step {self._kept[0].steps}"
+
+    def _branch(self) -> None:
+        """Imagine futures of this moment under the keys held now, each with noise of its own."""
+        if self._ended:
+            raise ValueError("the episode has ended: it has no futures")
+        self.paused, self._future_keys = True, self._held
+        self._futures = self._env.branch(BRANCHES)
+        action = np.array([[key in self._held for key in KEYS]] * BRANCHES, np.int8)
+        for _ in range(BRANCH_STEPS):
+            self._futures.step(action)
+        self._message = f"{BRANCHES} futures, {BRANCH_STEPS} steps ahead; click one to go there"
+
+    def _take(self, slot: Any) -> None:
+        """Go on from one of the imagined futures; the twin walks the same way."""
+        if self._futures is None:
+            raise ValueError("there are no futures to choose from; press branch first")
+        if not isinstance(slot, int) or not 0 <= slot < BRANCHES:
+            raise ValueError(f"future {slot!r} is not one of 0 to {BRANCHES - 1}")
+        chosen = self._futures.snapshot(slot)
+        action = np.array([key in self._future_keys for key in KEYS], np.int8)
+        for env in self._envs[1:]:
+            for _ in range(BRANCH_STEPS):
+                if not bool(env.state.terminated[0]):
+                    env.step(action)
+        self._env.restore(chosen)
+        self._futures = None
+        self._seen(newest_only=True)
+        self._message = f"went to future {slot}"
+
+
+def _keys(held: Any) -> str:
+    if not isinstance(held, str) or set(held) - set(KEYS):
+        raise ValueError(f"held keys {held!r} are not among {KEYS}")
+    return held

@@ -1,0 +1,149 @@
+"""The local web server of `wm-env play`: one static page and one WebSocket, on the loopback interface only.
+
+Page to server: `{"do": command, ...}` as in `Session.handle`. Server to page, after every step and command:
+`{"facts": {...}, "frames": [PNG, ...], "twin": [...] | null, "futures": [...] | null, "fps": number}`,
+pictures in base64, or `{"error": text}`. Every page plays a session of its own. Needs the extra `web`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from wm_env.play.session import PlaySettings, Session, View
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import FileResponse
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+except ImportError as error:
+    raise ImportError("wm_env.play.web needs a web server: pip install 'wm-env[web]'") from error
+
+HOST = "127.0.0.1"
+LOCAL = ("127.0.0.1", "localhost")
+PAGE = Path(__file__).parent / "page" / "index.html"
+FOREIGN = 1008  # WebSocket close code: policy violation
+
+
+def create_app(settings: PlaySettings) -> Starlette:
+    """Return the application; requests that were not addressed to this machine's loopback are refused."""
+
+    async def page(request: Any) -> FileResponse:
+        return FileResponse(PAGE, headers={"Cache-Control": "no-store"})
+
+    async def stage(websocket: WebSocket) -> None:
+        origin = websocket.headers.get("origin")
+        if origin is not None and urlsplit(origin).hostname not in LOCAL:
+            await websocket.close(FOREIGN)  # another site's page must not play here
+            return
+        await websocket.accept()
+        await _play(websocket, settings)
+
+    return Starlette(
+        routes=[Route("/", page), WebSocketRoute("/play", stage)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))],
+    )
+
+
+def serve(settings: PlaySettings, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until interrupted; `ready` is told the page's address once it answers."""
+    listening = socket.create_server((HOST, port))  # a port in use is told here, in one line
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.02)
+        if server.started:
+            ready(f"http://{HOST}:{listening.getsockname()[1]}/")
+        await serving
+
+    with listening:
+        asyncio.run(run())
+
+
+async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
+    """Step the session at the pace of its frames, and do what the page asks in between."""
+    session = await asyncio.to_thread(Session, settings)
+    turn = asyncio.Lock()  # the session is in one thread at a time
+    wake = asyncio.Event()
+    await websocket.send_json(_message(session.view(), 0.0))
+
+    async def listen() -> None:
+        while True:
+            text = await websocket.receive_text()
+            async with turn:
+                try:
+                    asked = json.loads(text)
+                    if not isinstance(asked, dict):
+                        raise ValueError("a message is an object with the entry 'do'")
+                    await asyncio.to_thread(session.handle, asked)
+                    if asked.get("do") != "keys":
+                        await websocket.send_json(_message(session.view(), 0.0))
+                except (ValueError, OSError) as error:
+                    await websocket.send_json({"error": str(error)})
+            wake.set()
+
+    async def run() -> None:
+        while True:
+            if not session.running:
+                wake.clear()
+                await wake.wait()
+                continue
+            started = time.perf_counter()
+            async with turn:
+                if not session.running:
+                    continue
+                view = await asyncio.to_thread(session.advance)
+            left = session.seconds_per_step - (time.perf_counter() - started)
+            await websocket.send_json(
+                _message(
+                    view, len(view.frames) / max(session.seconds_per_step, time.perf_counter() - started)
+                )
+            )
+            await asyncio.sleep(max(0.0, left))
+
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(run())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            with contextlib.suppress(WebSocketDisconnect):
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with turn:
+            await asyncio.to_thread(session.close)
+
+
+def _message(view: View, fps: float) -> dict[str, Any]:
+    return {
+        "facts": view.facts,
+        "frames": [_png(frame) for frame in view.frames],
+        "twin": None if view.twin is None else [_png(frame) for frame in view.twin],
+        "futures": None if view.futures is None else [_png(frame) for frame in view.futures],
+        "fps": fps,
+    }
+
+
+def _png(frame: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()
