@@ -13,7 +13,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from wm_env.config import EnvConfig
 from wm_env.core import State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, wishes
-from wm_env.profiling import Tally, TimedWorld
+from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshot import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv, as_prompt
 from wm_env.world import World
@@ -55,7 +55,8 @@ class SanaWMEnv(gym.Env[Any, Any]):
     ends it; only Gymnasium's TimeLimit truncates.
 
     ## Arguments
-    `render_mode` (None, `"rgb_array"`, `"rgb_array_list"`) and everything in `wm_env.config.EnvConfig`.
+    `render_mode` (None, `"rgb_array"`, `"rgb_array_list"`), `threads` (CPU threads while the environment
+    works, default 1; None leaves torch's own number) and everything in `wm_env.config.EnvConfig`.
 
     ## Version history
     * v0: first release
@@ -63,12 +64,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 16}  # noqa: RUF012 (Gymnasium's own)
 
-    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Any) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(
                 f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
             )
-        self.render_mode = render_mode
+        self.render_mode, self._threads = render_mode, check_threads(threads)
         self.config = EnvConfig(**settings)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
@@ -92,7 +93,9 @@ class SanaWMEnv(gym.Env[Any, Any]):
         check_wishes(self._rules, wish)
         super().reset(seed=seed)
         episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
-        self._enter(initial(self._rules, [episode]), episode.prompt)
+        with cpu_threads(self._threads):
+            state = initial(self._rules, [episode])
+        self._enter(state, episode.prompt)
         return self._seen()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -102,7 +105,8 @@ class SanaWMEnv(gym.Env[Any, Any]):
             raise ResetNeeded("the episode has ended; call reset() before the next step()")
         command = self._rules.actions.command([action], 1)
         started = time.perf_counter()
-        self._state, verdict = transition(self._rules, state, command)
+        with cpu_threads(self._threads):
+            self._state, verdict = transition(self._rules, state, command)
         self._keep_film(self._state)
         observed, info = self._seen()
         self._steps.add(started)

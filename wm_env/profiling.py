@@ -1,16 +1,43 @@
-"""Where the time goes: a `World` that counts the calls and seconds of the world it holds."""
+"""Where the time goes: how many threads may be used, and a `World` that counts calls and seconds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wm_env.model.state import nbytes
 from wm_env.world import Chunk, Start, World, WorldSpec
+
+
+def check_threads(count: int | None) -> int | None:
+    """Return `count`, or raise `ValueError` where it is no number of threads."""
+    if count is not None and count < 1:
+        raise ValueError(f"threads={count} must be at least 1, or None for torch's own number")
+    return count
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` CPU threads inside, and what it used before afterwards; None changes nothing.
+
+    One episode is too small to share out: a second thread gains little on an idle machine, and on a busy one
+    the two can wait for each other for seconds.
+    """
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

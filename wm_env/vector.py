@@ -21,7 +21,7 @@ from wm_env.config import EnvConfig
 from wm_env.core import Rules, State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import Wishes, draw_episode, wishes
 from wm_env.model.state import put, repeat, select
-from wm_env.profiling import Tally, TimedWorld
+from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshot import Moment, Snapshot, pack, unpack
 from wm_env.world import World
 
@@ -40,7 +40,8 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     `num_envs`; `max_episode_steps` (None: no time limit; `gym.make_vec` passes the registered one);
     `autoreset_mode`: `"next_step"` (default: the action after an end is ignored and the reset observation
     returned), `"same_step"` (`final_obs` and `final_info` in the info) or `"disabled"` (reset by
-    `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; and everything in
+    `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; `threads` (CPU threads while
+    the environment works; None, the default, leaves torch's own number); and everything in
     `wm_env.config.EnvConfig`.
     """
 
@@ -57,6 +58,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         max_episode_steps: int | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        threads: int | None = None,
         **settings: Any,
     ) -> None:
         if num_envs < 1:
@@ -68,7 +70,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
             )
         self.num_envs = num_envs
-        self.render_mode = render_mode
+        self.render_mode, self._threads = render_mode, check_threads(threads)
         self.config = EnvConfig(**settings)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
@@ -120,7 +122,8 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         command = self._rules.actions.command(actions, self.num_envs)
         started = time.perf_counter()
         restarting = self._ended.copy()  # NEXT_STEP only: the other modes never leave an ended slot here
-        self._state, verdict = transition(self._rules, state, command)
+        with cpu_threads(self._threads):
+            self._state, verdict = transition(self._rules, state, command)
         self._elapsed += 1
         rewards = np.where(restarting, 0.0, verdict.reward.numpy())
         terminated = verdict.terminated.numpy() & ~restarting
@@ -241,7 +244,8 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         episodes = [
             draw_episode(self._generator(slot), wish, spec, self.config.temperature) for slot in slots
         ]
-        fresh = initial(self._rules, episodes)
+        with cpu_threads(self._threads):
+            fresh = initial(self._rules, episodes)
         self._state = fresh if self._state is None or mask.all() else put(self._state, slots, fresh)
         for slot, episode in zip(slots, episodes, strict=True):
             self._prompts[slot] = episode.prompt

@@ -14,6 +14,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from wm_env.actions import ACTION_TYPES
+from wm_env.twin import TwinWorld
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -208,6 +209,32 @@ def test_profile_counts_world_calls_apart_from_info(twin: Any) -> None:
     assert (measured["steps"], measured["world_calls"]) == (1, 1)
     assert 0 < measured["world_seconds"] <= measured["seconds"]
     assert not any("second" in key for key in twin.step(0)[4])
+
+
+def test_a_single_episode_works_on_one_thread_and_leaves_torchs_number_alone(
+    make_twin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    step_chunk = TwinWorld.step_chunk
+
+    def watched(self: TwinWorld, *args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return step_chunk(self, *args)
+
+    monkeypatch.setattr(TwinWorld, "step_chunk", watched)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for threads in (1, None):
+            env = make_twin(threads=threads)
+            env.reset(seed=0)
+            env.step(1)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 2, 2]  # reset and step, twice
+    with pytest.raises(ValueError, match="threads"):
+        make_twin(threads=0)
 
 
 def test_play_finds_its_keyboard_map_through_the_wrappers() -> None:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from wm_env.cli.record_path import Clip, record_clip
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
 from wm_env.files import check_writable
+from wm_env.model.released.presets import ReleasedSettings
 from wm_env.recording import Layout, Shot, contact_sheet, film, record_mp4, save_png
 from wm_env.twin import twin_like
 
@@ -58,6 +60,21 @@ class Record:
     """Start from this picture instead of a scene."""
     prompt: str | None = None
     """Prompt; the scene's caption by default."""
+    trajectory: Path | None = None
+    """Draw this whole camera path at once (released worlds that are not stepped): .npy or .npz or .json with
+    c2w (F, 4, 4), or .txt with an action string; needs --image."""
+    sampler_steps: int = 60
+    """Denoising steps of a whole path."""
+    weights: Path | None = None
+    """Folder of a released world's weights; where `wm-env download` puts them by default."""
+    refiner: Literal["none", "ltx2"] = "none"
+    """Second network of a released world."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of a released world; bfloat16 on a GPU by default."""
+    offload: tuple[Literal["text", "vae", "refiner"], ...] = ("text",)
+    """Parts of a released world that wait on the CPU for their turn."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width in pixels of a released world; 704 1280 by default."""
     device: str = "cpu"
     """Torch device of the world."""
     threads: int = 1
@@ -66,7 +83,43 @@ class Record:
     """File for the result as JSON."""
 
     def run(self) -> dict[str, Any]:
+        if self.trajectory is not None:
+            return self._whole_path(self.trajectory)
         return self._video() if self.format == "mp4" else self._dataset()
+
+    def _whole_path(self, trajectory: Path) -> dict[str, Any]:
+        """Draw one clip along a camera path that is known in advance."""
+        if self.image is None or self.scene is not None or self.compare or self.format != "mp4":
+            raise ValueError(
+                "--trajectory needs --image and writes a video; it takes no --scene or --compare"
+            )
+        if self.out.suffix.lower() != ".mp4":
+            raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
+        if self.sampler_steps < 1:
+            raise ValueError(f"--sampler-steps {self.sampler_steps} must be at least 1")
+        check_writable(self.out)
+        torch.set_num_threads(self.threads)
+        clip = Clip(
+            world=self.world,
+            trajectory=trajectory,
+            image=self.image,
+            prompt=self.prompt or "",
+            seed=self.seed,
+            device=self.device,
+            sampler_steps=self.sampler_steps,
+            settings=ReleasedSettings(**self._released()),
+        )
+        return record_clip(clip, self.out)
+
+    def _released(self) -> dict[str, Any]:
+        """Return the settings of released worlds as keyword arguments of an environment."""
+        return {
+            "weights": None if self.weights is None else str(self.weights),
+            "refiner": self.refiner,
+            "dtype": self.dtype,
+            "offload": self.offload,
+            "frame_size": self.frame_size,
+        }
 
     def _dataset(self) -> dict[str, Any]:
         """Record episodes as folders, then export them where another format is asked for."""
@@ -88,6 +141,7 @@ class Record:
                 "scene": self.scene,
                 "prompt": self.prompt,
                 "action_type": "multikeys",
+                **self._released(),
             },
             make_policy=importlib.import_module(_POLICIES).make_policy,
             policy=self.policy,
@@ -124,6 +178,8 @@ class Record:
             image=None if self.image is None else str(self.image),
             prompt=self.prompt,
             device=self.device,
+            threads=self.threads,
+            **self._released(),
         )
         envs = [env]
         if self.compare:
@@ -136,6 +192,7 @@ class Record:
                     scene=self.scene,
                     split=self.split,
                     prompt=self.prompt,
+                    threads=self.threads,
                 )
             )
         for each in envs:
