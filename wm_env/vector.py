@@ -40,8 +40,8 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     `num_envs`; `max_episode_steps` (None: no time limit; `gym.make_vec` passes the registered one);
     `autoreset_mode`: `"next_step"` (default: the action after an end is ignored and the reset observation
     returned), `"same_step"` (`final_obs` and `final_info` in the info) or `"disabled"` (reset by
-    `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; `threads` (CPU threads while
-    the environment works; None, the default, leaves torch's own number); and everything in
+    `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; `threads` (CPU threads
+    while the environment works; None, the default, leaves torch's own number); and everything in
     `wm_env.config.EnvConfig`.
     """
 
