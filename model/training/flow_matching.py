@@ -30,7 +30,7 @@ from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.memory import memory_tokens
-from wm_env.model.state import DiTState, tree_map
+from wm_env.model.state import DiTState, WindowState, tree_map
 from wm_env.model.text import TextTokens
 from wm_env.model.training.keyframes import damage, true_keyframes, views_of_chunk
 from wm_env.model.training.loop import Rule
@@ -43,8 +43,10 @@ class WorldLossConfig:
 
     batch, frames: clips per step and latent frames per clip. sigma_mean, sigma_std, pure_noise: noise level
     of the denoised frame. history_noise: largest tau; history_clean: share of clips whose history is clean.
-    own_history: probability that a history frame is the model's own prediction. text_dropout: share of
-    clips without a prompt. start_true: share of clips whose frame 0 keeps its true depth.
+    own_history: probability that a history frame is the model's own prediction. window_dropout: share of
+    clips denoised without the softmax window, so that the GDN state has to carry what is needed of the past
+    (with the window always there it learns to carry nothing). text_dropout: share of clips without a prompt.
+    start_true: share of clips whose frame 0 keeps its true depth.
     """
 
     batch: int = 4
@@ -55,6 +57,7 @@ class WorldLossConfig:
     history_noise: float = 0.3
     history_clean: float = 0.2
     own_history: float = 0.0
+    window_dropout: float = 0.0
     text_dropout: float = 0.1
     start_true: float = 0.2
 
@@ -173,6 +176,18 @@ def history_state(model: DiT, batch: WorldBatch, history: Tensor, tau: Tensor) -
     return tree_map(lambda leaf: leaf[:, :-1].flatten(0, 1), states)
 
 
+def without_window(state: DiTState, keep: Tensor) -> DiTState:
+    """Return the state with the softmax windows emptied in the slots where `keep` `(B,)` is False."""
+    blocks = []
+    for block in state.blocks:
+        memory = block.attention
+        if isinstance(memory, WindowState):
+            chunks = tuple(chunk._replace(valid=chunk.valid & keep) for chunk in memory.chunks)
+            block = block._replace(attention=WindowState(chunks))
+        blocks.append(block)
+    return state._replace(blocks=tuple(blocks))
+
+
 def velocities(model: DiT, batch: WorldBatch, noisy: Tensor, sigma: Tensor, state: DiTState) -> Tensor:
     """Return v `(B (T-1), C, 1, h, w)` of noisy frames `(B, C, T, h, w)`, each from its own state."""
     text = TextTokens(*(x[:, 1:].flatten(0, 1) for x in batch.text))
@@ -223,6 +238,9 @@ def world_loss(
         predicted = torch.cat([z[:, :, :1], predicted.to(z.dtype)], dim=2)
         history = torch.where(own[:, None, :, None, None], predicted, z)
     state = history_state(model, batch, mix(history, history_eps, tau), tau)
+    if config.window_dropout > 0:
+        keep = torch.rand(count, generator=generator) >= config.window_dropout
+        state = without_window(state, keep.repeat_interleave(frames - 1))
     velocity = velocities(model, batch, mix(z, eps, sigma), sigma, state)
     squares = (velocity.float() - _frames_as_batch(eps - z, 2)).square().mean((2, 3, 4))  # (B (T-1), C)
     error = squares.mean(1) if weights is None else (squares * weights.to(squares.device)).mean(1)

@@ -73,8 +73,8 @@ def preset(name: str) -> WorldTraining:
     if name in ("tiny-pure", "tiny"):
         stages = (
             WorldLossConfig(batch=6, frames=8),
-            WorldLossConfig(batch=4, frames=11, own_history=0.3),
-            WorldLossConfig(batch=3, frames=17, own_history=0.5),
+            WorldLossConfig(batch=4, frames=12, own_history=0.3, window_dropout=0.5),
+            WorldLossConfig(batch=3, frames=17, own_history=0.5, window_dropout=0.4),
         )
         loop = LoopConfig(
             total_steps=700, lr=1e-3, muon_lr=1e-3, constant_fraction=0.25, ema_decay=0.99, eval_every=100
