@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def world_path(world: str | Path) -> Path:
     """Return the weight file of a preset name or of a folder holding exactly one `.safetensors`."""
     if str(world) in EMBEDDED:
-        return Path(str(files("wm_env.model.weights"))) / f"{world}.safetensors"
+        return Path(__file__).resolve().parent / "weights" / f"{world}.safetensors"
     found = sorted(Path(world).glob("*.safetensors"))
     if len(found) != 1:
         names = [path.name for path in found]
