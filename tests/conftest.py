@@ -17,6 +17,11 @@ from wm_env.model.rollout import SamplerConfig
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 
+def pytest_configure() -> None:
+    """One thread: at the sizes of the tests a second one only spins, for minutes on a busy machine."""
+    torch.set_num_threads(1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden",
