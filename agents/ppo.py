@@ -34,6 +34,7 @@ from wm_env.files import atomic_path
 from wm_env.model.kinematics import KEYS
 from wm_env.recording import Layout, Shot, record_mp4, shot
 from wm_env.sb3 import SanaWMVecEnv
+from wm_env.twin import twin_like
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -77,12 +78,14 @@ def train(
     _checkpoint(model, folder)
     _atomically(folder / "policy.zip", model.save)
     agent = PolicyAgent(model, settings.blind)
-    sees_scene = envs.envs.world.spec.sees_scene
-    worlds = [settings.world] if sees_scene else [settings.world, "twin"]
+    spec = envs.envs.world.spec
+    worlds: dict[str, Any] = {settings.world: settings.world}
+    if not spec.sees_scene and settings.obs_type == "rgb":  # the twin has no latents
+        worlds["twin"] = twin_like(spec, settings.device)
     profile = envs.envs.profile()
     card = {
         "settings": asdict(settings),
-        "weights_sha256": envs.envs.world.spec.weights_sha256,
+        "weights_sha256": spec.weights_sha256,
         "env_steps": model.num_timesteps,
         "profile": {
             "seconds": seconds,
@@ -90,7 +93,7 @@ def train(
             "environment": profile["seconds"] - profile["world_seconds"] - profile["world_reset_seconds"],
             "learner": seconds - profile["seconds"],
         },
-        "scores": {world: score(agent, settings, world).to_dict() for world in worlds},
+        "scores": {name: score(agent, settings, world).to_dict() for name, world in worlds.items()},
     }
     _write_json(folder / "card.json", card)
     record_episode(agent, settings, folder / "episode.mp4", settings.world)
@@ -98,7 +101,7 @@ def train(
     return card
 
 
-def score(agent: PolicyAgent, settings: PPOSettings, world: str, episodes: int | None = None) -> Score:
+def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
     """Return the score on the `val` scenes of a world; `episodes` as in the settings unless given."""
     count = settings.evaluate_episodes if episodes is None else episodes
     results = evaluate(
