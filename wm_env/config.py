@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from wm_env.actions import ActionSpec
@@ -11,6 +12,8 @@ from wm_env.core import Rules
 from wm_env.episodes import Wishes, wishes
 from wm_env.images import parse_intrinsics, start_image
 from wm_env.model.kinematics import KeyMotion
+from wm_env.model.released.presets import ReleasedSettings
+from wm_env.model.released.rollout import Offload
 from wm_env.model.rollout import Ablation
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
@@ -30,6 +33,8 @@ class EnvConfig:
     is the world's speed. collision: "block", "terminate" or "ignore".
     temperature: factor on the world's noise. device: where the world computes.
     ablate: removes a part of a tiny world, for honest baselines.
+    weights, refiner, dtype, offload, frame_size: of released worlds only, see
+    `wm_env.model.released.presets.ReleasedSettings`.
     """
 
     world: Any = "tiny"
@@ -49,6 +54,11 @@ class EnvConfig:
     temperature: float = 1.0
     device: str = "cpu"
     ablate: Ablation | None = None
+    weights: str | Path | None = None
+    refiner: str = "none"
+    dtype: str | None = None
+    offload: tuple[Offload, ...] = ("text",)
+    frame_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -63,7 +73,14 @@ class EnvConfig:
 
     def load_world(self) -> World:
         """Return the world of these settings, loaded once per process."""
-        return resolve_world(self.world, self.device, self.ablate)
+        released = ReleasedSettings(
+            weights=None if self.weights is None else str(self.weights),
+            refiner=self.refiner,
+            dtype=self.dtype,
+            offload=tuple(self.offload),
+            frame_size=None if self.frame_size is None else (self.frame_size[0], self.frame_size[1]),
+        )
+        return resolve_world(self.world, self.device, self.ablate, released)
 
     def rules(self, world: World) -> Rules:
         """Return the rules of these settings on `world`."""

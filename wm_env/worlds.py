@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wm_env.model.embedded import load_world
+from wm_env.model.released.presets import (
+    RELEASED,
+    STEPPABLE,
+    ReleasedSettings,
+    load_released_world,
+    released_name,
+)
 from wm_env.model.rollout import ABLATIONS, Ablation
 from wm_env.twin import TwinWorld
 from wm_env.world import World
 
 EMBEDDED = ("tiny", "tiny-pure")
-RELEASED = ("sana-wm-streaming", "sana-wm-chunk-causal")
-WHOLE_PATH = "sana-wm-bidirectional"
-PRESETS = (*EMBEDDED, "twin", *RELEASED)
+PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
 
 
-def resolve_world(world: Any, device: str = "cpu", ablate: Ablation | None = None) -> World:
+def resolve_world(
+    world: Any, device: str = "cpu", ablate: Ablation | None = None, released: ReleasedSettings | None = None
+) -> World:
     """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
 
     device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
+    released: where a released world's weights lie and how they are placed; only released worlds take any.
     """
     if ablate is not None and ablate not in ABLATIONS:
         raise ValueError(f"unknown ablate {ablate!r}; valid are None, {', '.join(ABLATIONS)}")
     _check_device(device)
-    if isinstance(world, str) and world in ("twin", *RELEASED, WHOLE_PATH):
-        if ablate is not None:
-            raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
-        return _preset(world, device)
+    settings = released or ReleasedSettings()
+    name = _released_name(world) if isinstance(world, str | Path) else None
+    if name is None and settings != ReleasedSettings():
+        raise ValueError("weights, refiner, dtype, offload and frame_size belong to released worlds only")
+    if ablate is not None and (name is not None or world == "twin"):
+        raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
+    if name is not None:
+        if name != str(world):
+            settings = replace(settings, weights=str(Path(world).resolve()))
+        return _released(name, device, settings)
     if isinstance(world, str | Path):
-        return _learned(str(world), device, ablate)
+        return _twin(device) if str(world) == "twin" else _learned(str(world), device, ablate)
     if not isinstance(world, World):
         raise ValueError(
             f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
@@ -44,18 +59,28 @@ def resolve_world(world: Any, device: str = "cpu", ablate: Ablation | None = Non
 
 
 @functools.lru_cache(maxsize=8)
-def _preset(name: str, device: str) -> World:
-    if name == "twin":
-        return TwinWorld(device=device)
-    if name == WHOLE_PATH:
+def _twin(device: str) -> World:
+    return TwinWorld(device=device)
+
+
+@functools.lru_cache(maxsize=2)
+def _released(name: str, device: str, settings: ReleasedSettings) -> World:
+    if name not in STEPPABLE:
         raise ValueError(
             f"world {name!r} needs the whole camera path in advance and cannot be stepped; "
             f"use `wm-env record --world {name} --trajectory FILE`"
         )
-    raise FileNotFoundError(
-        f"world {name!r} needs its released weights, which this version cannot load yet: no weight file is "
-        f"present and `wm-env download {name}` is not available in this version; use world 'tiny' meanwhile"
-    )
+    return load_released_world(name, settings, device=device)
+
+
+def _released_name(world: str | Path) -> str | None:
+    """Return the released world that a name or folder means, None where it means another kind of world."""
+    if str(world) in RELEASED:
+        return str(world)
+    folder = Path(world)
+    if str(world) in PRESETS or not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return None
+    return released_name(folder)
 
 
 def _learned(name: str, device: str, ablate: Ablation | None) -> World:

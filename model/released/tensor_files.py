@@ -134,6 +134,7 @@ def load_tensorwise(
         value = _checked(read(entry), name, source)
         value = value if change is None else change(name, value)
         assign(slots[name], value.to(device, dtype))
+        del value  # else it would stay while the next one is read
     left = [name for name, tensor in _all_tensors(module) if tensor.is_meta]
     assert not left, f"{left} have no stored value"
 

@@ -164,9 +164,12 @@ def _flags(value: bool | tuple[bool, ...] | list[bool]) -> tuple[bool, ...]:
 
 
 def load_ltx2_vae(
-    component: Component, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    component: Component, *, device: str = "cpu", dtype: torch.dtype = torch.float32, tiled: bool = False
 ) -> LTX2VAE:
-    """Return the autoencoder of a folder, strictly loaded tensor by tensor."""
+    """Return the autoencoder of a folder, strictly loaded tensor by tensor.
+
+    tiled: `decode_clip` cuts large clips into tiles of 96 frames, 64 apart, and into spatial ones.
+    """
     try:
         from diffusers import AutoencoderKLLTX2Video
     except ImportError as error:
@@ -176,4 +179,10 @@ def load_ltx2_vae(
         module = AutoencoderKLLTX2Video(**config)
     weights = component.weights()
     load_tensorwise(module, list_tensors(weights), source=str(weights), device=device, dtype=dtype)
-    return LTX2VAE(module.eval().requires_grad_(False))
+    vae = LTX2VAE(module.eval().requires_grad_(False))
+    if tiled:
+        module.spatial_compression_ratio = vae.spatial_ratio
+        module.temporal_compression_ratio = vae.temporal_ratio
+        module.enable_tiling(tile_sample_min_num_frames=96, tile_sample_stride_num_frames=64)
+        module.use_framewise_decoding = True
+    return vae

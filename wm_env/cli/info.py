@@ -6,11 +6,15 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 from wm_env import __version__
+from wm_env.model.released.plan import plans
+from wm_env.model.released.presets import RELEASED, ReleasedSettings, folder_of
+from wm_env.model.released.report import describe, lines
 from wm_env.worlds import PRESETS, resolve_world
 
 OPTIONAL = ("stable-baselines3", "sb3-contrib", "pettingzoo", "diffusers", "transformers", "minari", "triton")
@@ -20,8 +24,16 @@ OPTIONAL = ("stable-baselines3", "sb3-contrib", "pettingzoo", "diffusers", "tran
 class Info:
     """Print versions, hardware and the worlds with their facts and weight digests."""
 
+    path: Annotated[Path | None, tyro.conf.Positional] = None
+    """Folder of released weights: what it holds and whether it fits, without loading it."""
     world: str | None = None
     """One preset or checkpoint folder; all presets by default."""
+    verify: bool = False
+    """With PATH: compare every downloaded file with its recorded SHA-256."""
+    plan: bool = False
+    """Say which released preset fits on a GPU and what it leaves out; nothing is loaded."""
+    vram: float = 24.0
+    """With --plan: GPU memory in GiB."""
     device: str = "cpu"
     """Torch device the worlds are loaded to."""
     seed: int = 0
@@ -30,6 +42,12 @@ class Info:
     """File for the result as JSON."""
 
     def run(self) -> dict[str, Any]:
+        if self.plan:
+            return self._plan()
+        if self.path is not None:
+            description = describe(self.path, verify=self.verify)
+            print("\n".join(lines(description)))
+            return description
         result: dict[str, Any] = {
             "wm_env": __version__,
             "python": platform.python_version(),
@@ -48,9 +66,33 @@ class Info:
         _print(result)
         return result
 
+    def _plan(self) -> dict[str, Any]:
+        if not self.vram > 0:
+            raise ValueError(f"--vram {self.vram} must be a positive number of GiB")
+        names = tuple(RELEASED) if self.world is None else (self.world,)
+        result: dict[str, Any] = {"vram": self.vram, "worlds": {}}
+        print(f"GPU memory {self.vram:g} GiB; bfloat16, 704x1280, one slot; activations are estimates")
+        for name in names:
+            ways = plans(name)
+            chosen = next((way for way in ways if way.fits(self.vram)), None)
+            result["worlds"][name] = {
+                "fits": chosen is not None,
+                "chosen": None if chosen is None else asdict(chosen),
+                "ways": [{**asdict(way), "peak": way.peak} for way in ways],
+            }
+            for way in ways:
+                mark = "->" if way is chosen else "  "
+                how = f"refiner {way.refiner}, offload {' '.join(way.offload)}"
+                print(f"{mark} {name}: {how}: {way.peak:.1f} GiB ({way.leaves_out})")
+            if chosen is None:
+                print(f"   {name}: nothing fits; the smallest needs {min(way.peak for way in ways):.1f} GiB")
+        return result
+
 
 def _facts_or_reason(name: str, device: str) -> dict[str, Any]:
     try:
+        if name in RELEASED:
+            return {"folder": describe(folder_of(name, ReleasedSettings()))}
         return asdict(resolve_world(name, device).spec)
     except (ValueError, OSError) as error:
         return {"unavailable": str(error)}
@@ -71,6 +113,9 @@ def _print(result: dict[str, Any]) -> None:
     for name, facts in result["worlds"].items():
         if "unavailable" in facts:
             print(f"world {name}: not available ({facts['unavailable']})")
+            continue
+        if "folder" in facts:
+            print(f"world {name}: " + "\n".join(lines(facts["folder"])))
             continue
         height, width = facts["frame_size"]
         print(

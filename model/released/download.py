@@ -1,0 +1,193 @@
+"""Fetching released weights: one exact revision, resumable, with the disk checked first.
+
+The hub's branch is resolved to a commit before anything is fetched; that commit, and the size and digest of
+every file, go into a manifest beside the weights. A later run continues with the same commit. The source may
+also be a folder (a mirror on disk) or another endpoint that speaks the hub's protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from wm_env.model.checkpoint import sha256_of, write_atomic
+from wm_env.model.released.text import INSTALL
+
+MANIFEST = "wm-env-download.json"
+RESERVE = 2**30  # bytes that stay free
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One repository and the subfolder of the target it goes to. patterns: files to fetch, all by default."""
+
+    repository: str
+    folder: str = ""
+    patterns: tuple[str, ...] = ("*",)
+
+
+_TEXT = Package(repository="google/gemma-2-2b-it", folder="text_encoder")
+_REFINER = Package(
+    repository="Lightricks/LTX-2",
+    folder="refiner",
+    patterns=("transformer/*", "connectors/*", "text_encoder/*", "tokenizer/*", "*distilled-lora*"),
+)
+PACKAGES: dict[str, tuple[Package, ...]] = {
+    "sana-wm-streaming": (Package(repository="Efficient-Large-Model/SANA-WM_streaming"), _TEXT),
+    "sana-wm-chunk-causal": (Package(repository="Efficient-Large-Model/SANA-WM_chunk_causal"), _TEXT),
+    "sana-wm-bidirectional": (Package(repository="Efficient-Large-Model/SANA-WM_bidirectional"), _TEXT),
+    "ltx2-refiner": (_REFINER,),
+}
+
+
+def download(package: Package, to: Path, *, source: str = HUB, revision: str | None = None) -> dict[str, Any]:
+    """Fetch one package into `to / package.folder` and return its manifest.
+
+    source: endpoint URL, or a folder that holds `ORGANISATION/NAME/...`. revision: a commit, branch or tag;
+    None is the manifest's commit where there is one, else the main branch. Raises `OSError` in one line where
+    the source cannot be reached, the disk is too small, or a file arrives wrong.
+    """
+    target = to / package.folder
+    known = _manifest(target)
+    if known is not None and known["repository"] != package.repository:
+        raise ValueError(
+            f"{target} holds {known['repository']}, not {package.repository}; use another folder"
+        )
+    if revision is None and known is not None:
+        revision = known["revision"]
+    if source.startswith(("http://", "https://")):
+        manifest = _from_hub(package, target, source, revision)
+    else:
+        manifest = _from_folder(package, target, Path(source))
+    write_atomic(target / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def check_download(folder: Path) -> list[str]:
+    """Return the files below a folder that differ from its manifests in size or SHA-256; reads them all."""
+    wrong = []
+    for manifest in sorted(folder.rglob(MANIFEST)):
+        for name, facts in json.loads(manifest.read_text())["files"].items():
+            path = manifest.parent / name
+            if not path.is_file():
+                wrong.append(f"{path}: missing")
+            elif path.stat().st_size != facts["size"]:
+                wrong.append(f"{path}: {path.stat().st_size} bytes instead of {facts['size']}")
+            elif facts["sha256"] is not None and sha256_of(path) != facts["sha256"]:
+                wrong.append(f"{path}: another SHA-256 than at the source")
+    return wrong
+
+
+def _from_hub(package: Package, target: Path, endpoint: str, revision: str | None) -> dict[str, Any]:
+    try:
+        import httpx
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+        from huggingface_hub.utils import filter_repo_objects
+    except ImportError as error:
+        raise ImportError(f"downloading needs huggingface_hub; {INSTALL}") from error
+    what = f"{package.repository} at {endpoint}"
+    try:
+        info = HfApi(endpoint=endpoint).model_info(package.repository, revision=revision, files_metadata=True)
+        siblings = list(
+            filter_repo_objects(
+                info.siblings or [], allow_patterns=list(package.patterns), key=lambda file: file.rfilename
+            )
+        )
+        files = {
+            file.rfilename: {"size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
+            for file in siblings
+        }
+        _check_disk(target, files)
+        snapshot_download(
+            package.repository,
+            revision=info.sha,
+            local_dir=target,
+            endpoint=endpoint,
+            allow_patterns=list(package.patterns),
+        )
+    except HfHubHTTPError as error:
+        raise OSError(f"cannot download {what}: {error!s:.200}") from error
+    except (httpx.HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise OSError(
+            f"cannot reach {what} ({type(error).__name__}); check the connection, or fetch the repository "
+            "elsewhere and name its folder with --source"
+        ) from error
+    manifest = {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
+    _check_sizes(target, files)
+    return manifest
+
+
+def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]:
+    """Copy a repository from a mirror on disk; files already there with the same digest are kept."""
+    mirror = source / package.repository
+    if not mirror.is_dir():
+        raise FileNotFoundError(f"the mirror has no folder {mirror}")
+    wanted = sorted(path for path in _matching(mirror, package.patterns) if path.is_file())
+    files = {
+        path.relative_to(mirror).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in wanted
+    }
+    _check_disk(target, files)
+    for path in wanted:
+        name = path.relative_to(mirror)
+        there = target / name
+        if there.is_file() and sha256_of(there) == files[name.as_posix()]["sha256"]:
+            continue
+        there.parent.mkdir(parents=True, exist_ok=True)
+        partial = there.with_name(f"{there.name}.part")
+        shutil.copyfile(path, partial)
+        partial.replace(there)
+    _check_sizes(target, files)
+    return {"repository": package.repository, "revision": "folder", "source": str(source), "files": files}
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """Yield files whose path below the folder matches a pattern; `*` also matches slashes, as at the hub."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.name != MANIFEST and any(fnmatch(name, pattern) for pattern in patterns):
+            yield path
+
+
+def _manifest(target: Path) -> dict[str, Any] | None:
+    path = target / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is corrupted ({error}); delete it") from error
+
+
+def _check_disk(target: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Raise `OSError` unless what is still missing fits on the disk, before anything is fetched."""
+    missing = 0
+    for name, facts in files.items():
+        path = target / name
+        if not path.is_file() or path.stat().st_size != facts["size"]:
+            missing += facts["size"] or 0
+    target.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target).free
+    if missing + RESERVE > free:
+        raise OSError(
+            f"{missing / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free on the disk of "
+            f"{target}; choose another --to"
+        )
+
+
+def _check_sizes(target: Path, files: dict[str, dict[str, Any]]) -> None:
+    wrong = [
+        name
+        for name, facts in files.items()
+        if not (target / name).is_file()
+        or (facts["size"] is not None and (target / name).stat().st_size != facts["size"])
+    ]
+    if wrong:
+        raise OSError(f"{target}: {wrong} did not arrive whole; run the command again to resume")

@@ -1,0 +1,215 @@
+"""From a preset name and a folder of released weights to a world, with placement and precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wm_env.kernels.frame_gdn import resolve_impl
+from wm_env.model.config import DiTConfig, sana_wm
+from wm_env.model.refiner.ltx2_text import cached_gemma3
+from wm_env.model.refiner.ltx2_weights import load_refiner
+from wm_env.model.released.folder import Component, ReleasedFolder, Variant, choose_stage1, look_into, only
+from wm_env.model.released.rollout import (
+    OFFLOADS,
+    Offload,
+    ReleasedParts,
+    ReleasedSampler,
+    ReleasedWorld,
+    streaming_sampler,
+    teacher_sampler,
+)
+from wm_env.model.released.stage1 import config_of, load_stage1
+from wm_env.model.released.tensor_files import files_of, sha256_of_files
+from wm_env.model.released.text import cached_gemma2
+from wm_env.model.spec import WorldSpec
+from wm_env.model.text import TextEncoder
+from wm_env.model.vae.ltx2 import load_ltx2_vae
+
+RELEASED: dict[str, Variant] = {
+    "sana-wm-streaming": "streaming",
+    "sana-wm-chunk-causal": "chunk-causal",
+    "sana-wm-bidirectional": "bidirectional",
+}
+STEPPABLE = ("sana-wm-streaming", "sana-wm-chunk-causal")
+REFINERS = ("none", "ltx2")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FRAME_SIZE = (704, 1280)
+MAX_TRANSLATION, MAX_ROTATION_DEG = 0.025, 0.6  # metres and degrees per pixel frame
+TRAINED_STEPS = 40  # 961 frames, 121 latents
+TEACHER_WINDOW = 10  # chunks; the teacher was trained with all of them, see rollout.py
+TEXT_CACHE = "text_cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedSettings:
+    """What a user may choose of a released pipeline.
+
+    weights: its folder, None for `default_folder`. refiner: "none" or "ltx2". dtype: "float32" or
+    "bfloat16", None for bfloat16 on a GPU and float32 elsewhere. offload: parts that stay on the CPU and
+    visit the device for their turn ("text": the encoder is dropped after each new prompt). frame_size:
+    `(height, width)`, None for the trained 704x1280.
+    """
+
+    weights: str | None = None
+    refiner: str = "none"
+    dtype: str | None = None
+    offload: tuple[Offload, ...] = ("text",)
+    frame_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.refiner not in REFINERS:
+            raise ValueError(f"unknown refiner {self.refiner!r}; valid are {', '.join(REFINERS)}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; valid are None, {', '.join(DTYPES)}")
+        unknown = sorted(set(self.offload) - set(OFFLOADS))
+        if unknown:
+            raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
+        if self.frame_size is not None and (min(self.frame_size) < 1 or any(n % 32 for n in self.frame_size)):
+            raise ValueError(f"frame_size={self.frame_size} must be (height, width), multiples of 32 pixels")
+
+
+def default_folder(name: str) -> Path:
+    """Return where `wm-env download NAME` puts the weights and a preset looks for them."""
+    return Path.home() / ".cache" / "wm_env" / name
+
+
+def folder_of(name: str, settings: ReleasedSettings) -> Path:
+    """Return the folder a preset loads from; raise `FileNotFoundError` with the command that fills it."""
+    folder = default_folder(name) if settings.weights is None else Path(settings.weights).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"world {name!r} has no weights: the folder {folder} does not exist; get them with "
+            f"`wm-env download {name} --to {folder}`, or name their folder with weights="
+        )
+    return folder
+
+
+def released_name(folder: Path) -> str | None:
+    """Return which released world a folder holds, None unless its stage-1 weights tell exactly one."""
+    variants = {file.variant for file in look_into(folder).stage1}
+    return next((name for name, variant in RELEASED.items() if variants == {variant}), None)
+
+
+def sampler_of(variant: Variant) -> ReleasedSampler:
+    """Return the released sampler of a variant."""
+    return streaming_sampler() if variant == "streaming" else teacher_sampler()
+
+
+def transformer_config(variant: Variant) -> DiTConfig:
+    """Return the released transformer with the softmax window of a variant."""
+    window = {"streaming": 2, "chunk-causal": TEACHER_WINDOW, "bidirectional": None}[variant]
+    return dataclasses.replace(sana_wm(), window_chunks=window)
+
+
+def load_parts(
+    name: str,
+    settings: ReleasedSettings,
+    *,
+    device: str = "cpu",
+    impl: str = "auto",
+    whole_path: bool = False,
+) -> ReleasedParts:
+    """Return the networks of a released world; files are chosen and checked before anything large is read.
+
+    whole_path: for `draw_clip` instead of steps (no softmax window, a whole-clip autoencoder preferred).
+    """
+    variant = RELEASED[name]
+    folder = folder_of(name, settings)
+    found = look_into(folder)
+    stage1 = choose_stage1(found, variant)
+    cfg = config_of(stage1, transformer_config("bidirectional" if whole_path else variant))
+    vae = _choose_vae(found, causal=not whole_path)
+    dtype = DTYPES[settings.dtype or ("float32" if device == "cpu" else "bfloat16")]
+    keep_text = "text" not in settings.offload
+    text, negative = _text_encoders(found, device=device, dtype=dtype, keep=keep_text)
+    refiner_parts = None
+    if settings.refiner == "ltx2":
+        refiner_parts = _refiner_files(found)
+
+    refiner, refiner_text = None, None
+    dit = load_stage1(stage1, cfg, device=device, dtype=dtype, impl=resolve_impl(impl, device))
+    vae_device = "cpu" if "vae" in settings.offload else device
+    if refiner_parts is not None:
+        network, lora, gemma, connectors = refiner_parts
+        at = "cpu" if "refiner" in settings.offload else device
+        refiner = load_refiner(network, lora=lora, device=at, dtype=dtype)
+        refiner_text = cached_gemma3(
+            gemma, connectors, folder=folder / TEXT_CACHE, device=device, dtype=dtype, keep=keep_text
+        )
+    return ReleasedParts(
+        dit=dit,
+        vae=load_ltx2_vae(vae, device=vae_device, dtype=dtype, tiled=whole_path),
+        text=text,
+        negative=negative,
+        refiner=refiner,
+        refiner_text=refiner_text,
+        device=device,
+        offload=settings.offload,
+    )
+
+
+def load_released_world(
+    name: str, settings: ReleasedSettings, *, device: str = "cpu", impl: str = "auto"
+) -> ReleasedWorld:
+    """Return the world of a preset name; raise `FileNotFoundError` or `ValueError` before any compute."""
+    if name not in STEPPABLE:
+        raise ValueError(f"world {name!r} cannot be stepped; {', '.join(STEPPABLE)} can")
+    parts = load_parts(name, settings, device=device, impl=impl)
+    cfg = parts.dit.cfg
+    frame_size = settings.frame_size or FRAME_SIZE
+    stage1 = choose_stage1(look_into(folder_of(name, settings)), RELEASED[name])
+    spec = WorldSpec(
+        name=name if settings.refiner == "none" else f"{name}[refiner={settings.refiner}]",
+        frames_per_step=cfg.chunk_frames * cfg.temporal_stride,
+        frame_size=frame_size,
+        max_translation=MAX_TRANSLATION,
+        max_rotation_deg=MAX_ROTATION_DEG,
+        trained_steps=TRAINED_STEPS,
+        latent_shape=(
+            cfg.latent_channels,
+            frame_size[0] // parts.vae.spatial_ratio,
+            frame_size[1] // parts.vae.spatial_ratio,
+        ),
+        weights_sha256=sha256_of_files(files_of(stage1.path)),
+    )
+    return ReleasedWorld(spec=spec, parts=parts, sampler=sampler_of(RELEASED[name]))
+
+
+def _choose_vae(found: ReleasedFolder, *, causal: bool) -> Component:
+    """Return the autoencoder of the wanted kind where there are two, else the only one."""
+    wanted = tuple(c for c in found.vaes if bool(c.config.get("decoder_causal", True)) == causal)
+    return only(wanted or found.vaes, "LTX-2 autoencoder (config.json of AutoencoderKLLTX2Video)", found.path)
+
+
+def _text_encoders(
+    found: ReleasedFolder, *, device: str, dtype: torch.dtype, keep: bool
+) -> tuple[TextEncoder, TextEncoder]:
+    """Return the encoder of prompts, behind the preamble, and that of the negative prompt, without it."""
+    if found.preamble is None:
+        raise FileNotFoundError(
+            f"{found.path} holds no YAML file with text_encoder.chi_prompt, the preamble of every prompt; it "
+            "ships with the checkpoint"
+        )
+    gemma = only(found.gemma2, "Gemma-2 text encoder (config.json with model_type gemma2)", found.path)
+    cache = found.path / TEXT_CACHE
+    positive, negative = (
+        cached_gemma2(gemma, preamble=preamble, folder=cache, device=device, dtype=dtype, keep=keep)
+        for preamble in (found.preamble, "")
+    )
+    return positive, negative
+
+
+def _refiner_files(found: ReleasedFolder) -> tuple[Component, Path | None, Component, Component]:
+    """Return the refiner's network, its LoRA if any, Gemma-3 and the connectors."""
+    if len(found.loras) > 1:
+        raise ValueError(f"{found.path} holds several LoRA files {[p.name for p in found.loras]}; keep one")
+    return (
+        only(found.refiners, "LTX-2 refiner (config.json of LTX2VideoTransformer3DModel)", found.path),
+        found.loras[0] if found.loras else None,
+        only(found.gemma3, "Gemma-3 text encoder (config.json with model_type gemma3)", found.path),
+        only(found.connectors, "LTX-2 text connectors (config.json of LTX2TextConnectors)", found.path),
+    )

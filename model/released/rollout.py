@@ -1,0 +1,375 @@
+"""ReleasedWorld: a released SANA-WM pipeline as one function from state to state (pipeline.md 7-9).
+
+A step is one chunk of 3 latent frames, 24 pixel frames:
+
+    x <- noise(seed, chunk);  x <- denoise(x | state);  state <- state after the clean chunk, at timestep 0
+    x <- refine(x | refiner memory)          with refiner "ltx2"
+    frames <- causal decode(x | decoder state)
+
+The first chunk of a stream has one latent frame more, the start image, which is held clean. Its own pixel
+frame is not shown again: it was the start frame. Slots of a batch that are at their first chunk are computed
+in one call and the others in another; everything else is batched.
+
+The chunk-causal model was trained with every earlier chunk in the softmax window; here the window is bounded
+(`window_chunks`), so that a state has a constant size and slots at different chunks share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wm_env.model.camera import (
+    CameraInput,
+    camera_conditions,
+    latent_intrinsics,
+    pack_windows,
+    plucker_rays,
+    window_indices,
+)
+from wm_env.model.dit import DiT
+from wm_env.model.flow import STUDENT_STEPS, Rule, Schedule, denoise_chunk, listed_schedule, shifted_schedule
+from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
+from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
+from wm_env.model.rollout import StartLike, chunk_noise
+from wm_env.model.spec import Chunk, WorldSpec
+from wm_env.model.state import DiTState, put, select, tree_map
+from wm_env.model.text import TextEncoder, TextTokens
+from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+
+Offload = Literal["text", "vae", "refiner"]
+OFFLOADS: tuple[Offload, ...] = ("text", "vae", "refiner")
+NEGATIVE_PROMPT = ""
+_STREAMS = 1_000_003  # noise streams of one chunk: stage 1 start, re-noising steps, refiner
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedSampler:
+    """How a chunk is drawn.
+
+    timesteps: explicit list (the streaming student), or None for `steps` shifted levels. shift: of those
+    levels. guidance: classifier-free scale, 1 for none. rule: "euler", or "renoise" as in distillation.
+    """
+
+    timesteps: tuple[float, ...] | None = STUDENT_STEPS
+    steps: int = 4
+    shift: float = 8.0
+    guidance: float = 1.0
+    rule: Rule = "euler"
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("euler", "renoise"):
+            raise ValueError(f"unknown rule {self.rule!r}; known are euler, renoise")
+        if not self.guidance >= 0:
+            raise ValueError(f"guidance={self.guidance} must be at least 0")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        if self.timesteps is None:
+            return shifted_schedule(self.steps, self.shift)
+        return listed_schedule(self.timesteps)
+
+
+def streaming_sampler(rule: Rule = "euler") -> ReleasedSampler:
+    """The distilled student: 4 listed steps, no guidance."""
+    return ReleasedSampler(rule=rule)
+
+
+def teacher_sampler(steps: int = 60) -> ReleasedSampler:
+    """The chunk-causal and bidirectional models: 60 steps, shift 9.8, guidance 5."""
+    return ReleasedSampler(timesteps=None, steps=steps, shift=9.8, guidance=5.0)
+
+
+class ReleasedState(NamedTuple):
+    """All that a rollout remembers, batch axis first.
+
+    dit: transformer state after the chunks so far; dit_negative: that of the unconditional half, None
+    without guidance. text: prompt of the coming chunks. start: `(B, C, 1, h, w)` latent of the start image.
+    decode: decoder state after the start image. refiner, refiner_text: its memory and prompt, None without
+    one. intrinsics `(B, 4)` in frame pixels. seed, chunk `(B,)` int64: the noise key. temperature `(B,)`.
+    """
+
+    dit: DiTState
+    dit_negative: DiTState | None
+    text: TextTokens
+    start: Tensor
+    decode: DecodeState
+    refiner: RefinerMemory | None
+    refiner_text: TextTokens | None
+    intrinsics: Tensor
+    seed: Tensor
+    chunk: Tensor
+    temperature: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedParts:
+    """The networks of a released pipeline. refiner and refiner_text: both or neither.
+
+    negative: encoder of the negative prompt, which has no preamble; only guidance needs one.
+    device: where the networks compute. offload: parts that stay on the CPU and visit it for their turn
+    ("text" is the business of the encoders given).
+    """
+
+    dit: DiT
+    vae: LTX2VAE
+    text: TextEncoder
+    negative: TextEncoder | None = None
+    refiner: LTX2Refiner | None = None
+    refiner_text: TextEncoder | None = None
+    device: str = "cpu"
+    offload: tuple[Offload, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.refiner is None) != (self.refiner_text is None):
+            raise ValueError("a refiner and its text encoder go together; give both or neither")
+        unknown = sorted(set(self.offload) - set(OFFLOADS))
+        if unknown:
+            raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
+        if self.vae.channels != self.dit.cfg.latent_channels:
+            raise ValueError(
+                f"the autoencoder has {self.vae.channels} latent channels, the transformer "
+                f"{self.dit.cfg.latent_channels}"
+            )
+        if self.vae.temporal_ratio != self.dit.cfg.temporal_stride:
+            raise ValueError(
+                f"the autoencoder packs {self.vae.temporal_ratio} frames into a latent, the transformer "
+                f"expects {self.dit.cfg.temporal_stride}"
+            )
+
+    @contextmanager
+    def at_work(self, part: Offload) -> Iterator[None]:
+        """Bring an offloaded part to the device for the duration; nothing otherwise."""
+        module: nn.Module | None = {"vae": self.vae.module, "refiner": self.refiner}.get(part)
+        if module is None or part not in self.offload:
+            yield
+            return
+        module.to(self.device)
+        try:
+            yield
+        finally:
+            module.to("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.dit.latent_in.weight.dtype
+
+    def encode_text(self, prompts: Sequence[str]) -> TextTokens:
+        """Return stage-1 features on the device, in the transformer's dtype."""
+        return _on(self.text.encode(prompts), self.device, self.dtype)
+
+    def encode_negative(self, batch: int) -> TextTokens:
+        """Return the features of the negative prompt for every slot."""
+        if self.negative is None:
+            raise ValueError("guidance needs an encoder of the negative prompt (negative=)")
+        said = _on(self.negative.encode([NEGATIVE_PROMPT]), self.device, self.dtype)
+        return tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), said)
+
+    def encode_refiner_text(self, prompts: Sequence[str]) -> TextTokens | None:
+        if self.refiner_text is None:
+            return None
+        return _on(self.refiner_text.encode(prompts), self.device, self.dtype)
+
+
+def _on(text: TextTokens, device: str, dtype: torch.dtype) -> TextTokens:
+    return TextTokens(text.tokens.to(device, dtype), text.mask.to(device, dtype))
+
+
+class ReleasedWorld:
+    """The streaming or chunk-causal pipeline around released networks; meets the `World` protocol.
+
+    Holds weights and settings; every method is a function of its arguments.
+    """
+
+    def __init__(self, *, spec: WorldSpec, parts: ReleasedParts, sampler: ReleasedSampler) -> None:
+        cfg = parts.dit.cfg
+        if not parts.vae.causal:
+            raise ValueError(
+                "stepping needs the causal LTX-2 autoencoder (decoder_causal in its config.json), of the "
+                "streaming release; this one decodes whole clips only"
+            )
+        if cfg.window_chunks is None or not cfg.sink:
+            raise ValueError("stepping needs a bounded softmax window with a sink (window_chunks, sink)")
+        if sampler.guidance != 1.0 and parts.negative is None:
+            raise ValueError("guidance needs an encoder of the negative prompt (negative=)")
+        if spec.frames_per_step != cfg.chunk_frames * cfg.temporal_stride:
+            raise ValueError(
+                f"frames_per_step={spec.frames_per_step} is not chunk_frames x stride = "
+                f"{cfg.chunk_frames * cfg.temporal_stride}"
+            )
+        self._spec, self.parts, self.sampler = spec, parts, sampler
+        self.grid = latent_grid(spec.frame_size, parts.vae)
+
+    @property
+    def spec(self) -> WorldSpec:
+        return self._spec
+
+    @torch.inference_mode()
+    def begin(self, starts: Sequence[StartLike]) -> tuple[Chunk, ReleasedState]:
+        """Return the start chunk (the start images) and the state before the first chunk."""
+        parts, batch = self.parts, len(starts)
+        height, width = self._spec.frame_size
+        for start in starts:
+            if start.image.shape != (height, width, 3) or start.image.dtype.name != "uint8":
+                raise ValueError(
+                    f"the start image has shape {start.image.shape} and dtype {start.image.dtype}; expected "
+                    f"uint8 ({height}, {width}, 3)"
+                )
+        intrinsics = torch.tensor([start.intrinsics for start in starts], dtype=torch.float64)
+        check_intrinsics(intrinsics, height, width)
+        images = torch.stack([torch.from_numpy(start.image) for start in starts])  # (B, H, W, 3)
+        prompts = [start.prompt for start in starts]
+        with parts.at_work("vae"):
+            latent = parts.vae.encode(images[:, None])  # (B, C, 1, h, w)
+            _, decode = parts.vae.decode(latent, None)
+        latent = latent.to(parts.device, parts.dtype)
+        refiner_text = parts.encode_refiner_text(prompts)
+        memory = None
+        if parts.refiner is not None and refiner_text is not None:
+            with parts.at_work("refiner"):
+                memory = begin_blocks(block_network(parts.refiner, refiner_text), latent).memory
+        empty = parts.dit.empty_state(batch, self.grid, parts.dit.cfg.chunk_frames + 1)
+        state = ReleasedState(
+            dit=empty,
+            dit_negative=None if self.sampler.guidance == 1.0 else empty,
+            text=parts.encode_text(prompts),
+            start=latent,
+            decode=decode,
+            refiner=memory,
+            refiner_text=refiner_text,
+            intrinsics=intrinsics.to(parts.device, torch.float32),
+            seed=torch.tensor([start.noise_seed for start in starts]),
+            chunk=torch.zeros(batch, dtype=torch.int64),
+            temperature=torch.tensor([start.temperature for start in starts], device=parts.device),
+        )
+        return Chunk(images[:, None], latent[:, :, 0].float(), None), state
+
+    @torch.inference_mode()
+    def step_chunk(self, state: ReleasedState, c2w: Tensor) -> tuple[Chunk, ReleasedState]:
+        """Return the chunk seen along poses `c2w` `(B, K, 4, 4)` relative to the start, and the state."""
+        expected = (state.chunk.shape[0], self._spec.frames_per_step, 4, 4)
+        if tuple(c2w.shape) != expected:
+            raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected {expected}")
+        check_rigid(c2w)
+        fresh = state.chunk == 0
+        if bool(fresh.all()) or not bool(fresh.any()):
+            return self._step(state, c2w, first=bool(fresh.all()))
+        chunks, after = [], state
+        for slots, first in ((fresh.nonzero()[:, 0], True), ((~fresh).nonzero()[:, 0], False)):
+            chunk, moved = self._step(select(state, slots), c2w[slots], first=first)
+            chunks.append(chunk)
+            after = put(after, slots, moved)
+        order = torch.cat([fresh.nonzero()[:, 0], (~fresh).nonzero()[:, 0]]).argsort()
+        joined = tree_map(lambda a, b: torch.cat([a, b])[order.to(a.device)], *chunks)
+        return joined, after
+
+    def set_prompt(self, state: ReleasedState, prompts: Sequence[str | None]) -> ReleasedState:
+        """Return the state with new prompts from the next chunk on; None keeps a slot's prompt."""
+        slots = [i for i, prompt in enumerate(prompts) if prompt is not None]
+        if not slots:
+            return state
+        said = [prompt for prompt in prompts if prompt is not None]
+        text = put(state.text, slots, self.parts.encode_text(said))
+        refiner_text = self.parts.encode_refiner_text(said)
+        if state.refiner_text is not None and refiner_text is not None:
+            refiner_text = put(state.refiner_text, slots, refiner_text)
+        return state._replace(text=text, refiner_text=refiner_text)
+
+    def set_noise_seed(self, state: ReleasedState, noise_seeds: Sequence[int]) -> ReleasedState:
+        """Return the state whose next chunks draw their noise from the given seeds."""
+        return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
+
+    def _step(self, state: ReleasedState, c2w: Tensor, *, first: bool) -> tuple[Chunk, ReleasedState]:
+        parts, cfg = self.parts, self.parts.dit.cfg
+        frames = cfg.chunk_frames + first
+        camera = self._camera(c2w, state.intrinsics, first)
+        shape = (cfg.latent_channels, frames, *self.grid)
+        x = self._noise(state, 0, shape)
+        if first:
+            x = torch.cat([state.start, x[:, :, 1:]], dim=2)
+        x, (dit, negative) = denoise_chunk(
+            self._network(state, camera),
+            x,
+            (state.dit, state.dit_negative),
+            self.sampler.schedule(),
+            held=(0,) if first else (),
+            rule=self.sampler.rule,
+            noise=lambda step: self._noise(state, 1 + step, shape),
+        )
+        x = x[:, :, -cfg.chunk_frames :]  # (B, C, n, h, w)
+        memory = state.refiner
+        if parts.refiner is not None and state.refiner_text is not None:
+            network = block_network(parts.refiner, state.refiner_text)
+            noise = self._noise(state, -1, tuple(x.shape[1:]))
+            with parts.at_work("refiner"):
+                x, after = refine_block(network, x, RefinerState(0, memory), noise)
+            memory = after.memory
+        with parts.at_work("vae"):
+            pixels, decode = parts.vae.decode(x, state.decode)
+        moved = state._replace(
+            dit=dit, dit_negative=negative, decode=decode, refiner=memory, chunk=state.chunk + 1
+        )
+        return Chunk(pixels, x[:, :, -1].float(), None), moved
+
+    def _network(self, state: ReleasedState, camera: CameraInput) -> Any:
+        """Return `(x, timestep, (state, negative state)) -> (velocity, states)`, guided where asked for.
+
+        The two halves run one after the other, so that each keeps a state of the batch's own size.
+        """
+        dit, scale = self.parts.dit, self.sampler.guidance
+        if scale == 1.0:
+
+            def network(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
+                v, after = dit(x, timestep, state.text, camera, states[0])
+                return v, (after, None)
+
+            return network
+        nothing = self.parts.encode_negative(len(state.seed))
+
+        def guided(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
+            without, negative = dit(x, timestep, nothing, camera, states[1])
+            with_text, after = dit(x, timestep, state.text, camera, states[0])
+            return without + scale * (with_text - without), (after, negative)
+
+        return guided
+
+    def _noise(self, state: ReleasedState, stream: int, shape: tuple[int, ...]) -> Tensor:
+        """Return noise `(B, *shape)`: a function of (seed, chunk, stream), scaled by the temperature."""
+        noise = chunk_noise(state.seed + stream * _STREAMS, state.chunk, shape)
+        noise = noise.to(self.parts.device) * state.temperature[:, None, None, None, None]
+        return noise.to(self.parts.dtype)
+
+    def _camera(self, c2w: Tensor, intrinsics: Tensor, first: bool) -> CameraInput:
+        """Return the conditioning of one chunk from its own pixel frames' poses `(B, K, 4, 4)`.
+
+        The first chunk also has the start frame, whose pose is the identity.
+        """
+        stride = self.parts.dit.cfg.temporal_stride
+        poses = c2w.float().to(self.parts.device)
+        if first:
+            start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
+            poses = torch.cat([start, poses], dim=1)
+            windows = window_indices(poses.shape[1], stride)
+            last = torch.arange(0, poses.shape[1], stride)
+        else:
+            windows = torch.arange(poses.shape[1]).view(-1, stride)  # (n, stride): own frames of each latent
+            last = windows[:, -1]
+        latent = latent_intrinsics(intrinsics, self._spec.frame_size, self.grid)  # (B, 4)
+        rays = plucker_rays(poses, latent[:, None].expand(-1, poses.shape[1], -1), *self.grid)
+        return CameraInput(camera_conditions(poses[:, last], latent), pack_windows(rays, windows))
+
+
+def latent_grid(frame_size: tuple[int, int], vae: LTX2VAE) -> tuple[int, int]:
+    """Return the latent rows and columns of a frame size; raise where it does not divide."""
+    height, width = frame_size
+    if height % vae.spatial_ratio or width % vae.spatial_ratio:
+        raise ValueError(
+            f"frames of {width}x{height} do not divide into latents of {vae.spatial_ratio} pixels"
+        )
+    return height // vae.spatial_ratio, width // vae.spatial_ratio

@@ -1,0 +1,154 @@
+"""Downloading resumes, keeps to one revision, checks the disk first, and fails in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from wm_env.model.released import download as module
+from wm_env.model.released.download import MANIFEST, Package, check_download, download
+
+REPOSITORY = "someone/WORLD"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "dit/weights.safetensors": bytes(range(256)) * 40,
+    "config.yaml": b"text_encoder:\n  chi_prompt: [a]\n",
+}
+
+
+class Hub(NamedTuple):
+    """A server with the part of the hub's protocol that a download needs; requests seen so far."""
+
+    url: str
+    seen: list[str]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            path = self.path.split("?")[0]
+            seen.append(f"{self.command} {path}")
+            if path.startswith(f"/api/models/{REPOSITORY}"):
+                siblings = [
+                    {
+                        "rfilename": name,
+                        "size": len(data),
+                        "blobId": "b",
+                        "lfs": {
+                            "sha256": hashlib.sha256(data).hexdigest(),
+                            "size": len(data),
+                            "pointerSize": 1,
+                        },
+                    }
+                    for name, data in FILES.items()
+                ]
+                facts = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings}
+                self.reply(200, json.dumps(facts).encode(), body, {"Content-Type": "application/json"})
+                return
+            name = path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/")
+            if name not in FILES:
+                self.reply(404, b"", body, {"X-Error-Code": "EntryNotFound"})
+                return
+            data = FILES[name]
+            headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            wanted = self.headers.get("Range")
+            if body and wanted:
+                start = int(wanted.removeprefix("bytes=").split("-")[0])
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                self.reply(206, data[start:], body, headers)
+                return
+            self.reply(200, data, body, headers)
+
+        def reply(self, status: int, data: bytes, body: bool, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Hub(f"http://127.0.0.1:{server.server_port}", seen)
+    server.shutdown()
+    server.server_close()
+
+
+def whole(folder: Path) -> bool:
+    return all((folder / name).read_bytes() == data for name, data in FILES.items())
+
+
+def test_a_server_is_read_at_one_commit_and_never_twice(hub: Hub, tmp_path: Path) -> None:
+    package = Package(repository=REPOSITORY, folder="part")
+    manifest = download(package, tmp_path, source=hub.url)
+    assert whole(tmp_path / "part") and check_download(tmp_path) == []
+    assert manifest["revision"] == COMMIT
+    assert json.loads((tmp_path / "part" / MANIFEST).read_text()) == manifest
+    assert not any("/resolve/main/" in line for line in hub.seen)
+    gets = sum(line.startswith("GET") and "/resolve/" in line for line in hub.seen)
+    download(package, tmp_path, source=hub.url)
+    assert gets == sum(line.startswith("GET") and "/resolve/" in line for line in hub.seen)
+    assert any(f"revision/{COMMIT}" in line for line in hub.seen), "the recorded commit is asked for again"
+    with pytest.raises(ValueError, match="another folder"):
+        download(Package(repository="someone/ELSE", folder="part"), tmp_path, source=hub.url)
+
+
+def test_no_connection_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot reach") as error:
+        download(Package(repository=REPOSITORY), tmp_path, source="http://127.0.0.1:9")
+    assert "\n" not in str(error.value) and "--source" in str(error.value)
+
+
+def test_a_mirror_folder_is_copied_resumed_and_checked(tmp_path: Path) -> None:
+    mirror, to = tmp_path / "mirror", tmp_path / "to"
+    for name, data in FILES.items():
+        path = mirror / REPOSITORY / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    package = Package(repository=REPOSITORY)
+    download(package, to, source=str(mirror))
+    assert whole(to)
+    weights = to / "dit" / "weights.safetensors"
+    weights.write_bytes(FILES["dit/weights.safetensors"][:100])
+    assert check_download(to) == [f"{weights}: 100 bytes instead of 10240"]
+    kept = (to / "config.yaml").stat().st_ino
+    download(package, to, source=str(mirror))
+    assert whole(to) and (to / "config.yaml").stat().st_ino == kept
+    weights.write_bytes(b"\xff" + FILES["dit/weights.safetensors"][1:])
+    assert check_download(to) == [f"{weights}: another SHA-256 than at the source"]
+    with pytest.raises(FileNotFoundError, match="the mirror has no folder"):
+        download(Package(repository="someone/ELSE"), tmp_path / "x", source=str(mirror))
+    only = Package(repository=REPOSITORY, patterns=("*.yaml",))
+    assert set(download(only, tmp_path / "some", source=str(mirror))["files"]) == {"config.yaml"}
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=5000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="choose another --to"):
+        download(Package(repository=REPOSITORY), tmp_path, source=hub.url)
+    assert not any("/resolve/" in line for line in hub.seen)
