@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
+    "download": Command("wm_env.cli.download:Download", "fetch released weights"),
     "record": Command("wm_env.cli.record:Record", "walk through a world and write a video"),
     "bench fidelity": Command("wm_env.cli.bench:Fidelity", "truth of frames by horizon, beside baselines"),
     "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
