@@ -32,7 +32,7 @@ from wm_env.agents.policies import Blindfold, PolicyAgent, PPOSettings, algorith
 from wm_env.env import SanaWMEnv
 from wm_env.files import atomic_path
 from wm_env.model.kinematics import KEYS
-from wm_env.recording import Layout, Shot, record_mp4, shot
+from wm_env.recording import Layout, Shot, record_video, shot
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.twin import twin_like
 
@@ -119,7 +119,7 @@ def record_episode(agent: PolicyAgent, settings: PPOSettings, path: str | Path, 
     env = SanaWMEnv(**{**settings.env_settings(), "world": world, "split": "val"})
     seen, _ = env.reset(seed=FIRST_SEED)
     shots = _shots(agent, env, seen, settings)
-    record_mp4(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
+    record_video(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
 
 
 def _shots(agent: PolicyAgent, env: SanaWMEnv, seen: Any, settings: PPOSettings) -> Iterator[Shot]:

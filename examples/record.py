@@ -9,7 +9,7 @@ import argparse
 
 from wm_env.agents.scripted import make_policy
 from wm_env.env import SanaWMEnv
-from wm_env.recording import Layout, contact_sheet, film, record_mp4, save_png
+from wm_env.recording import Layout, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -26,5 +26,5 @@ for env in (imagined, true):
 
 shots = film([imagined, true], make_policy("wander", settings.seed), settings.steps)
 layout = Layout(labels=(settings.world, "twin"), overlay=True)
-frames = record_mp4(f"{settings.out}.mp4", shots, layout, imagined.world.spec.fps, imagined.state)
+frames = record_video(f"{settings.out}.mp4", shots, layout, imagined.world.spec.fps, imagined.state)
 save_png(f"{settings.out}.png", contact_sheet(frames, layout.labels, 1 / imagined.steps_per_second))

@@ -1,7 +1,7 @@
 """From an episode to a video: every pixel frame at the pixel frame rate, and a contact sheet.
 
     shots      = film(views, policy, steps)      one `Shot` a step, for one or more environments side by side
-    record_mp4(path, shots, ...)                  streams them to disk; memory does not grow with the episode
+    record_video(path, shots, ...)                streams them to disk; memory does not grow with the episode
 
 With two environments (a learned world and its twin) both get the same start and the same actions.
 """
@@ -68,16 +68,17 @@ def film(envs: Sequence[SanaWMEnv], policy: Policy, steps: int) -> Iterator[Shot
             return
 
 
-def record_mp4(path: str | Path, shots: Iterable[Shot], layout: Layout, fps: int, state: State) -> np.ndarray:
-    """Write all pixel frames to an mp4 at `fps` and return the sheet-ready frames `(n, E, h, w, 3)` uint8.
+def record_video(
+    path: str | Path, shots: Iterable[Shot], layout: Layout, fps: int, state: State
+) -> np.ndarray:
+    """Write all pixel frames to an mp4 or a looping gif; return frames `(n, E, h, w, 3)` uint8 for a sheet.
 
     `state` is the first environment's, for the map of the overlay. One frame of each environment E is kept
     per shot. The file appears only when it is complete.
     """
     kept = []
     track: list[np.ndarray] = []
-    settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 1}
-    with atomic_path(path) as temporary, _writer(temporary, **settings) as writer:
+    with atomic_path(path) as temporary, _writer(temporary, fps) as writer:
         for shot in shots:
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
@@ -152,8 +153,10 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     return Shot(frames, keys, absolute[first:], reward)
 
 
-def _writer(path: Path, **settings: Any) -> Any:
-    return imageio.get_writer(path, format="FFMPEG", **settings)
+def _writer(path: Path, fps: int) -> Any:
+    if path.suffix.lower() == ".gif":
+        return imageio.get_writer(path, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
+    return imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=1)
 
 
 def _font() -> Any:

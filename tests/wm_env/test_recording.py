@@ -104,7 +104,7 @@ def test_record_starts_from_the_users_picture(tmp_path: Path) -> None:
 
 BAD: list[tuple[list[str], str]] = [
     (["record", "--out", "/no/such/folder/a.mp4", "--world", "twin"], "does not exist"),
-    (["record", "--out", "a.avi", "--world", "twin"], "must end in .mp4"),
+    (["record", "--out", "a.avi", "--world", "twin"], "must end in .mp4 or .gif"),
     (["record", "--out", "a.mp4", "--world", "huge"], "unknown world"),
     (["record", "--out", "a.mp4", "--world", "twin", "--steps", "0"], "at least 1"),
     (["record", "--out", "a.mp4", "--world", "twin", "--seed", "-1"], "at least 0"),
@@ -151,3 +151,12 @@ def test_info_tells_the_worlds_as_json(tmp_path: Path, capsys: Any) -> None:
     facts = json.loads((tmp_path / "info.json").read_text())["worlds"]["twin"]
     assert (facts["frames_per_step"], facts["fps"]) == (4, 16)
     assert "64x64" in capsys.readouterr().out
+
+
+def test_a_gif_holds_every_pixel_frame_and_loops(tmp_path: Path) -> None:
+    out = tmp_path / "walk.gif"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["record", "--out", str(out), "--world", "twin", "--steps", "2"])
+    assert not ended.value.code
+    with Image.open(out) as picture:
+        assert picture.n_frames == 1 + 2 * 4 and picture.info["loop"] == 0 and picture.info["duration"] == 60

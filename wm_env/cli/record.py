@@ -17,7 +17,7 @@ from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
 from wm_env.files import check_writable
 from wm_env.model.released.presets import ReleasedSettings
-from wm_env.recording import Layout, Shot, contact_sheet, film, record_mp4, save_png
+from wm_env.recording import Layout, Shot, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
 
 _POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
@@ -25,14 +25,14 @@ _POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Walk through a world with a scripted policy; write OUT (mp4) and a contact sheet beside it (png).
+    """Walk through a world with a scripted policy; write OUT (mp4 or gif) and a contact sheet (png).
 
     With --format folder, minari or lerobot, OUT is a new folder of labelled episodes instead.
     """
 
     out: Path
-    """Video file to write, .mp4; its folder must exist. Other formats: a new folder."""
-    format: Literal["mp4", "folder", "minari", "lerobot"] = "mp4"
+    """Video file to write, .mp4 or .gif; its folder must exist. Other formats: a new folder."""
+    format: Literal["video", "folder", "minari", "lerobot"] = "video"
     """A video to watch, or a dataset: frames, poses, actions and rewards of many episodes."""
     episodes: int = 1
     """Episodes of a dataset; episode i has seed --seed + i."""
@@ -85,11 +85,11 @@ class Record:
     def run(self) -> dict[str, Any]:
         if self.trajectory is not None:
             return self._whole_path(self.trajectory)
-        return self._video() if self.format == "mp4" else self._dataset()
+        return self._video() if self.format == "video" else self._dataset()
 
     def _whole_path(self, trajectory: Path) -> dict[str, Any]:
         """Draw one clip along a camera path that is known in advance."""
-        if self.image is None or self.scene is not None or self.compare or self.format != "mp4":
+        if self.image is None or self.scene is not None or self.compare or self.format != "video":
             raise ValueError(
                 "--trajectory needs --image and writes a video; it takes no --scene or --compare"
             )
@@ -204,7 +204,7 @@ class Record:
         started = time.perf_counter()
         rewards: list[float] = []
         shots = _watched(film(envs, policy, self.steps), self.steps, rewards)
-        frames = record_mp4(self.out, shots, layout, spec.fps, env.state)
+        frames = record_video(self.out, shots, layout, spec.fps, env.state)
         elapsed = time.perf_counter() - started
         save_png(sheet, contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps))
         steps = len(frames) - 1
@@ -228,8 +228,8 @@ class Record:
         }
 
     def _check(self, sheet: Path) -> None:
-        if self.out.suffix.lower() != ".mp4":
-            raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
+        if self.out.suffix.lower() not in (".mp4", ".gif"):
+            raise ValueError(f"--out {str(self.out)!r} must end in .mp4 or .gif")
         if self.episodes != 1 or self.workers != 1:
             raise ValueError(
                 "--episodes and --workers record a dataset; add --format folder, minari or lerobot"

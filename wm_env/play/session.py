@@ -15,7 +15,7 @@ import numpy as np
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.recording import Layout, Shot, record_mp4, shot
+from wm_env.recording import Layout, Shot, record_video, shot
 from wm_env.snapshot import Snapshot
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
@@ -203,7 +203,7 @@ class Session:
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"play-{len(list(out.glob('play-*.mp4'))):03d}.mp4"
         layout = Layout(labels=self._labels, overlay=True)
-        record_mp4(path, self._film, layout, self._env.world.spec.fps, self._env.state)
+        record_video(path, self._film, layout, self._env.world.spec.fps, self._env.state)
         self._film = None  # only now: a full disk loses nothing, the button can be pressed again
         self._message = f"recorded {path}"
 

@@ -111,7 +111,7 @@ def test_a_full_disk_keeps_the_film_in_memory(
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr(play, "record_mp4", full)
+        patch.setattr(play, "record_video", full)
         with pytest.raises(OSError, match="No space left"):
             ask(session, "record")
     assert session.view().facts["recording"] == 2
