@@ -15,13 +15,14 @@ from torch import Tensor
 
 from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
+from wm_env.model.memory import write_memory
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.captions import caption
 from wm_env.model.scenes.paths import held_keys, resolver, start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene, make_scenes
-from wm_env.model.state import cat, select
-from wm_env.model.vae.tiny import to_rgb
+from wm_env.model.state import select
+from wm_env.model.vae.tiny import DecodeState, to_pixels, to_rgb
 from wm_env.world import Start, World, WorldSpec
 
 
@@ -96,12 +97,13 @@ def starts(world: World, truth: Walks) -> list[Start]:
     """Return what `world` is told: start image, intrinsics, prompt, seed; the scene only if it renders."""
     images = truth.frames[:, 0].numpy()
     told = []
+    sees = world.spec.sees_scene
     for slot, (prompt, seed) in enumerate(zip(truth.prompts, truth.noise_seeds, strict=True)):
-        sees = world.spec.sees_scene
+        fx, fy, cx, cy = truth.intrinsics[slot].tolist()
         told.append(
             Start(
                 image=images[slot],
-                intrinsics=tuple(truth.intrinsics[slot].tolist()),
+                intrinsics=(fx, fy, cx, cy),
                 prompt=prompt,
                 noise_seed=seed,
                 scene=select(truth.scene, [slot]) if sees else None,
@@ -162,16 +164,26 @@ def in_batches(world: World, truth: Walks, batch: int) -> Tensor:
     return torch.cat([roll(world, starts(world, part), part.c2w) for part in parts])
 
 
-def concatenate(parts: Sequence[Walks]) -> Walks:
-    """Return several walks of equal length as one."""
-    first = parts[0]
-    return Walks(
-        frames=torch.cat([part.frames for part in parts]),
-        depth=torch.cat([part.depth for part in parts]),
-        c2w=torch.cat([part.c2w for part in parts]),
-        scene=cat([part.scene for part in parts]) if len(parts) > 1 else first.scene,
-        start_c2w=torch.cat([part.start_c2w for part in parts]),
-        intrinsics=torch.cat([part.intrinsics for part in parts]),
-        prompts=tuple(prompt for part in parts for prompt in part.prompts),
-        noise_seeds=tuple(seed for part in parts for seed in part.noise_seeds),
-    )
+def teacher_forced(world: LearnedWorld, told: Sequence[Start], truth: Walks) -> Tensor:
+    """Return frames like `roll`'s, every chunk drawn from the true history instead of the world's own.
+
+    After each step the true latent, the true frame and its depth replace what the world made.
+    """
+    with torch.inference_mode():
+        pixels = to_pixels(truth.frames.to(world.device), truth.depth.to(world.device))  # (B, 1 + F, 4, h, w)
+        latents = world.vae.encode_clip(truth.frames.to(world.device), truth.depth.to(world.device))
+    first, state = world.begin(told)
+    shown = [first.frames.cpu()]
+    chunk = world.spec.frames_per_step
+    for step, begin in enumerate(range(1, truth.c2w.shape[1], chunk)):
+        c2w = truth.c2w[:, begin : begin + chunk]
+        before = state.memory
+        made, state = world.step_chunk(state, c2w)
+        shown.append(made.frames.cpu())
+        true = latents[:, step + 1]
+        memory = before
+        if before is not None:
+            memory = write_memory(before, pixels[:, begin + chunk - 1], c2w[:, -1].to(world.device))
+        pending = state.pending._replace(latent=true[:, :, None])
+        state = state._replace(pending=pending, decode=DecodeState(true), memory=memory)
+    return torch.cat(shown, dim=1)

@@ -27,7 +27,12 @@ COMMANDS = {
     "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
     "download": Command("wm_env.cli.download:Download", "fetch released weights"),
     "record": Command("wm_env.cli.record:Record", "walk through a world and write a video"),
+    "bench drift": Command("wm_env.cli.bench:Drift", "how a world drifts over long episodes; HTML report"),
+    "bench throughput": Command("wm_env.cli.bench:Throughput", "cost of a step by batch size and length"),
     "bench fidelity": Command("wm_env.cli.bench:Fidelity", "truth of frames by horizon, beside baselines"),
+    "bench published": Command(
+        "wm_env.cli.bench_published:Published", "run a SANA-WM-Bench folder in the published layout"
+    ),
     "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
     "train vae": Command("wm_env.cli.train:TrainVAE", "train the autoencoder and its depth network"),
     "train depth": Command("wm_env.cli.train:TrainDepth", "train the depth network further"),

@@ -1,20 +1,28 @@
-"""`wm-env bench fidelity`: measure a world."""
+"""`wm-env bench fidelity|drift|throughput`: measure a world."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
+from wm_env.bench import throughput as speed
+from wm_env.bench.drift import DriftSettings, drift, seconds_to_steps
 from wm_env.bench.fidelity import FidelitySettings, fidelity, markdown
+from wm_env.bench.provenance import hardware, provenance
+from wm_env.bench.report import check_figures, write_report
+from wm_env.bench.row_file import finite
+from wm_env.bench.summary import summarise
 from wm_env.cli import write_json
 from wm_env.files import atomic_path, check_writable
+from wm_env.images import start_image
 from wm_env.model.rollout import LearnedWorld
 from wm_env.world import World
 from wm_env.worlds import resolve_world
@@ -76,6 +84,152 @@ class Fidelity:
         return Path(self.world).name
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How a world drifts over an episode: truth, skill, pose, appearance, memory, survival, state telemetry.
+
+    Writes OUT/drift.json, rows.jsonl (one line per walk), figures and a self-contained report.html. Run again
+    with the same options to continue an interrupted run. 32 scenes x 7 trajectories x 16 s take hours on one
+    CPU core; start with --scenes 8 --trajectories random_walk.
+    """
+
+    out: Path
+    """Folder to write to; it is made if missing."""
+    world: str = "tiny"
+    """Preset or checkpoint folder."""
+    scenes: int = 32
+    """Scenes; fewer than 5 give no confidence interval."""
+    seeds: int = 1
+    """Noise seeds of every scene."""
+    horizon: str = "16s"
+    """Length of a walk, such as 16s or 60s."""
+    trajectories: str = "forward,out_and_back,loop,spin360,look_away,random_walk,idle"
+    """Trajectories, joined by commas."""
+    split: Literal["train", "val", "heldout"] = "val"
+    """Scene split."""
+    image: Path | None = None
+    """Start from this picture instead of from scenes; what needs the truth is then null."""
+    prompt: str = ""
+    """Prompt that goes with --image."""
+    pose_every: int = 8
+    """Pixel frames between two pose estimates (about 0.2 s of CPU each); 0 switches them off."""
+    batch: int = 8
+    """Scenes in one world call."""
+    seed: int = 0
+    """First scene seed; walks, noise and bootstrap follow from it."""
+    device: str = "cpu"
+    """Torch device of the world."""
+    threads: int = 1
+    """CPU threads of torch."""
+    json: Path | None = None
+    """File for the result as JSON, beside the one in OUT."""
+
+    def run(self) -> dict[str, Any]:
+        check_figures()
+        worlds = with_ablations(self.world, self.device)
+        name, world = next(iter(worlds.items()))
+        spec = world.spec
+        settings = DriftSettings(
+            trajectories=tuple(self.trajectories.split(",")),
+            split=self.split,
+            scenes=self.scenes if self.image is None else 1,
+            seeds=self.seeds,
+            seed=self.seed,
+            steps=seconds_to_steps(_seconds(self.horizon), world),
+            batch=self.batch,
+            pose_every=self.pose_every,
+        )
+        if self.image is not None and spec.sees_scene:
+            raise ValueError(f"world {name!r} renders a scene and cannot start from --image")
+        picture = None if self.image is None else start_image(str(self.image), None, spec.frame_size)
+        torch.set_num_threads(self.threads)
+        with tqdm(unit="group") as bar:
+            rows = drift(worlds, settings, self.out, image=picture, prompt=self.prompt, report=_counting(bar))
+        gate, telemetry = (_read(self.out / f"{part}.json") for part in ("gate", "telemetry"))
+        seconds = settings.steps * spec.frames_per_step / spec.fps
+        report = {
+            "benchmark": "drift",
+            **provenance(spec, command_line("drift")),
+            "settings": asdict(settings) | {"image": None if self.image is None else self.image.name},
+            "seconds": seconds,
+            "trained_seconds": spec.trained_steps * spec.frames_per_step / spec.fps,
+            "fps": spec.fps,
+            "conventions": {
+                "psnr": "mean over frames of 10 log10(255^2 / MSE), uint8, 100 where equal",
+                "ssim": "uniform 11x11 window, biased moments",
+                "pose": "means over sampled frames, degrees and metres; rot_err_deg: first pose, unaligned",
+            },
+            **summarise(rows, name, seconds, gate, self.seed),
+        }
+        report = finite(report)
+        write_json(self.out / "drift.json", report)
+        tracks = [
+            {"trajectory": row["trajectory"], "scene": row["scene"], **row["pose"]["top_down"]}
+            for row in rows
+            if row["row"] == name and row["noise"] == 0 and "top_down" in row.get("pose", {})
+        ]
+        first = [one for one in tracks if one["scene"] < self.seed + 4]
+        shown = first if "rot_err_deg" not in report["nulls"] else []
+        print("\n".join(str(path) for path in write_report(self.out, report, shown, telemetry)))
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Frames per second and step latency by number of environments, split by part, and by episode length.
+
+    Writes OUT/throughput.json and .md. Variants are interleaved in one run; do not run anything else beside.
+    """
+
+    out: Path
+    """Folder to write to; it is made if missing."""
+    world: tuple[str, ...] = ("tiny",)
+    """Presets or checkpoint folders, one or more."""
+    envs: tuple[int, ...] = (1, 4, 16)
+    """Numbers of environments stepped in one world call."""
+    steps: int = 40
+    """Timed env steps of each, after 5 of warm-up."""
+    length: int = 400
+    """Env steps of the episode-length test; 0 skips it."""
+    seed: int = 0
+    """Seed of scenes and actions."""
+    device: str = "cpu"
+    """Torch device of the worlds."""
+    threads: int = 1
+    """CPU threads of torch."""
+    json: Path | None = None
+    """File for the result as JSON, beside the one in OUT."""
+
+    def run(self) -> dict[str, Any]:
+        settings = speed.ThroughputSettings(
+            worlds=tuple(self.world),
+            batches=tuple(self.envs),
+            steps=self.steps,
+            length=self.length,
+            device=self.device,
+            seed=self.seed,
+        )
+        specs = {world: resolve_world(world, self.device).spec for world in settings.worlds}
+        table, text = (_inside(self.out, f"throughput.{kind}") for kind in ("json", "md"))
+        torch.set_num_threads(self.threads)
+        with tqdm(unit="step") as bar:
+            found = speed.throughput(settings, _counting(bar))
+        opening = provenance(next(iter(specs.values())), command_line("throughput"))
+        digests = {world: spec.weights_sha256 for world, spec in specs.items()}
+        report = {"benchmark": "throughput", **opening, "weights": digests, "settings": asdict(settings)}
+        report = finite(report | found)
+        write_json(table, report)
+        lines = [
+            f"{opening['date']}, {hardware()}, {opening['threads']} thread(s), torch {opening['torch']}.",
+            "",
+        ]
+        lines += [f"Weights of `{world}`: sha256 `{digest or 'none'}`." for world, digest in digests.items()]
+        with atomic_path(text) as temporary:
+            temporary.write_text(speed.markdown(report, [*lines, "", f"    {opening['command']}", ""]))
+        print(f"{text}\n{table}")
+        return report
+
+
 def with_ablations(world: str, device: str) -> dict[str, World]:
     """Return the world by its name, and its ablations as `ablate=PART` where it has parts to remove."""
     whole = resolve_world(world, device)
@@ -103,6 +257,29 @@ def _telling(bar: tqdm) -> Callable[[str], None]:
         bar.set_postfix_str(what)
 
     return report
+
+
+def _counting(bar: tqdm) -> Callable[[int, int, str], None]:
+    """Return `report(done, total, what begins now)` that moves a bar."""
+
+    def report(done: int, total: int, what: str) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        bar.set_postfix_str(what)
+
+    return report
+
+
+def _seconds(horizon: str) -> float:
+    text = horizon.strip().lower().removesuffix("s")
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"--horizon {horizon!r} is not a time in seconds such as 16s or 60s") from error
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _inside(folder: Path, name: str) -> Path:

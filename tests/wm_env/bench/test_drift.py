@@ -1,0 +1,191 @@
+"""The drift benchmark: the truth has no error, every injected fault raises its own component."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wm_env.bench.drift import DriftSettings, drift
+from wm_env.bench.pose_estimate import blurred, noisy
+from wm_env.bench.summary import summarise
+from wm_env.cli import main
+from wm_env.model.metrics import PSNR_CAP
+from wm_env.twin import TwinWorld
+from wm_env.world import Chunk, Start, WorldSpec
+
+SCENES, STEPS = 2, 12
+
+
+class DamagedState(NamedTuple):
+    twin: Any
+    step: Tensor  # (B,) int64
+    last: Tensor  # (B, h, w, 3) uint8, the newest frame shown
+
+
+class Damaged:
+    """The twin with a growing fault: `fault(frames (B, K, h, w, 3), share of STEPS, last frame)`."""
+
+    def __init__(self, fault: Callable[[Tensor, float, Tensor], Tensor]) -> None:
+        self.inner, self.fault = TwinWorld(), fault
+
+    @property
+    def spec(self) -> WorldSpec:
+        return self.inner.spec
+
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, DamagedState]:
+        chunk, state = self.inner.begin(starts)
+        return chunk, DamagedState(state, torch.zeros(len(starts), dtype=torch.int64), chunk.frames[:, -1])
+
+    def step_chunk(self, state: DamagedState, c2w: Tensor) -> tuple[Chunk, DamagedState]:
+        chunk, twin = self.inner.step_chunk(state.twin, c2w)
+        frames = self.fault(chunk.frames, float(state.step[0] + 1) / STEPS, state.last)
+        return chunk._replace(frames=frames), DamagedState(twin, state.step + 1, frames[:, -1])
+
+    def set_prompt(self, state: DamagedState, prompts: Sequence[str | None]) -> DamagedState:
+        return state
+
+    def set_noise_seed(self, state: DamagedState, noise_seeds: Sequence[int]) -> DamagedState:
+        return state
+
+
+def gain(frames: Tensor, share: float, last: Tensor) -> Tensor:
+    return (frames.float() * (1 - 0.7 * share)).round().to(torch.uint8)
+
+
+def blur(frames: Tensor, share: float, last: Tensor) -> Tensor:
+    soft = blurred(blurred(frames.flatten(0, 1))).unflatten(0, frames.shape[:2]).float()
+    return (share * soft + (1 - share) * frames.float()).round().to(torch.uint8)
+
+
+def noise(frames: Tensor, share: float, last: Tensor) -> Tensor:
+    return noisy(frames, sigma=30 * share)
+
+
+def freeze(frames: Tensor, share: float, last: Tensor) -> Tensor:
+    return frames if share < 0.4 else last[:, None].expand_as(frames)
+
+
+FAULTY = {"darker": gain, "blur": blur, "noise": noise, "freeze": freeze}
+
+
+@pytest.fixture(scope="module")
+def damage_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    worlds = {"twin": TwinWorld()} | {name: Damaged(fault) for name, fault in FAULTY.items()}
+    settings = DriftSettings(trajectories=("random_walk",), scenes=SCENES, steps=STEPS, pose_every=0)
+    rows = drift(worlds, settings, tmp_path_factory.mktemp("damaged"))
+    return summarise(rows, "twin", STEPS / 4, None)
+
+
+def test_the_truth_against_itself_has_no_error_at_all(damage_report) -> None:
+    for cell in damage_report["bins"]:
+        assert cell["psnr"]["mean"] == PSNR_CAP
+        assert cell["ssim"] == pytest.approx(1.0)
+        assert (cell["mse"], cell["mae"], cell["freeze"], cell["colour"]) == (0, 0, 0, 0)
+    assert set(damage_report["faults"]["twin"].values()) == {0.0}
+    assert damage_report["growth"]["twin"]["worst"]["mean"] == 0.0
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_an_injected_fault_raises_its_own_component_and_no_other(damage_report, name) -> None:
+    strength = damage_report["faults"][name]
+    assert max(strength, key=strength.get) == name
+    assert strength[name] > 1.0
+    share = 1.0 if name == "freeze" else 0.5  # a frozen picture also shows another place than the truth
+    assert all(value < share * strength[name] for other, value in strength.items() if other != name)
+
+
+@pytest.mark.parametrize("name", ["darker", "blur", "noise"])
+def test_a_growing_fault_grows_in_every_bin(damage_report, name) -> None:
+    component = {"darker": "luma", "blur": "sharpness", "noise": "noise"}[name]
+    deviation = np.abs(damage_report["statistics"][name][component])
+    assert (np.diff(deviation) > 0).all()
+
+
+def test_freezing_raises_the_freeze_index_while_it_looks_consistent(damage_report) -> None:
+    last = damage_report["baselines"]["freeze"][-1]
+    assert last["freeze"] == 1.0
+    assert damage_report["statistics"]["freeze"]["consistency"][-1] > 0
+    for other in ("darker", "blur", "noise"):
+        assert damage_report["baselines"][other][-1]["freeze"] == 0.0
+
+
+def test_an_interrupted_run_ends_with_the_same_rows(tmp_path: Path) -> None:
+    settings = DriftSettings(trajectories=("forward",), scenes=2, steps=6, batch=1, pose_every=0)
+    drift({"twin": TwinWorld()}, settings, tmp_path)
+    whole = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(whole[: -len(whole.splitlines()[-1]) // 2])
+    drift({"twin": TwinWorld()}, settings, tmp_path)
+    assert (tmp_path / "rows.jsonl").read_text() == whole
+    other = DriftSettings(trajectories=("forward",), scenes=2, steps=8, batch=1, pose_every=0)
+    with pytest.raises(ValueError, match="choose another --out"):
+        drift({"twin": TwinWorld()}, other, tmp_path)
+
+
+def run(*words: str) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["bench", "drift", *words])
+    assert exit.value.code == 0
+
+
+def test_the_command_writes_the_agreed_json_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
+    words = ["--world", "twin", "--scenes", "1", "--horizon", "1.5s", "--trajectories", "spin360"]
+    options = ["--pose-every", "12", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "drift.json")]
+    run(*words, *options)
+    report = json.loads((tmp_path / "drift.json").read_text())
+    assert {"world", "weights_sha256", "bins", "baselines"} <= set(report)
+    for bins in (report["bins"], *report["baselines"].values()):
+        assert len(bins) == 6
+        for cell in bins:
+            assert {"t0", "t1", "psnr", "skill", "rot_err_deg"} <= set(cell)
+            assert set(cell["psnr"]) == {"mean", "lo", "hi"}
+    assert report["bins"][0]["t0"] == 0.0
+    assert report["bins"][-1]["t1"] == 1.5
+    assert report["bins"][0]["psnr"]["lo"] is None  # one scene: n too small
+    assert "no autoencoder" in report["nulls"]["skill"]
+    if "rot_err_deg" not in report["nulls"]:  # the gate may withhold it for a single scene
+        found = [cell["rot_err_deg"] for cell in report["bins"] if cell["rot_err_deg"] is not None]
+        assert max(found) < 1e-6
+        static = [cell["rot_err_deg"] for cell in report["baselines"]["repeat first frame"]]
+        assert static[-1] > 50  # a camera that stays, against one that turns
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert "n too small" in page
+
+
+def test_without_a_twin_what_needs_the_truth_is_null_with_a_reason(pure_world, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "start.png")
+    words = ["--world", pure_world, "--horizon", "1.5s", "--trajectories", "random_walk"]
+    run(*words, "--image", str(tmp_path / "start.png"), "--out", str(tmp_path / "out"))
+    report = json.loads((tmp_path / "out" / "drift.json").read_text())
+    assert {"psnr", "skill", "rot_err_deg"} <= set(report["nulls"])
+    assert all("no twin" in reason for reason in report["nulls"].values())
+    for cell in report["bins"]:
+        assert cell["psnr"] is None and cell["skill"] is None and cell["rot_err_deg"] is None
+        assert cell["motion"] is not None
+    assert report["statistics"]["random"]["luma"][0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--trajectories", "zigzag"], "unknown trajectories"),
+        (["--horizon", "soon"], "not a time in seconds"),
+        (["--horizon", "0.25s"], "too short"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_walked(words, sentence, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["bench", "drift", "--world", "twin", "--out", str(tmp_path / "out"), *words])
+    assert exit.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows.jsonl").exists()

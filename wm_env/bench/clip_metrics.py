@@ -1,0 +1,140 @@
+"""What one rollout scores, in equal time bins: the row that drift reports are made of.
+
+Bin k of n covers the pixel frames (k F / n, (k + 1) F / n]; frame 0, the given start image, takes no part.
+Frames are averaged within a bin, never pooled over walks. Legend: `F` frames, `n` bins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.bench.fidelity import FREEZE_MOTION, TRUE_MOTION
+from wm_env.bench.revisit import revisit_pairs
+from wm_env.bench.statistics import COMPONENTS, colour_distance, frame_statistics, histograms, seam
+from wm_env.model.metrics import frame_errors, pose_errors, psnr, ssim
+
+STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
+SSIM_EVERY = 8
+
+
+def bin_of(frames: int, bins: int) -> np.ndarray:
+    """Return the bin `(F,)` of frames 1 .. F."""
+    return np.arange(frames) * bins // frames
+
+
+def bin_means(values: np.ndarray, bin_index: np.ndarray, bins: int) -> list[float]:
+    """Return the mean of `values` `(m,)` in every bin, NaN where a bin is empty; NaN values are left out."""
+    out = []
+    for k in range(bins):
+        inside = values[(bin_index == k) & np.isfinite(values)]
+        out.append(float(inside.mean()) if len(inside) else float("nan"))
+    return out
+
+
+def image_scores(frames: Tensor, truth: Tensor, bins: int) -> dict[str, list[float]]:
+    """Return PSNR (mean over frames, dB), MSE, MAE and SSIM per bin of `(1 + F, h, w, 3)` both."""
+    where = bin_of(len(frames) - 1, bins)
+    error = (frames[1:].float() - truth[1:].float()).flatten(1)
+    some = np.arange(1, len(frames), SSIM_EVERY)
+    return {
+        "psnr": bin_means(psnr(frames[1:], truth[1:]).numpy(), where, bins),
+        "mse": bin_means(error.square().mean(1).numpy(), where, bins),
+        "mae": bin_means(error.abs().mean(1).numpy(), where, bins),
+        "ssim": bin_means(ssim(frames[some], truth[some]).numpy(), where[some - 1], bins),
+    }
+
+
+def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
+    """Return mean and variance of every statistic per bin, per-channel histograms per bin, and the seam."""
+    where = bin_of(len(frames) - 1, bins)
+    some = np.arange(1, len(frames), STATISTICS_EVERY)
+    found = frame_statistics(frames[some], frames[some - 1])
+    inside = where[some - 1]
+    means = {name: bin_means(found[name].numpy(), inside, bins) for name in COMPONENTS}
+    squares = {name: bin_means(found[name].square().numpy(), inside, bins) for name in COMPONENTS}
+    variances = {
+        name: [max(0.0, s - m * m) for s, m in zip(squares[name], means[name], strict=True)]
+        for name in COMPONENTS
+    }
+    return {"statistics": means, "variances": variances, "seam": seam(frames, chunk)}
+
+
+def colour_scores(frames: Tensor, reference: Tensor | None, bins: int) -> list[float]:
+    """Return the colour distance of every bin to the reference's bin, or to the clip's own first bin."""
+    where = torch.from_numpy(bin_of(len(frames) - 1, bins))
+    own = [histograms(frames[1:][where == k]) for k in range(bins)]
+    if reference is None:
+        return [colour_distance(table, own[0]) for table in own]
+    true = [histograms(reference[1:][where == k]) for k in range(bins)]
+    return [colour_distance(a, b) for a, b in zip(own, true, strict=True)]
+
+
+def freeze_scores(frames: Tensor, truth: Tensor | None, bins: int) -> list[float]:
+    """Return the freeze index per bin: share of frames that move less than a tenth of what they should.
+
+    That is the truth's motion (where it moves at all), else the median of the clip's first bin.
+    """
+    where = bin_of(len(frames) - 1, bins)
+    own = _motion(frames)
+    if truth is None:
+        wanted = np.full_like(own, np.median(own[where == 0]))
+    else:
+        wanted = _motion(truth)
+    frozen = np.where(wanted > TRUE_MOTION, own < FREEZE_MOTION * wanted, np.nan)
+    return bin_means(frozen.astype(float), where, bins)
+
+
+def _motion(frames: Tensor) -> np.ndarray:
+    return (frames[1:].float() - frames[:-1].float()).abs().flatten(1).mean(1).numpy()
+
+
+def revisit_scores(frames: Tensor, truth: Tensor | None, c2w: Tensor, fps: int) -> list[dict[str, Any]]:
+    """Return one record per revisit pair: gap (s), PSNR to itself, to the control, and to the truth."""
+    records = []
+    for pair in revisit_pairs(c2w):
+        itself = float(psnr(frames[pair.a], frames[pair.b]))
+        control = None if pair.control is None else float(psnr(frames[pair.a], frames[pair.control]))
+        records.append(
+            {
+                "gap_s": (pair.b - pair.a) / fps,
+                "itself": itself,
+                "control": control,
+                "memory": None if control is None else itself - control,
+                "truth": None if truth is None else float(psnr(frames[pair.b], truth[pair.b])),
+            }
+        )
+    return records
+
+
+def pose_scores(
+    commanded: Tensor, realised: Tensor, frames: np.ndarray, total: int, bins: int, lost: np.ndarray
+) -> dict[str, Any]:
+    """Return RotErr, TransErr and CamMC per bin, unaligned (`first`) and aligned as published (`upstream`).
+
+    commanded, realised: `(m, 4, 4)` poses of the sampled frames `(m,)`, frame 0 first, out of `total`.
+    lost: `(m,)` bool, samples without an estimate; they count in `lost_share` alone. `relative`: error of
+    the motion from one sample to the next, in degrees and metres.
+    """
+    where = bin_of(total, bins)[frames[1:] - 1]
+    out: dict[str, Any] = {}
+    for mode in ("first", "upstream"):
+        errors = pose_errors(commanded, realised, mode)
+        names = zip(("rot_err_deg", "trans_err", "cammc"), errors, strict=True)
+        out[mode] = {name: bin_means(_known(value, lost)[1:], where, bins) for name, value in names}
+    step_true = torch.linalg.inv(commanded[:-1]) @ commanded[1:]
+    step_real = torch.linalg.inv(realised[:-1]) @ realised[1:]
+    relative = frame_errors(step_true, step_real)
+    out["relative"] = {
+        "deg": bin_means(_known(relative.rotation_deg, lost[1:] | lost[:-1]), where, bins),
+        "m": bin_means(_known(relative.translation, lost[1:] | lost[:-1]), where, bins),
+    }
+    out["lost_share"] = bin_means(lost[1:].astype(float), where, bins)
+    return out
+
+
+def _known(errors: Tensor, lost: np.ndarray) -> np.ndarray:
+    return np.where(lost, np.nan, errors.numpy())

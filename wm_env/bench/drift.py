@@ -1,0 +1,349 @@
+"""How a world drifts over a long episode, beside the baselines that tell whether a number means anything.
+
+For every trajectory, scene and noise seed the world walks the commanded path; every rollout becomes one row
+of `rows.jsonl` with its scores in equal time bins (`clip_metrics`). Rows beside the world: the first frame
+repeated, the autoencoder alone, the twin rendered again, the world shown the poses of an unrelated walk, the
+world with a part removed, and the world fed with the true history (teacher forced).
+
+A group of scenes is walked in one batched world call per chunk and written when all its rows are complete, so
+an interrupted run continues where it was and ends with the same file. `wm_env.bench.summary` turns rows into
+the report. Legend: `B` walks of a group, `F` pixel frames, `K` frames a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.bench.clip_metrics import (
+    appearance_scores,
+    colour_scores,
+    freeze_scores,
+    image_scores,
+    pose_scores,
+    revisit_scores,
+)
+from wm_env.bench.pose_estimate import gate, track_poses
+from wm_env.bench.revisit import loop_closure
+from wm_env.bench.row_file import Job, append_rows, finite, open_rows, write_json
+from wm_env.bench.telemetry import QUANTITIES, record, state_drift
+from wm_env.bench.walks import Walks, codec_only, repeat_first, roll, starts, teacher_forced, walk, walks
+from wm_env.files import atomic_path
+from wm_env.images import StartImage
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.scenes.paths import TRAJECTORIES, trajectory
+from wm_env.twin import twin_like
+from wm_env.world import Start, World
+
+BINS = 6
+UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
+FILM_FRAMES = 7
+TOP_DOWN_WALKS = 4  # paths kept a trajectory for the figure
+REPEAT, CODEC, TWIN, SHUFFLED, FORCED = (
+    *("repeat first frame", "codec alone", "twin", "shuffled actions"),
+    "teacher forced",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSettings:
+    """What is walked.
+
+    scenes, seed: scene seeds SEED .. SEED + scenes - 1 of `split`. seeds: noise seeds of every scene. steps:
+    env steps. batch: scenes of a group. pose_every: frames between two pose estimates, 0 for none.
+    """
+
+    trajectories: tuple[str, ...] = TRAJECTORIES
+    split: str = "val"
+    scenes: int = 32
+    seeds: int = 1
+    seed: int = 0
+    steps: int = 64
+    batch: int = 8
+    pose_every: int = 8
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.trajectories) - set(TRAJECTORIES))
+        if unknown or not self.trajectories:
+            raise ValueError(f"unknown trajectories {unknown}; known are {', '.join(TRAJECTORIES)}")
+        for name in ("scenes", "seeds", "steps", "batch"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        if self.pose_every < 0 or self.seed < 0:
+            raise ValueError(f"pose_every={self.pose_every} and seed={self.seed} must not be negative")
+
+
+class Group(NamedTuple):
+    """Walks that are rolled together.
+
+    scenes: their seeds. told: what a world is told, by noise seed. c2w: commanded poses relative to the start
+    `(B, 1 + F, 4, 4)`. unrelated: those of another walk. truth: None for a user's image.
+    """
+
+    scenes: list[int]
+    told: Callable[[World, int], list[Start]]
+    c2w: Tensor
+    unrelated: Tensor
+    truth: Walks | None
+
+
+def drift(
+    worlds: Mapping[str, World],
+    settings: DriftSettings,
+    out: Path,
+    *,
+    image: StartImage | None = None,
+    prompt: str = "",
+    report: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Walk everything that `out` does not hold yet, and return all rows of `out/rows.jsonl`.
+
+    worlds: the one that is judged first, its ablations after it. image: start from this picture, without a
+    truth, instead of from scenes. report: called with (groups done, groups in all, what begins).
+    """
+    world = next(iter(worlds.values()))
+    _check_frames(settings, world)
+    identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
+    identity |= {"rows": list(worlds), "image": image is not None, "prompt": prompt}
+    plan = _plan(settings, image is None)
+    per_scene = _rows_per_scene(worlds, settings, image is None)
+    rows = open_rows(out, json.loads(json.dumps(identity)), plan, per_scene)
+    done = {(row["trajectory"], row["scene"]) for row in rows}
+    if image is None and settings.pose_every and not (out / "gate.json").exists():
+        write_json(out / "gate.json", _gate(world, settings))
+    for index, (name, scenes) in enumerate(plan):
+        if (name, scenes[0]) in done:
+            continue
+        if report is not None:
+            report(index, len(plan), f"{name}, scenes {scenes[0]}-{scenes[-1]}")
+        if image is None:
+            group = _scene_group(world, settings, name, scenes)
+        else:
+            group = _image_group(world, settings, name, image, prompt)
+        made = [finite(row) for row in _measure(worlds, settings, name, group, out)]
+        append_rows(out, made)
+        rows += made
+    if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
+        if report is not None:
+            report(len(plan), len(plan), "state telemetry")
+        write_json(out / "telemetry.json", _telemetry(world, settings))
+    if report is not None:
+        report(len(plan), len(plan), "done")
+    return rows
+
+
+def _check_frames(settings: DriftSettings, world: World) -> None:
+    frames = settings.steps * world.spec.frames_per_step
+    if frames < 4 * BINS:
+        raise ValueError(
+            f"a horizon of {frames} frames is too short for {BINS} bins; take {4 * BINS} or more"
+        )
+
+
+def _plan(settings: DriftSettings, scenes: bool) -> list[Job]:
+    """Return the groups: trajectory and scene seeds; a picture is one scene with the seed as its number."""
+    seeds = list(range(settings.seed, settings.seed + settings.scenes)) if scenes else [settings.seed]
+    return [
+        (name, seeds[i : i + settings.batch])
+        for name in settings.trajectories
+        for i in range(0, len(seeds), settings.batch)
+    ]
+
+
+def _rows_per_scene(worlds: Mapping[str, World], settings: DriftSettings, scenes: bool) -> int:
+    """Return how many rows `_rollouts` makes for one trajectory and scene."""
+    first, world = next(iter(worlds.items()))
+    noisy = len(worlds) + int(not world.spec.sees_scene)
+    once = 1 + int(first != TWIN) + 2 * int(isinstance(world, LearnedWorld)) if scenes else 0
+    return settings.seeds * noisy + once
+
+
+def _scene_group(world: World, settings: DriftSettings, name: str, scenes: list[int]) -> Group:
+    truth = walks(
+        world.spec,
+        split=settings.split,
+        seeds=scenes,
+        keys=[trajectory(name, settings.steps, seed) for seed in scenes],
+    )
+
+    def told(asked: World, noise: int) -> list[Start]:
+        shifted = tuple(seed + UNRELATED * noise for seed in truth.noise_seeds)
+        return starts(asked, truth._replace(noise_seeds=shifted))
+
+    return Group(scenes, told, truth.c2w, _unrelated(world, settings, scenes), truth)
+
+
+def _image_group(world: World, settings: DriftSettings, name: str, image: StartImage, prompt: str) -> Group:
+    keys = [trajectory(name, settings.steps, settings.seed)]
+    c2w = walk(world.spec, None, torch.eye(4, dtype=torch.float64)[None], keys)
+
+    def told(asked: World, noise: int) -> list[Start]:
+        return [
+            Start(
+                image=image.pixels,
+                intrinsics=image.intrinsics,
+                prompt=prompt,
+                noise_seed=settings.seed + UNRELATED * noise,
+            )
+        ]
+
+    return Group([settings.seed], told, c2w, _unrelated(world, settings, [settings.seed]), None)
+
+
+def _unrelated(world: World, settings: DriftSettings, scenes: list[int]) -> Tensor:
+    """Return poses `(B, 1 + F, 4, 4)` of random walks that have nothing to do with the scenes."""
+    keys = [trajectory("random_walk", settings.steps, seed + UNRELATED) for seed in scenes]
+    return walk(world.spec, None, torch.eye(4, dtype=torch.float64).repeat(len(scenes), 1, 1), keys)
+
+
+def _measure(
+    worlds: Mapping[str, World], settings: DriftSettings, name: str, group: Group, out: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one group, and keep the films of its first scene."""
+    first, world = next(iter(worlds.items()))
+    films = settings.seed in group.scenes
+    for noise in range(settings.seeds):
+        for row, frames in _rollouts(worlds, group, noise):
+            poses = None
+            if group.truth is not None and settings.pose_every:
+                poses = _poses(group, frames, row, first, settings.pose_every)
+            for slot, scene in enumerate(group.scenes):
+                found = _score(world, group, slot, frames[slot], row == first)
+                if row == SHUFFLED:  # walked elsewhere: it never came back to the commanded poses
+                    found["revisit"] = []
+                if poses is not None:
+                    found |= poses[slot]
+                yield {"trajectory": name, "row": row, "scene": scene, "noise": noise, **found}
+            if films and noise == 0 and row == first:
+                _keep_film(out, name, frames, group)
+
+
+def _rollouts(worlds: Mapping[str, World], group: Group, noise: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield (row name, frames uint8 `(B, 1 + F, h, w, 3)`); rows without noise only for the first seed."""
+    first, world = next(iter(worlds.items()))
+    for row, asked in worlds.items():
+        yield row, roll(asked, group.told(asked, noise), group.c2w)
+    if not world.spec.sees_scene:
+        yield SHUFFLED, roll(world, group.told(world, noise), group.unrelated)
+    if group.truth is None or noise:
+        return
+    yield REPEAT, repeat_first(group.truth)
+    if first != TWIN:
+        twin = twin_like(world.spec)
+        yield TWIN, roll(twin, starts(twin, group.truth), group.c2w)
+    if isinstance(world, LearnedWorld):
+        yield CODEC, codec_only(world, group.truth)
+        yield FORCED, teacher_forced(world, group.told(world, noise), group.truth)
+
+
+def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) -> dict[str, Any]:
+    """Return the scores of one rollout `(1 + F, h, w, 3)`; the truth's own statistics ride with `judged`."""
+    truth = None if group.truth is None else group.truth.frames[slot]
+    chunk = world.spec.frames_per_step
+    found: dict[str, Any] = dict(appearance_scores(frames, BINS, chunk))
+    found["colour"] = colour_scores(frames, truth, BINS)
+    found["freeze"] = freeze_scores(frames, truth, BINS)
+    found["revisit"] = revisit_scores(frames, truth, group.c2w[slot], world.spec.fps)
+    if truth is not None:
+        found |= image_scores(frames, truth, BINS)
+        if judged:
+            found["reference"] = appearance_scores(truth, BINS, chunk)
+    return found
+
+
+def _poses(group: Group, frames: Tensor, row: str, first: str, every: int) -> list[dict[str, Any]] | None:
+    """Return pose scores of the judged world, and of a camera that never moved for the repeated frame."""
+    truth = group.truth
+    if truth is None or row not in (first, REPEAT):
+        return None
+    commanded = truth.start_c2w[:, None] @ truth.c2w
+    total = frames.shape[1] - 1
+    if row == REPEAT:
+        sampled = torch.arange(0, total + 1, every)
+        none = np.zeros(len(sampled), dtype=bool)
+        realised = commanded[:, :1].expand(-1, len(sampled), -1, -1)
+        return [
+            {"pose": pose_scores(commanded[i, sampled], realised[i], sampled.numpy(), total, BINS, none)}
+            for i in range(len(commanded))
+        ]
+    track = track_poses(truth.scene, frames, commanded, truth.intrinsics, every)
+    out = []
+    for slot in range(len(commanded)):
+        asked, got = commanded[slot, track.frames], track.c2w[slot]
+        lost = track.lost[slot].numpy()
+        found = pose_scores(asked, got, track.frames.numpy(), total, BINS, lost)
+        found["closure"] = {"deg": None, "share_of_path": None}
+        if not lost[-1]:
+            closure = loop_closure(asked, got)
+            found["closure"] = {"deg": closure.degrees, "share_of_path": closure.share_of_path}
+        if slot < TOP_DOWN_WALKS:
+            relative = [relative_to_first(path)[:, [0, 2], 3].tolist() for path in (asked, got)]
+            found["top_down"] = {"commanded": relative[0], "realised": relative[1], "lost": lost.tolist()}
+        out.append({"pose": found})
+    return out
+
+
+def _gate(world: World, settings: DriftSettings) -> dict[str, Any]:
+    """Return the pose estimator's errors on damaged truth of the first scenes."""
+    seeds = range(settings.seed, settings.seed + min(8, settings.scenes))
+    truth = walks(
+        world.spec,
+        split=settings.split,
+        seeds=seeds,
+        keys=[trajectory("random_walk", 8, seed) for seed in seeds],
+    )
+    commanded = truth.start_c2w[:, None] @ truth.c2w
+    return gate(truth.scene, truth.frames, commanded, truth.intrinsics, every=16)._asdict()
+
+
+def _telemetry(world: LearnedWorld, settings: DriftSettings) -> dict[str, Any]:
+    """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
+    seeds = range(settings.seed, settings.seed + min(4, settings.scenes))
+    truth = walks(
+        world.spec,
+        split=settings.split,
+        seeds=seeds,
+        keys=[trajectory("random_walk", settings.steps, seed) for seed in seeds],
+    )
+    told = starts(world, truth)
+    with record(world, keep_states=True) as free:
+        roll(world, told, truth.c2w)
+    with record(world, keep_states=True) as forced:
+        teacher_forced(world, told, truth)
+    drifted = state_drift(free, forced)
+    return {
+        "walks": len(seeds),
+        "seconds_per_chunk": world.spec.frames_per_step / world.spec.fps,
+        "percentiles": [5, 50, 95],
+        "meaning": QUANTITIES,
+        "quantities": {name: np.round(table, 6).tolist() for name, table in free.quantiles().items()},
+        "contraction_violations": free.violations(),
+        "state_drift": {name: np.round(table, 6).tolist() for name, table in drifted.items()},
+    }
+
+
+def _keep_film(out: Path, name: str, frames: Tensor, group: Group) -> None:
+    """Write the frames of the filmstrip of the group's first scene."""
+    chosen = np.linspace(0, frames.shape[1] - 1, FILM_FRAMES).round().astype(int)
+    film = {"frames": frames[0, chosen].numpy(), "index": chosen}
+    if group.truth is not None:
+        film["truth"] = group.truth.frames[0, chosen].numpy()
+    (out / "films").mkdir(exist_ok=True)
+    with atomic_path(out / "films" / f"{name}.npz") as temporary:
+        np.savez_compressed(temporary, **film)
+
+
+def seconds_to_steps(seconds: float, world: World) -> int:
+    """Return the env steps that last `seconds`, rounded."""
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"a horizon of {seconds} s must be a positive number of seconds")
+    return max(1, round(seconds * world.spec.fps / world.spec.frames_per_step))

@@ -1,0 +1,80 @@
+"""`rows.jsonl`: the walks that are already measured, so that an interrupted benchmark continues.
+
+Line 1 holds the settings, every other line one walk. A group of scenes counts only with all of its rows (the
+batch size is part of the arithmetic); what an interruption cut off is dropped and measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wm_env.files import atomic_path
+
+Job = tuple[str, list[int]]
+"""A trajectory and the scenes that are walked along it together."""
+
+
+def open_rows(
+    out: Path, identity: dict[str, Any], groups: Sequence[Job], per_scene: int
+) -> list[dict[str, Any]]:
+    """Return the rows of whole groups in `out`, made for the same settings, or start the file."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "rows.jsonl"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({"settings": identity}) + "\n")
+        return []
+    text = path.read_text()
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:  # a line cut off by an interruption
+        path.write_text(complete)
+    lines = [json.loads(line) for line in complete.splitlines()]
+    if lines[0].get("settings") != identity:
+        raise ValueError(f"{path} holds rows of another world or other settings; choose another --out")
+    return _whole_groups(path, lines, groups, per_scene)
+
+
+def _whole_groups(
+    path: Path, lines: list[dict[str, Any]], groups: Sequence[Job], per_scene: int
+) -> list[dict[str, Any]]:
+    """Return the rows of groups that have all of theirs; drop the rest from the file as well."""
+    counts: dict[tuple[str, int], int] = {}
+    for row in lines[1:]:
+        key = (row["trajectory"], row["scene"])
+        counts[key] = counts.get(key, 0) + 1
+    whole = {
+        (name, scene)
+        for name, scenes in groups
+        if all(counts.get((name, one)) == per_scene for one in scenes)
+        for scene in scenes
+    }
+    kept = [row for row in lines[1:] if (row["trajectory"], row["scene"]) in whole]
+    if len(kept) < len(lines) - 1:
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in [lines[0], *kept]))
+    return kept
+
+
+def append_rows(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add the rows of finished scenes."""
+    with (out / "rows.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with None for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value; the file appears only when it is complete."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(finite(value)) + "\n")

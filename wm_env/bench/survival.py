@@ -1,0 +1,61 @@
+"""For how long a world is useful: the horizon H50 and its survival curve.
+
+Skill of a bin: S = (PSNR - PSNR of the repeated first frame) / (PSNR of the codec - the same), 0 for no model
+and 1 for the codec's ceiling. H50 is the start of the first bin with S < 0.5; a walk that never falls below
+is censored at its end. Curves are Kaplan-Meier's (evaluation.md 2.3, 2.7).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+USEFUL = 0.5
+MIN_RANGE_DB = 1.0  # codec over repeat-first; below it skill means nothing
+
+
+class Survival(NamedTuple):
+    """A step curve: from `times[i]` seconds on, the share `alive[i]` of walks is still useful."""
+
+    times: np.ndarray
+    alive: np.ndarray
+
+    def median(self) -> float | None:
+        """Return the first time at which half or less is alive, None if that never happens."""
+        below = np.flatnonzero(self.alive <= 0.5)
+        return float(self.times[below[0]]) if len(below) else None
+
+
+def skill(psnr: np.ndarray, repeat: np.ndarray, codec: np.ndarray) -> np.ndarray:
+    """Return S of equal-shaped PSNR arrays; NaN where codec is less than 1 dB above repeat."""
+    span = codec - repeat
+    return np.where(span >= MIN_RANGE_DB, (psnr - repeat) / np.where(span == 0, 1.0, span), np.nan)
+
+
+def useful_horizon(skills: np.ndarray, edges: np.ndarray) -> tuple[float, bool]:
+    """Return (H50 in seconds, whether it was reached) of one walk's skills `(bins,)` and edges `(bins + 1,)`.
+
+    Bins without a skill say nothing. Not reached: the time is the end of the walk, a censored value.
+    """
+    low = np.flatnonzero(skills < USEFUL)  # NaN compares False
+    return (float(edges[low[0]]), True) if len(low) else (float(edges[-1]), False)
+
+
+def kaplan_meier(times: np.ndarray, happened: np.ndarray) -> Survival:
+    """Return the survival curve of event times `(n,)`, censored where `happened` `(n,)` is False.
+
+    alive(t) = product over event times u <= t of 1 - d_u / n_u, d events among n still at risk.
+    """
+    if len(times) == 0:
+        raise ValueError("a survival curve needs at least one walk")
+    points, alive, share = [0.0], [1.0], 1.0
+    for t in np.unique(times):
+        events, risk = int((happened & (times == t)).sum()), int((times >= t).sum())
+        share *= 1 - events / risk
+        if t == 0.0:
+            alive[0] = share
+            continue
+        points.append(float(t))
+        alive.append(share)
+    return Survival(np.array(points), np.array(alive))
