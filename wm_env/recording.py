@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -153,7 +154,20 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     return Shot(frames, keys, absolute[first:], reward)
 
 
+def check_encoder(path: str | Path) -> None:
+    """Raise `OSError` where videos of this name need a program that is missing; gifs need none."""
+    if Path(path).suffix.lower() == ".gif":
+        return
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError(
+            f"cannot write {str(path)!r}: there is no ffmpeg; pip install 'imageio[ffmpeg]', or write a .gif"
+        ) from error
+
+
 def _writer(path: Path, fps: int) -> Any:
+    check_encoder(path)
     if path.suffix.lower() == ".gif":
         return imageio.get_writer(path, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
     return imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -160,3 +161,16 @@ def test_a_gif_holds_every_pixel_frame_and_loops(tmp_path: Path) -> None:
     assert not ended.value.code
     with Image.open(out) as picture:
         assert picture.n_frames == 1 + 2 * 4 and picture.info["loop"] == 0 and picture.info["duration"] == 60
+
+
+def test_a_missing_encoder_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> str:
+        raise RuntimeError("no ffmpeg exe could be found")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["record", "--out", str(tmp_path / "walk.mp4"), "--world", "twin"])
+    assert ended.value.code == 2 and "imageio[ffmpeg]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

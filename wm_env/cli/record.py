@@ -17,7 +17,7 @@ from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
 from wm_env.files import check_writable
 from wm_env.model.released.presets import ReleasedSettings
-from wm_env.recording import Layout, Shot, contact_sheet, film, record_video, save_png
+from wm_env.recording import Layout, Shot, check_encoder, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
 
 _POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
@@ -237,6 +237,7 @@ class Record:
         self._check_numbers()
         if self.image is not None and (self.compare or self.scene is not None):
             raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
+        check_encoder(self.out)
         check_writable(self.out)
         check_writable(sheet)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.recording import Layout, Shot, record_video, shot
+from wm_env.recording import Layout, Shot, check_encoder, record_video, shot
 from wm_env.snapshot import Snapshot
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
@@ -196,6 +196,7 @@ class Session:
 
     def _toggle_film(self) -> None:
         if self._film is None:
+            check_encoder("play.mp4")
             self._film = [shot(self._envs, "", 0.0, newest_only=True)]
             self._message = "recording"
             return
