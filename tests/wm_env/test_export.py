@@ -20,6 +20,7 @@ from wm_env.export.collect import Job, collect
 from wm_env.export.episode import Recording, load_recording, play_episode, replay, save_recording
 from wm_env.export.lerobot import VIDEO, export_lerobot
 from wm_env.export.minari import export_minari
+from wm_env.twin import TwinWorld
 
 STEPS, EPISODES, FRAMES = 3, 2, 12  # 4 pixel frames a step
 
@@ -165,6 +166,8 @@ def test_datasets_are_made_in_bulk_from_the_command_line(format: str, tmp_path: 
 def test_bad_input_is_refused(folders: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multikeys"):
         play_episode(SanaWMEnv(world="twin"), make_policy("wander", 0), 0, 2)
+    with pytest.raises(ValueError, match="plain values"):
+        play_episode(SanaWMEnv(world=TwinWorld(), action_type="multikeys"), make_policy("wander", 0), 0, 2)
     with pytest.raises(FileNotFoundError, match=r"no episode\.json"):
         load_recording(tmp_path)
     (tmp_path / "file").touch()

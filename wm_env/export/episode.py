@@ -62,6 +62,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         )
     if env.config.obs_size is not None or env.config.obs_type != "rgb":
         raise ValueError("episodes are recorded with obs_type 'rgb' at the world's own size")
+    settings = _plain(env.config.keywords())
     seen, info = env.reset(seed=seed)
     observed, actions, rewards = [seen], [], []
     frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
@@ -80,7 +81,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     ]
     spec = env.world.spec
     facts = {
-        "settings": env.config.keywords(),
+        "settings": settings,
         "world": spec.name,
         "weights_sha256": spec.weights_sha256,
         "seed": seed,
@@ -109,18 +110,22 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     )
 
 
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as they come back from JSON; raise `ValueError` where an object cannot be written."""
+    try:
+        return json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise ValueError(
+            f"settings of a recorded episode must be plain values; name the world ({error})"
+        ) from error
+
+
 def save_recording(recording: Recording, folder: str | Path) -> Path:
     """Write the episode's folder; it appears when it is complete, and an existing one is never touched."""
     target = Path(folder)
     if target.exists():
         raise FileExistsError(f"{str(target)!r} exists; recorded episodes are never overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        text = json.dumps(dict(recording.facts), indent=2)
-    except TypeError as error:
-        raise ValueError(
-            f"settings of a recorded episode must be plain values ({error}); name the world"
-        ) from error
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         (temporary / "frames").mkdir()
@@ -135,7 +140,7 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
             truncated=recording.truncated,
             **{f"extra.{name}": values for name, values in recording.extras.items()},
         )
-        (temporary / "episode.json").write_text(text + "\n")
+        (temporary / "episode.json").write_text(json.dumps(dict(recording.facts), indent=2) + "\n")
         temporary.chmod(0o755)
         temporary.rename(target)
     finally:
