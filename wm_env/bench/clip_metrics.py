@@ -133,7 +133,40 @@ def pose_scores(
         "m": bin_means(_known(relative.translation, lost[1:] | lost[:-1]), where, bins),
     }
     out["lost_share"] = bin_means(lost[1:].astype(float), where, bins)
+    known = torch.from_numpy(~(lost[1:] | lost[:-1]))
+    asked, got = motion_vectors(step_true[known]), motion_vectors(step_real[known])  # (m', 6)
+    out["motion"] = {"asked_asked": (asked.T @ asked).tolist(), "got_asked": (got.T @ asked).tolist()}
     return out
+
+
+def motion_vectors(steps: Tensor) -> Tensor:
+    """Return `(m, 6)` right, down, forward (m) and pitch, yaw, roll (rad) of rigid steps `(m, 4, 4)`.
+
+    The rotation vector is angle / (2 sin angle) times the skew part of R; angles are below 180 degrees.
+    """
+    rotation = steps[:, :3, :3]
+    cosine = ((rotation.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    skew = rotation - rotation.transpose(1, 2)
+    axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)  # 2 sin(angle) times the axis
+    scale = torch.where(angle < 1e-4, 0.5, angle / (2 * torch.sin(angle)).clamp_min(1e-9))
+    return torch.cat([steps[:, :3, 3], scale[:, None] * axis], dim=1)
+
+
+def gain_matrix(asked_asked: np.ndarray, got_asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least-squares `(6, 6)` matrix G from commanded to realised motion, and which axes were used.
+
+    got = G asked: the diagonal is the gain (1 is right), the rest cross-talk. Arguments are sums over samples
+    of the outer products asked asked^T and got asked^T. An axis that was hardly moved has no gain.
+    """
+    energy = np.diag(asked_asked)
+    scale = np.array([1.0] * 3 + [0.5] * 3)  # metres against radians, as felt half a metre away
+    used = energy * scale**2 > 1e-3 * (energy * scale**2).max(initial=0.0)
+    matrix = np.full((6, 6), np.nan)
+    if used.any():
+        inside = np.ix_(used, used)
+        matrix[:, used] = got_asked[:, used] @ np.linalg.pinv(asked_asked[inside], rcond=1e-6)
+    return matrix, used
 
 
 def _known(errors: Tensor, lost: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,67 +33,29 @@ from wm_env.bench.clip_metrics import (
 )
 from wm_env.bench.pose_estimate import gate, track_poses
 from wm_env.bench.revisit import loop_closure
+from wm_env.bench.rollouts import (
+    BINS,
+    REPEAT,
+    SHUFFLED,
+    DriftSettings,
+    Group,
+    image_group,
+    rollouts,
+    rows_per_scene,
+    scene_group,
+)
 from wm_env.bench.row_file import Job, append_rows, finite, open_rows, write_json
 from wm_env.bench.telemetry import QUANTITIES, record, state_drift
-from wm_env.bench.walks import Walks, codec_only, repeat_first, roll, starts, teacher_forced, walk, walks
+from wm_env.bench.walks import roll, starts, teacher_forced, walks
 from wm_env.files import atomic_path
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.scenes.paths import TRAJECTORIES, trajectory
-from wm_env.twin import twin_like
-from wm_env.world import Start, World
+from wm_env.model.scenes.paths import trajectory
+from wm_env.world import World
 
-BINS = 6
-UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
 FILM_FRAMES = 7
 TOP_DOWN_WALKS = 4  # paths kept a trajectory for the figure
-REPEAT, CODEC, TWIN, SHUFFLED, FORCED = (
-    *("repeat first frame", "codec alone", "twin", "shuffled actions"),
-    "teacher forced",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftSettings:
-    """What is walked.
-
-    scenes, seed: scene seeds SEED .. SEED + scenes - 1 of `split`. seeds: noise seeds of every scene. steps:
-    env steps. batch: scenes of a group. pose_every: frames between two pose estimates, 0 for none.
-    """
-
-    trajectories: tuple[str, ...] = TRAJECTORIES
-    split: str = "val"
-    scenes: int = 32
-    seeds: int = 1
-    seed: int = 0
-    steps: int = 64
-    batch: int = 8
-    pose_every: int = 8
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.trajectories) - set(TRAJECTORIES))
-        if unknown or not self.trajectories:
-            raise ValueError(f"unknown trajectories {unknown}; known are {', '.join(TRAJECTORIES)}")
-        for name in ("scenes", "seeds", "steps", "batch"):
-            if self.__dict__[name] < 1:
-                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
-        if self.pose_every < 0 or self.seed < 0:
-            raise ValueError(f"pose_every={self.pose_every} and seed={self.seed} must not be negative")
-
-
-class Group(NamedTuple):
-    """Walks that are rolled together.
-
-    scenes: their seeds. told: what a world is told, by noise seed. c2w: commanded poses relative to the start
-    `(B, 1 + F, 4, 4)`. unrelated: those of another walk. truth: None for a user's image.
-    """
-
-    scenes: list[int]
-    told: Callable[[World, int], list[Start]]
-    c2w: Tensor
-    unrelated: Tensor
-    truth: Walks | None
 
 
 def drift(
@@ -115,7 +77,7 @@ def drift(
     identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
     identity |= {"rows": list(worlds), "image": image is not None, "prompt": prompt}
     plan = _plan(settings, image is None)
-    per_scene = _rows_per_scene(worlds, settings, image is None)
+    per_scene = rows_per_scene(worlds, settings, image is None)
     rows = open_rows(out, json.loads(json.dumps(identity)), plan, per_scene)
     done = {(row["trajectory"], row["scene"]) for row in rows}
     if image is None and settings.pose_every and not (out / "gate.json").exists():
@@ -126,9 +88,9 @@ def drift(
         if report is not None:
             report(index, len(plan), f"{name}, scenes {scenes[0]}-{scenes[-1]}")
         if image is None:
-            group = _scene_group(world, settings, name, scenes)
+            group = scene_group(world, settings, name, scenes)
         else:
-            group = _image_group(world, settings, name, image, prompt)
+            group = image_group(world, settings, name, image, prompt)
         made = [finite(row) for row in _measure(worlds, settings, name, group, out)]
         append_rows(out, made)
         rows += made
@@ -159,52 +121,6 @@ def _plan(settings: DriftSettings, scenes: bool) -> list[Job]:
     ]
 
 
-def _rows_per_scene(worlds: Mapping[str, World], settings: DriftSettings, scenes: bool) -> int:
-    """Return how many rows `_rollouts` makes for one trajectory and scene."""
-    first, world = next(iter(worlds.items()))
-    noisy = len(worlds) + int(not world.spec.sees_scene)
-    once = 1 + int(first != TWIN) + 2 * int(isinstance(world, LearnedWorld)) if scenes else 0
-    return settings.seeds * noisy + once
-
-
-def _scene_group(world: World, settings: DriftSettings, name: str, scenes: list[int]) -> Group:
-    truth = walks(
-        world.spec,
-        split=settings.split,
-        seeds=scenes,
-        keys=[trajectory(name, settings.steps, seed) for seed in scenes],
-    )
-
-    def told(asked: World, noise: int) -> list[Start]:
-        shifted = tuple(seed + UNRELATED * noise for seed in truth.noise_seeds)
-        return starts(asked, truth._replace(noise_seeds=shifted))
-
-    return Group(scenes, told, truth.c2w, _unrelated(world, settings, scenes), truth)
-
-
-def _image_group(world: World, settings: DriftSettings, name: str, image: StartImage, prompt: str) -> Group:
-    keys = [trajectory(name, settings.steps, settings.seed)]
-    c2w = walk(world.spec, None, torch.eye(4, dtype=torch.float64)[None], keys)
-
-    def told(asked: World, noise: int) -> list[Start]:
-        return [
-            Start(
-                image=image.pixels,
-                intrinsics=image.intrinsics,
-                prompt=prompt,
-                noise_seed=settings.seed + UNRELATED * noise,
-            )
-        ]
-
-    return Group([settings.seed], told, c2w, _unrelated(world, settings, [settings.seed]), None)
-
-
-def _unrelated(world: World, settings: DriftSettings, scenes: list[int]) -> Tensor:
-    """Return poses `(B, 1 + F, 4, 4)` of random walks that have nothing to do with the scenes."""
-    keys = [trajectory("random_walk", settings.steps, seed + UNRELATED) for seed in scenes]
-    return walk(world.spec, None, torch.eye(4, dtype=torch.float64).repeat(len(scenes), 1, 1), keys)
-
-
 def _measure(
     worlds: Mapping[str, World], settings: DriftSettings, name: str, group: Group, out: Path
 ) -> Iterator[dict[str, Any]]:
@@ -212,7 +128,7 @@ def _measure(
     first, world = next(iter(worlds.items()))
     films = settings.seed in group.scenes
     for noise in range(settings.seeds):
-        for row, frames in _rollouts(worlds, group, noise):
+        for row, frames in rollouts(worlds, group, noise):
             poses = None
             if group.truth is not None and settings.pose_every:
                 poses = _poses(group, frames, row, first, settings.pose_every)
@@ -225,24 +141,6 @@ def _measure(
                 yield {"trajectory": name, "row": row, "scene": scene, "noise": noise, **found}
             if films and noise == 0 and row == first:
                 _keep_film(out, name, frames, group)
-
-
-def _rollouts(worlds: Mapping[str, World], group: Group, noise: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield (row name, frames uint8 `(B, 1 + F, h, w, 3)`); rows without noise only for the first seed."""
-    first, world = next(iter(worlds.items()))
-    for row, asked in worlds.items():
-        yield row, roll(asked, group.told(asked, noise), group.c2w)
-    if not world.spec.sees_scene:
-        yield SHUFFLED, roll(world, group.told(world, noise), group.unrelated)
-    if group.truth is None or noise:
-        return
-    yield REPEAT, repeat_first(group.truth)
-    if first != TWIN:
-        twin = twin_like(world.spec)
-        yield TWIN, roll(twin, starts(twin, group.truth), group.c2w)
-    if isinstance(world, LearnedWorld):
-        yield CODEC, codec_only(world, group.truth)
-        yield FORCED, teacher_forced(world, group.told(world, noise), group.truth)
 
 
 def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) -> dict[str, Any]:

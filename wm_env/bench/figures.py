@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from wm_env.bench.drift import CODEC, FORCED, REPEAT, SHUFFLED, TWIN
+from wm_env.bench.rollouts import CODEC, FORCED, REPEAT, SHUFFLED, TWIN
 
 matplotlib.use("Agg")
 

@@ -168,6 +168,12 @@ def _page(report: Mapping[str, Any], blocks: Sequence[str], telemetry: Mapping[s
                 },
             ),
         ]
+    if report["gain"]:
+        axes = report["gain"]["diagonal"]
+        parts += [
+            "<h2>Gain: realised over commanded motion</h2>",
+            _table(list(axes), {report["world"]: [_number(x) for x in axes.values()]}),
+        ]
     if telemetry is not None:
         share = 100 * telemetry["contraction_violations"]
         parts.append(f"<p>GDN steps that are no contraction: {share:.3f}% (must be 0).</p>")

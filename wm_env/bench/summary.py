@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.drift import BINS, CODEC, REPEAT
+from wm_env.bench.clip_metrics import gain_matrix
 from wm_env.bench.intervals import Band, band
+from wm_env.bench.rollouts import BINS, CODEC, REPEAT
 from wm_env.bench.statistics import COMPONENTS, FAULTS, distance, standardise
 from wm_env.bench.survival import MIN_RANGE_DB, kaplan_meier, skill, useful_horizon
 
@@ -94,6 +95,7 @@ def summarise(
         "horizon_h50": {name: _survival(table, name, edges) for name in table.names},
         "revisit": {name: _revisits(table, name) for name in table.names},
         "loop_closure": _closures(table, seed) if poses else None,
+        "gain": _gain(table) if poses else None,
         "pose_gate": gate,
     }
 
@@ -269,6 +271,21 @@ def _revisits(table: Rows, name: str) -> list[dict[str, Any]]:
             cell[key] = float(np.mean(values)) if values else None
         out.append(cell)
     return out
+
+
+def _gain(table: Rows) -> dict[str, Any] | None:
+    """Return how much of the commanded motion the judged world makes, by axis, over all its walks."""
+    found = [row["pose"]["motion"] for row in table.each(table.judged) if "motion" in row.get("pose", {})]
+    if not found:
+        return None
+    sums = [np.sum([one[key] for one in found], axis=0) for key in ("asked_asked", "got_asked")]
+    matrix, used = gain_matrix(*sums)
+    axes = ("right", "down", "forward", "pitch", "yaw", "roll")
+    return {
+        "diagonal": {axis: float(matrix[i, i]) if used[i] else None for i, axis in enumerate(axes)},
+        "matrix": [[float(x) if np.isfinite(x) else None for x in row] for row in matrix],
+        "meaning": "realised = matrix times commanded, metres and radians between samples; 1 is right",
+    }
 
 
 def _closures(table: Rows, seed: int) -> dict[str, Any]:

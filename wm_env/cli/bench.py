@@ -14,10 +14,11 @@ import torch
 from tqdm import tqdm
 
 from wm_env.bench import throughput as speed
-from wm_env.bench.drift import DriftSettings, drift, seconds_to_steps
+from wm_env.bench.drift import drift, seconds_to_steps
 from wm_env.bench.fidelity import FidelitySettings, fidelity, markdown
 from wm_env.bench.provenance import hardware, provenance
 from wm_env.bench.report import check_figures, write_report
+from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.row_file import finite
 from wm_env.bench.summary import summarise
 from wm_env.cli import write_json

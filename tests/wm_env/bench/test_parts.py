@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from wm_env.bench.clip_metrics import gain_matrix, motion_vectors
 from wm_env.bench.pose_estimate import gate, track_poses
 from wm_env.bench.revisit import loop_closure, revisit_pairs
 from wm_env.bench.statistics import colour_distance, frame_statistics, histograms
@@ -74,6 +75,25 @@ def test_loop_closure_of_a_drifting_circle_has_its_published_gap() -> None:
     assert closure.degrees == pytest.approx(30.0, abs=1e-6)
     assert closure.share_of_path * length == pytest.approx(2.8235, abs=5e-5)
     assert loop_closure(path, path).degrees == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_gain_of_a_camera_that_turns_too_little_and_slides_when_it_turns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    asked = 0.1 * torch.randn(40, 6, generator=generator, dtype=torch.float64)
+    asked[:, [1, 5]] = 0.0  # never up or down, never rolled
+    asked = motion_vectors(se3_exp(asked))
+    got = asked.clone()
+    got[:, 4] *= 0.7
+    got[:, 0] += 0.2 * asked[:, 4]
+    matrix, used = gain_matrix((asked.T @ asked).numpy(), (got.T @ asked).numpy())
+    assert used[[0, 2, 3, 4]].all()
+    assert [matrix[i, i] for i in (0, 2, 3, 4)] == pytest.approx([1.0, 1.0, 1.0, 0.7])
+    assert matrix[0, 4] == pytest.approx(0.2)
+
+
+def test_motion_vectors_undo_the_exponential_of_a_turn() -> None:
+    turn = torch.tensor([[0.0, 0, 0, 0.1, -0.4, 0.2], [0.3, 0.1, -0.2, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(motion_vectors(se3_exp(turn)), turn)
 
 
 def test_statistics_of_plain_pictures_are_what_their_formulas_say() -> None:
