@@ -7,9 +7,11 @@ also be a folder (a mirror on disk) or another endpoint that speaks the hub's pr
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -86,42 +88,52 @@ def check_download(folder: Path) -> list[str]:
 
 def _from_hub(package: Package, target: Path, endpoint: str, revision: str | None) -> dict[str, Any]:
     try:
-        import httpx
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         from huggingface_hub.utils import filter_repo_objects
     except ImportError as error:
         raise ImportError(f"downloading needs huggingface_hub; {INSTALL}") from error
+    patterns = list(package.patterns)
     what = f"{package.repository} at {endpoint}"
-    try:
-        info = HfApi(endpoint=endpoint).model_info(package.repository, revision=revision, files_metadata=True)
-        siblings = list(
-            filter_repo_objects(
-                info.siblings or [], allow_patterns=list(package.patterns), key=lambda file: file.rfilename
-            )
-        )
-        files = {
-            file.rfilename: {"size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
-            for file in siblings
-        }
-        _check_disk(target, files)
+    with _one_line(what):
+        api = HfApi(endpoint=endpoint)
+        info = api.model_info(package.repository, revision=revision, files_metadata=True)
+    siblings = filter_repo_objects(
+        info.siblings or [], allow_patterns=patterns, key=lambda file: file.rfilename
+    )
+    files = {
+        file.rfilename: {"size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
+        for file in siblings
+    }
+    _check_disk(target, files)
+    with _one_line(what):
         snapshot_download(
             package.repository,
             revision=info.sha,
             local_dir=target,
             endpoint=endpoint,
-            allow_patterns=list(package.patterns),
+            allow_patterns=patterns,
         )
+    _check_sizes(target, files)
+    return {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises for a failed request into one `OSError` with the way out."""
+    from huggingface_hub import get_session
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # the client's transport (requests, httpx, httpx2) has changed between versions and has its own errors
+    transport = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    try:
+        yield
     except HfHubHTTPError as error:
-        raise OSError(f"cannot download {what}: {error!s:.200}") from error
-    except (httpx.HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise OSError(f"cannot download {what}: {' '.join(str(error).split()):.200}") from error
+    except (transport.HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise OSError(
             f"cannot reach {what} ({type(error).__name__}); check the connection, or fetch the repository "
             "elsewhere and name its folder with --source"
         ) from error
-    manifest = {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
-    _check_sizes(target, files)
-    return manifest
 
 
 def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]:

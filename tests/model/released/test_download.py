@@ -50,6 +50,19 @@ def hub() -> Iterator[Hub]:
         def answer(self, *, body: bool) -> None:
             path = self.path.split("?")[0]
             seen.append(f"{self.command} {path}")
+            if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
+                tree = [
+                    {
+                        "type": "file",
+                        "path": name,
+                        "size": len(data),
+                        "oid": "b",
+                        "lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1},
+                    }
+                    for name, data in FILES.items()
+                ]
+                self.reply(200, json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
+                return
             if path.startswith(f"/api/models/{REPOSITORY}"):
                 siblings = [
                     {
