@@ -342,6 +342,8 @@ def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame
     """
     if cfg.window_chunks is None:
         return WindowState((*window.chunks, chunk))
+    if cfg.window_chunks == 0:
+        return window
     if not window.chunks:
         tokens = cfg.chunk_frames * tokens_per_frame
         blank = KVChunk(

@@ -17,7 +17,7 @@ class DiTConfig:
     ffn_ratio: hidden channels of the feed-forward over `hidden`.
     caption_channels: width of the text features.
     temporal_stride: pixel frames per latent frame; a Plücker map packs 6 channels for each.
-    window_chunks: committed chunks a softmax block attends to, None for all of them.
+    window_chunks: committed chunks a softmax block attends to, None for all of them, 0 for none.
     sink: the first chunk stays in that window for ever.
     chunk_frames: latent frames of a chunk after the first (shape of an empty window slot).
     memory_channels: channels of an extra per-token conditioning map, 0 for none (the released model).
@@ -59,8 +59,12 @@ class DiTConfig:
             )
         if self.depth < 1 or self.softmax_every < 1:
             raise ValueError(f"depth={self.depth} and softmax_every={self.softmax_every} must be at least 1")
-        if self.window_chunks is not None and self.window_chunks < 1:
-            raise ValueError(f"window_chunks={self.window_chunks} must be at least 1, or None for no limit")
+        least = 1 if self.sink else 0
+        if self.window_chunks is not None and self.window_chunks < least:
+            raise ValueError(
+                f"window_chunks={self.window_chunks} must be at least {least} with sink={self.sink}, "
+                "or None for no limit"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -95,11 +99,11 @@ def sana_wm() -> DiTConfig:
     return DiTConfig(latent_channels=128, hidden=2240, heads=20, depth=20, caption_channels=2304)
 
 
-def tiny(memory_channels: int = 0) -> DiTConfig:
+def tiny(memory_channels: int = 0, window_chunks: int = 1) -> DiTConfig:
     """The embedded world: one latent frame a chunk, 64 tokens a frame, every part of the released block.
 
-    Its softmax blocks see the previous chunk only, no sink: all older memory is the GDN state's. With a sink
-    the network learned to ignore that state (removing it cost nothing), which is then wrong when it is long.
+    Its softmax blocks have no sink and see the previous chunk, or (`window_chunks=0`) the current one alone:
+    all older memory is the GDN state's. With a sink the network learned to ignore that state.
     """
     return DiTConfig(
         latent_channels=32,
@@ -109,7 +113,7 @@ def tiny(memory_channels: int = 0) -> DiTConfig:
         caption_channels=64,
         ffn_ratio=2.0,
         temporal_stride=4,
-        window_chunks=1,
+        window_chunks=window_chunks,
         sink=False,
         chunk_frames=1,
         memory_channels=memory_channels,

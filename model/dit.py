@@ -191,10 +191,9 @@ class DiT(nn.Module):
         head = (cfg.heads, cfg.head_dim)
         tail = zeros(cfg.short_conv_kernel - 1, tokens, cfg.hidden, dtype=weight.dtype)
         memory = GDNState(zeros(*head, cfg.head_dim), zeros(*head), zeros(*head, cfg.head_dim), tail, tail)
-        lengths = [
-            first_chunk_frames if cfg.sink else cfg.chunk_frames,
-            *[cfg.chunk_frames] * (cfg.window_chunks - 1),
-        ]
+        lengths = [cfg.chunk_frames] * cfg.window_chunks
+        if cfg.sink:
+            lengths[0] = first_chunk_frames
         empty = [zeros(cfg.heads, n * tokens, cfg.head_dim, dtype=weight.dtype) for n in lengths]
         valid = torch.zeros(batch, dtype=torch.bool)
         window = WindowState(tuple(KVChunk(x, x, x, x, valid) for x in empty))

@@ -171,7 +171,7 @@ class LearnedWorld:
 
     @torch.inference_mode()
     def step_chunk(self, state: RolloutState, c2w: Tensor) -> tuple[Chunk, RolloutState]:
-        """Return the next chunk, along poses `c2w` `(B, K, 4, 4)` relative to the start, and the new state."""
+        """Return the chunk along poses `c2w` `(B, K, 4, 4)`, relative to the start, and the new state."""
         state = self._without_ablated_state(state)
         c2w = c2w.to(self.device)
         warped, tokens = None, None

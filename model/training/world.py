@@ -80,7 +80,12 @@ def preset(name: str) -> WorldTraining:
             total_steps=700, lr=1e-3, muon_lr=1e-3, constant_fraction=0.25, ema_decay=0.99, eval_every=100
         )
         memory = MEMORY_CHANNELS if name == "tiny" else 0
-        return WorldTraining(dit=tiny(memory), loop=loop, stages=stages, ends=(0.4, 0.72, 1.0))
+        return WorldTraining(
+            dit=tiny(memory, window_chunks=1 if memory else 0),
+            loop=loop,
+            stages=stages,
+            ends=(0.4, 0.72, 1.0),
+        )
     if name in ("smoke", "smoke-memory"):
         dit = dataclasses.replace(
             tiny(MEMORY_CHANNELS if name == "smoke-memory" else 0), hidden=32, heads=2, depth=4

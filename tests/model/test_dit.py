@@ -100,7 +100,7 @@ def test_a_bounded_window_streams_like_one_call_with_many_chunks() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("window", "sink"), [(3, True), (1, True), (1, False), (2, False)])
+@pytest.mark.parametrize(("window", "sink"), [(3, True), (1, True), (1, False), (2, False), (0, False)])
 def test_the_empty_state_equals_no_state(window: int, sink: bool) -> None:
     model, inputs = small_model(window_chunks=window, sink=sink), Inputs()
     empty = model.empty_state(2, (HEIGHT, WIDTH))
