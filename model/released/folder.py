@@ -96,6 +96,11 @@ def look_into(path: Path) -> ReleasedFolder:
     )
 
 
+def stage1_files(path: Path) -> tuple[Stage1File, ...]:
+    """Return the stage-1 files below a folder alone; empty where there are none."""
+    return tuple(_stage1_files(path, [_component(config) for config in _files(path, "config.json")]))
+
+
 def choose_stage1(found: ReleasedFolder, variant: Variant) -> Stage1File:
     """Return the stage-1 file of a variant; raise where there is none or only another variant's."""
     matching = [file for file in found.stage1 if file.variant == variant]

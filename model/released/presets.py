@@ -12,7 +12,15 @@ from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.refiner.ltx2_text import cached_gemma3
 from wm_env.model.refiner.ltx2_weights import load_refiner
-from wm_env.model.released.folder import Component, ReleasedFolder, Variant, choose_stage1, look_into, only
+from wm_env.model.released.folder import (
+    Component,
+    ReleasedFolder,
+    Variant,
+    choose_stage1,
+    look_into,
+    only,
+    stage1_files,
+)
 from wm_env.model.released.rollout import (
     OFFLOADS,
     Offload,
@@ -90,7 +98,7 @@ def folder_of(name: str, settings: ReleasedSettings) -> Path:
 
 def released_name(folder: Path) -> str | None:
     """Return which released world a folder holds, None unless its stage-1 weights tell exactly one."""
-    variants = {file.variant for file in look_into(folder).stage1}
+    variants = {file.variant for file in stage1_files(folder)}
     return next((name for name, variant in RELEASED.items() if variants == {variant}), None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +130,16 @@ def test_the_full_size_benchmark_runs_at_tiny_shapes(tmp_path: Path) -> None:
     result = Bench(size="tiny", chunks=1, json=tmp_path / "bench.json").run()
     assert result["seconds_per_chunk"] > 0 and len(result["seconds_all"]) == 2
     assert json.loads((tmp_path / "bench.json").read_text()) == result
+
+
+def test_the_example_steps_a_folder_of_weights(pipelines: Pipelines, image: Path, tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[3] / "examples" / "released_weights.py"
+    out = tmp_path / "walk.mp4"
+    words = ["--weights", pipelines("streaming"), "--image", image, "--prompt", "a kitchen", "--keys", "w."]
+    words += ["--device", "cpu", "--size", "64", "96", "--out", out]
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "chunk   2" in done.stdout
+    assert len(imageio.mimread(out, memtest=False)) == 49
