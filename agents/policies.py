@@ -14,6 +14,7 @@ from wm_env.core import State
 try:
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
+    from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnvWrapper
 except ImportError as error:
     raise ImportError("wm_env.agents.policies needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
@@ -78,7 +79,7 @@ class PPOSettings:
 class PolicyAgent:
     """A trained policy as an `evaluate.Agent`; keeps the memory of recurrent policies between calls."""
 
-    def __init__(self, model: PPO | RecurrentPPO, blind: bool, deterministic: bool = False) -> None:
+    def __init__(self, model: BaseAlgorithm, blind: bool, deterministic: bool = False) -> None:
         self.model, self._blind, self._deterministic = model, blind, deterministic
         self._memory: Any = None
 

@@ -149,7 +149,7 @@ class _Lines(KVWriter):
         self._path = folder / "progress.jsonl"
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
-        row = {"env_steps": step}
+        row: dict[str, float] = {"env_steps": step}
         row |= {name: float(value) for name, value in key_values.items() if np.ndim(value) == 0}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")

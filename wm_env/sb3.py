@@ -52,7 +52,8 @@ class SanaWMVecEnv(VecEnv):
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
         spec = self.envs.world.spec
         # SB3's recorder keeps one frame a step
-        self.metadata["render_fps"] = max(1, round(spec.fps / spec.frames_per_step))
+        fps = max(1, round(spec.fps / spec.frames_per_step))
+        self.metadata: dict[str, Any] = {**self.metadata, "render_fps": fps}
         self._actions: np.ndarray | None = None
 
     def reset(self) -> Any:

@@ -64,7 +64,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         raise ValueError("episodes are recorded with obs_type 'rgb' at the world's own size")
     settings = _plain(env.config.keywords())
     seen, info = env.reset(seed=seed)
-    observed, actions, rewards = [seen], [], []
+    observed, actions, rewards = [seen], list[np.ndarray](), list[float]()
     frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
     terminated = False
     while len(actions) < steps and not terminated:
@@ -131,15 +131,15 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
         (temporary / "frames").mkdir()
         for index, frame in enumerate(recording.frames):
             Image.fromarray(frame).save(temporary / "frames" / f"{index:06d}.png")
-        np.savez_compressed(
-            temporary / "steps.npz",
-            actions=recording.actions,
-            rewards=recording.rewards,
-            c2w=recording.c2w,
-            terminated=recording.terminated,
-            truncated=recording.truncated,
-            **{f"extra.{name}": values for name, values in recording.extras.items()},
-        )
+        arrays: dict[str, Any] = {
+            "actions": recording.actions,
+            "rewards": recording.rewards,
+            "c2w": recording.c2w,
+            "terminated": recording.terminated,
+            "truncated": recording.truncated,
+        }
+        arrays |= {f"extra.{name}": values for name, values in recording.extras.items()}
+        np.savez_compressed(temporary / "steps.npz", **arrays)
         (temporary / "episode.json").write_text(json.dumps(dict(recording.facts), indent=2) + "\n")
         temporary.chmod(0o755)
         temporary.rename(target)

@@ -52,7 +52,8 @@ def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
     tasks: dict[str, int] = {}
     tables, rows, stats = [], [], []
     done = 0
-    with imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1) as film:
+    film: Any = imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1)
+    with film:
         for index, path in enumerate(episodes):
             recording = load_recording(path)
             length = len(recording.frames) - 1
@@ -137,16 +138,16 @@ def _tasks(tasks: dict[str, int]) -> Any:
     table = pa.table(
         {"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))}
     )
+    kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
     described = {
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [
-            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
-            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"},
+            {"name": name, "field_name": name, "pandas_type": pandas, "numpy_type": kind, "metadata": None}
+            for name, (pandas, kind) in kinds.items()
         ],
         "pandas_version": "2.2.0",
     }
-    described["columns"] = [{**column, "metadata": None} for column in described["columns"]]  # type: ignore[dict-item]
     return table.replace_schema_metadata({"pandas": json.dumps(described)})
 
 
