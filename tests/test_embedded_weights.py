@@ -1,0 +1,67 @@
+"""The shipped weights: whole, small, those that every committed report measured, and better than a still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wm_env.bench.walks import roll, starts, walks
+from wm_env.model.checkpoint import load_card, load_checkpoint
+from wm_env.model.embedded import EMBEDDED, load_world, world_path
+from wm_env.model.metrics import psnr
+from wm_env.model.scenes.paths import trajectory
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 32 * 2**20  # bytes of all embedded weights together
+SHIPPED = {name: load_card(world_path(name))["sha256"] for name in EMBEDDED}
+GAIN_DB = 3.0  # over the repeated first frame at 16 pixel frames on six scenes; 32 scenes gave more than 4
+
+
+def measured(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (world, digest) of every report nested in a JSON value."""
+    if isinstance(value, dict):
+        if isinstance(value.get("weights_sha256"), str) and isinstance(value.get("world"), str):
+            yield value["world"], value["weights_sha256"]
+        for part in value.values():
+            yield from measured(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from measured(part)
+
+
+def test_the_files_are_whole_and_small() -> None:
+    for name in EMBEDDED:
+        load_checkpoint(world_path(name))  # compares the digest with the card
+    assert sum(world_path(name).stat().st_size for name in EMBEDDED) <= LIMIT
+
+
+def test_every_committed_report_measured_the_shipped_weights() -> None:
+    found = []
+    for path in sorted((ROOT / "docs").rglob("*.json")):
+        for world, digest in measured(json.loads(path.read_text())):
+            found.append(world)
+            base = world.split("[")[0]
+            assert digest == SHIPPED[base], f"{path.relative_to(ROOT)} measured other weights of {base}"
+    assert set(found) >= set(EMBEDDED)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> None:
+    world = load_world(name)
+    seeds = range(100, 106)
+    truth = walks(world.spec, split="val", seeds=seeds, keys=[trajectory("random_walk", 4, s) for s in seeds])
+    frames = roll(world, starts(world, truth), truth.c2w)
+    imagined = psnr(frames[:, -1], truth.frames[:, -1]).mean()
+    still = psnr(truth.frames[:, 0], truth.frames[:, -1]).mean()
+    assert imagined > still + GAIN_DB
+
+
+def test_a_card_says_where_the_weights_come_from() -> None:
+    for name in EMBEDDED:
+        card = load_card(world_path(name))
+        for part in card["parts"].values():
+            assert {"settings", "commit", "steps", "hardware", "wall_seconds", "torch"} <= set(part)
