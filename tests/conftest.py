@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from wm_env.model.embedded import EmbeddedConfig
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
+
+if not torch.cuda.is_available():  # without a GPU, Triton kernels run in its interpreter; read at its import
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_configure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from golden_checks.attention import starts_of, uniform_conv_chunk
 from golden_checks.fixture import Fixture, load
+from wm_env.kernels.frame_gdn import IMPLEMENTATIONS
 from wm_env.model.camera import CameraInput
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
@@ -21,13 +23,18 @@ from wm_env.model.text import TextTokens
 
 
 def dit(fixture: Fixture) -> None:
+    """Every recorded call, with every implementation of the frame-GDN kernel that is installed."""
     model = build(fixture)
-    for name, call in fixture.meta["calls"].items():
-        with torch.no_grad():
-            out = run(model, fixture, call, arguments(fixture, call))
-        for prefix in ("output", "output_bf16"):
-            if f"{prefix}.{name}" in fixture:
-                fixture.check(f"{prefix}.{name}", out)
+    for impl in IMPLEMENTATIONS:
+        if impl == "triton" and find_spec("triton") is None:
+            continue
+        model.impl = impl
+        for name, call in fixture.meta["calls"].items():
+            with torch.no_grad():
+                out = run(model, fixture, call, arguments(fixture, call))
+            for prefix in ("output", "output_bf16"):
+                if f"{prefix}.{name}" in fixture:
+                    fixture.check(f"{prefix}.{name}", out)
 
 
 def gradients(fixture: Fixture) -> None:
