@@ -232,7 +232,7 @@ def _telemetry(world: LearnedWorld, settings: DriftSettings) -> dict[str, Any]:
 def _keep_film(out: Path, name: str, frames: Tensor, group: Group) -> None:
     """Write the frames of the filmstrip of the group's first scene."""
     chosen = np.linspace(0, frames.shape[1] - 1, FILM_FRAMES).round().astype(int)
-    film = {"frames": frames[0, chosen].numpy(), "index": chosen}
+    film: dict[str, Any] = {"frames": frames[0, chosen].numpy(), "index": chosen}
     if group.truth is not None:
         film["truth"] = group.truth.frames[0, chosen].numpy()
     (out / "films").mkdir(exist_ok=True)

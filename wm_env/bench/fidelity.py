@@ -80,16 +80,17 @@ def fidelity(
     }
     steps = -(-max(settings.horizons) // world.spec.frames_per_step)
     for split in settings.splits:
-        tell(f"{split}: truth")
+        say = _prefixed(tell, split)
+        say("truth")
         truth = random_walks(world, split, settings, max(steps, settings.long_steps))
-        tell(f"{split}: {name}")
+        say(name)
         shown = in_batches(world, truth, settings.batch)
         short = take(truth, slice(None), steps * world.spec.frames_per_step)
         rows = {name: shown[:, : short.frames.shape[1]]}
-        rows |= other_rows(worlds, short, settings.batch, lambda row, split=split: tell(f"{split}: {row}"))
+        rows |= other_rows(worlds, short, settings.batch, say)
         scores = {row: _at_horizons(frames, short.frames, settings.horizons) for row, frames in rows.items()}
         last = (settings.long_steps * world.spec.frames_per_step) // 4
-        tell(f"{split}: look away")
+        say("look away")
         result["splits"][split] = {
             "psnr": {row: _bands(score) for row, score in scores.items()},
             "gain_over": {
@@ -250,6 +251,13 @@ def _at_horizons(frames: Tensor, truth: Tensor, horizons: Sequence[int]) -> dict
 
 def _bands(scores: Mapping[Any, np.ndarray]) -> dict[str, Any]:
     return {str(key): band(values).to_dict() for key, values in scores.items()}
+
+
+def _prefixed(tell: Report, split: str) -> Report:
+    def say(what: str) -> None:
+        tell(f"{split}: {what}")
+
+    return say
 
 
 def _silent(what: str) -> None:

@@ -133,7 +133,7 @@ def by_trajectory(report: Mapping[str, Any]) -> Figure:
     trajectories = report["trajectories"]
     columns = min(4, len(trajectories))
     figure, axes = _new(
-        3 * columns, 2.6 * -(-len(trajectories) // columns), -(-len(trajectories) // columns), columns
+        max(8, 3 * columns), 2.6 * -(-len(trajectories) // columns), -(-len(trajectories) // columns), columns
     )
     for axis in axes.flat[len(trajectories) :]:
         axis.set_axis_off()
@@ -312,6 +312,8 @@ def telemetry_curves(found: Mapping[str, Any]) -> Figure:
                 t, table[:, layer, 0], table[:, layer, 2], color=colour, alpha=0.08, linewidth=0
             )
         axis.set_yscale("log")
+        if name == "recall":
+            axis.set_ylim(bottom=1e-4)
         axis.set_title(f"{title}: median and 5-95% of heads", fontsize=9)
         axis.grid(alpha=0.25)
     axes[0, 0].legend(fontsize=7, ncols=2)

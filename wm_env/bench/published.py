@@ -164,10 +164,12 @@ def video_path(method: Path, split: str, scene: str) -> Path:
 def write_video(path: Path, frames: Tensor, fps: int) -> None:
     """Write frames `(F, h, w, 3)` uint8 as mp4, nearly lossless; the file appears only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"fps": fps, "codec": "libx264", "quality": 10, "macro_block_size": 1}
-    with atomic_path(path) as temporary, imageio.get_writer(temporary, format="FFMPEG", **settings) as writer:
-        for frame in frames.numpy():
-            writer.append_data(frame)
+    settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 10, "macro_block_size": 1}
+    with atomic_path(path) as temporary:
+        writer: Any = imageio.get_writer(temporary, format="FFMPEG", **settings)
+        with writer:
+            for frame in frames.numpy():
+                writer.append_data(frame)
 
 
 def read_video(path: Path) -> Tensor:
@@ -175,7 +177,8 @@ def read_video(path: Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        with imageio.get_reader(path, format="FFMPEG") as reader:
+        reader: Any = imageio.get_reader(path, format="FFMPEG")
+        with reader:
             frames = [np.asarray(frame) for frame in reader]
     except (OSError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video: {' '.join(str(error).split())[:200]}") from error

@@ -190,7 +190,7 @@ def _growth(table: Rows, name: str, edges: np.ndarray, seed: int) -> dict[str, A
     }
 
 
-def _z_scores(table: Rows) -> dict[str, dict[str, list[float | None]]]:
+def _z_scores(table: Rows) -> dict[str, dict[str, list[float]]]:
     """Return the signed z of every statistic per bin, and D_app, by row: against the truth, else bin 0."""
     truth = [row for row in table.each(table.judged) if "reference" in row]
     out = {}
@@ -222,11 +222,11 @@ def _z_scores(table: Rows) -> dict[str, dict[str, list[float | None]]]:
     return out
 
 
-def faults(z: dict[str, list[float | None]]) -> dict[str, float]:
+def faults(z: dict[str, list[float]]) -> dict[str, float]:
     """Return how strong every named fault is: the largest deviation over bins in the fault's direction."""
     found = {}
     for name, (component, sign) in FAULTS.items():
-        values = [sign * x for x in z[component] if x is not None]
+        values = [sign * x for x in z[component] if np.isfinite(x)]
         found[name] = max(0.0, *values) if values else 0.0
     return found
 

@@ -143,7 +143,7 @@ def throughput(
     for lane in lanes:
         lane.env.close()
     lengths = {
-        world: _length_test(world, settings, lambda world=world: advance(f"{world}, length"))
+        world: _length_test(world, settings, advance)
         for world in (settings.worlds if settings.length else ())
     }
     return {"rows": rows, "length": lengths, "peak_rss_mib": resident_peak(), "gpu_peak_mib": _gpu_peak()}
@@ -208,7 +208,7 @@ def _summary(lane: _Lane) -> dict[str, Any]:
     }
 
 
-def _length_test(world: str, settings: ThroughputSettings, advance: Callable[[], None]) -> dict[str, Any]:
+def _length_test(world: str, settings: ThroughputSettings, advance: Callable[[str], None]) -> dict[str, Any]:
     """Return how step time and state size depend on the episode's length, at batch 1."""
     long, fresh = _make(world, 1, settings), _make(world, 1, settings)
     rng = np.random.default_rng(settings.seed)
@@ -227,7 +227,7 @@ def _length_test(world: str, settings: ThroughputSettings, advance: Callable[[],
             times[k] = np.nan
         else:
             sizes.append(long.profile()["state_bytes"])
-        advance()
+        advance(f"{world}, length")
     for env in (long, fresh):
         env.close()
     return slope_of(times) | {
