@@ -1,6 +1,7 @@
-"""Step a released SANA-WM model from your own picture and save a video. A chunk takes about 1.5 s of video.
+"""Step a released SANA-WM model from your own picture and save a video. A step is 1.5 s of video.
 
 Get the weights first: `wm-env download sana-wm-streaming --to FOLDER` (docs/released_weights.md).
+It needs a GPU: on a CPU one step of the 2.6 B model takes minutes.
 """
 
 from __future__ import annotations
