@@ -119,12 +119,12 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
             )
             await asyncio.sleep(max(0.0, left))
 
-    tasks = [asyncio.create_task(listen()), asyncio.create_task(run())]
+    tasks = listening, running = asyncio.create_task(listen()), asyncio.create_task(run())
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            with contextlib.suppress(WebSocketDisconnect):
-                task.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(WebSocketDisconnect):
+            # when the page has gone, what the last frame met on its way there is no matter
+            (listening if listening.done() else running).result()
     finally:
         for task in tasks:
             task.cancel()

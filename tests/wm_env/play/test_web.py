@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from wm_env.cli import main
-from wm_env.play.session import PlaySettings
+from wm_env.play.session import PlaySettings, Session
 from wm_env.play.web import HOST, create_app
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -36,39 +37,53 @@ def client(tmp_path: Path) -> TestClient:
     return TestClient(create_app(PlaySettings(environment={"world": "twin"}, out=tmp_path)), base_url=BASE)
 
 
+@pytest.fixture
+def page(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A connected page; it leaves when its session has ended, for the test client cancels what still runs."""
+    ended, close = threading.Event(), Session.close
+
+    def closing(session: Session) -> None:
+        close(session)
+        ended.set()
+
+    monkeypatch.setattr(Session, "close", closing)
+    with client.websocket_connect(SOCKET) as connected:
+        yield connected
+        connected.close()
+        assert ended.wait(60)
+        time.sleep(0.1)
+
+
 def test_the_page_is_one_file_that_asks_nobody_else(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200 and "wm-env play" in page.text
     assert "http://" not in page.text and "https://" not in page.text
 
 
-def test_keys_sent_over_the_socket_move_the_camera(client: TestClient) -> None:
-    with client.websocket_connect(SOCKET) as page:
-        start = page.receive_json()
-        assert start["facts"]["step"] == 0 and len(start["frames"]) == 1
-        page.send_json({"do": "pause"})
-        page.send_json({"do": "keys", "held": "d"})
-        paused = _until(page, lambda message: message["facts"]["paused"])
-        page.send_json({"do": "step"})
-        after = _until(page, lambda message: message["facts"]["step"] > paused["facts"]["step"])
-        assert len(after["frames"]) == 4
-        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(after["frames"][-1]))))
-        assert picture.shape == (64, 64, 3)
+def test_keys_sent_over_the_socket_move_the_camera(page: Any) -> None:
+    start = page.receive_json()
+    assert start["facts"]["step"] == 0 and len(start["frames"]) == 1
+    page.send_json({"do": "pause"})
+    page.send_json({"do": "keys", "held": "d"})
+    paused = _until(page, lambda message: message["facts"]["paused"])
+    page.send_json({"do": "step"})
+    after = _until(page, lambda message: message["facts"]["step"] > paused["facts"]["step"])
+    assert len(after["frames"]) == 4
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(after["frames"][-1]))))
+    assert picture.shape == (64, 64, 3)
 
 
-def test_time_goes_on_by_itself(client: TestClient) -> None:
-    with client.websocket_connect(SOCKET) as page:
-        message = _until(page, lambda message: message["facts"]["step"] >= 2)
-        assert 0 < message["fps"] <= 16
+def test_time_goes_on_by_itself(page: Any) -> None:
+    message = _until(page, lambda message: message["facts"]["step"] >= 2)
+    assert 0 < message["fps"] <= 16
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"do": "dance"}'])
-def test_nonsense_is_answered_with_one_line(client: TestClient, text: str) -> None:
-    with client.websocket_connect(SOCKET) as page:
-        page.send_text(text)
-        while "error" not in (message := page.receive_json()):
-            pass
-        assert "\n" not in message["error"]
+def test_nonsense_is_answered_with_one_line(page: Any, text: str) -> None:
+    page.send_text(text)
+    while "error" not in (message := page.receive_json()):
+        pass
+    assert "\n" not in message["error"]
 
 
 def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
