@@ -56,7 +56,7 @@ def to_ray_frame(q: Tensor, k: Tensor, v: Tensor, rays: Rays, cis: Tensor) -> tu
     kv_ray = apply_per_token(rays.to_world, kv[..., :half].float())
     q = torch.cat([q_ray, rotate(q[..., half:].float(), cis)], dim=-1).to(q.dtype)
     kv = torch.cat([kv_ray, rotate(kv[..., half:].float(), cis)], dim=-1).to(k.dtype)
-    return q, *kv.chunk(2, dim=3)
+    return q, *kv.chunk(2, dim=3)  # type: ignore[return-value]
 
 
 def from_ray_frame(out: Tensor, rays: Rays, cis: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ def _keys_of(streams: list[tuple[Tensor, Tensor, Tensor]], chunk: slice) -> KVCh
     camera = [x[:, :, chunk].flatten(2, 3) for x in streams[1][1:]] if len(streams) > 1 else [
         torch.zeros_like(x) for x in main
     ]  # fmt: skip
-    return KVChunk(*main, *camera, torch.ones(main[0].shape[0], dtype=torch.bool))
+    return KVChunk(*main, *camera, torch.ones(main[0].shape[0], dtype=torch.bool))  # type: ignore[call-arg]
 
 
 def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame: int) -> WindowState:
@@ -346,7 +346,7 @@ def commit(window: WindowState, chunk: KVChunk, cfg: DiTConfig, tokens_per_frame
         return window
     if not window.chunks:
         tokens = cfg.chunk_frames * tokens_per_frame
-        blank = KVChunk(
+        blank = KVChunk(  # type: ignore[call-arg]
             *(x.new_zeros(*x.shape[:2], tokens, x.shape[3]) for x in chunk[:4]), torch.zeros_like(chunk.valid)
         )
         empty = (blank,) * (cfg.window_chunks - 1)

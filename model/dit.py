@@ -214,10 +214,13 @@ def initialise(model: DiT) -> None:
         nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(model.plucker_in.weight)
     if model.memory_in is not None:
-        nn.init.zeros_(model.memory_in[2].weight)
+        last = model.memory_in[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
     if model.cfg.gate_init:
         nn.init.zeros_(model.head.weight)
     for block in model.blocks:
+        assert isinstance(block, Block)
         block.modulation[[2, 5]] += model.cfg.gate_init
         attn = block.attn
         nn.init.zeros_(attn.gate.weight)

@@ -105,7 +105,7 @@ def build_world(
     for prefix, module in parts.items():
         load_into(module, with_prefix(tensors, prefix), f"world {name}, part {prefix}")
         # convolutions run in this layout anyway: 6% of a decode less
-        module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     channels, height, width = vae.latent_shape
     spec = WorldSpec(
         name=name if ablate is None else f"{name}[ablate={ablate}]",

@@ -157,7 +157,7 @@ class LearnedWorld:
             tokens = torch.zeros(len(starts), 1, latent[0, 0].numel(), self.dit.cfg.memory_channels)
             tokens = tokens.to(self.device)
         state = RolloutState(
-            dit=self.dit.empty_state(len(starts), latent.shape[-2:]),
+            dit=self.dit.empty_state(len(starts), (latent.shape[-2], latent.shape[-1])),
             pending=ChunkInput(latent[:, :, None], self._camera(pose, intrinsics), tokens, text),
             text=text,
             decode=self.vae.start_decoding(latent),

@@ -85,7 +85,7 @@ def unflatten(template: Tree, tensors: dict[str, Tensor], prefix: str = "") -> T
     names = getattr(template, "_fields", None) or [str(i) for i in range(len(template))]  # type: ignore[arg-type]
     parts = [
         unflatten(part, tensors, f"{prefix}.{name}" if prefix else name)
-        for name, part in zip(names, template, strict=True)
+        for name, part in zip(names, template, strict=True)  # type: ignore[call-overload]
     ]  # type: ignore[call-overload]
     return _rebuild(template, parts)
 

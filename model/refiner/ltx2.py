@@ -205,6 +205,7 @@ class LTX2Refiner(nn.Module):
 
         keys = []
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             past = None if memory is None else memory.layers[i]
             shift1, scale1, gate1, shift2, scale2, gate2 = (
                 m.repeat_interleave(rows * columns, dim=1)

@@ -43,7 +43,7 @@ class TinyRefiner(nn.Module):
         self.body = nn.Sequential(*(ResidualBlock(config.width) for _ in range(config.blocks)))
         self.head = nn.Conv2d(config.width, GROUP * OUT * 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, decoded: Tensor, seen: Tensor) -> Tensor:
         """Return refined pixels `(B, 4, 4, H, W)` of decoded ones and of the memory's `(B, 4, 5, H, W)`."""

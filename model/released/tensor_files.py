@@ -76,7 +76,7 @@ def read(entry: TensorEntry) -> Tensor:
     """Return one tensor, freshly allocated; raise `ValueError` where the file ends too early."""
     elements = 1 + sum((n - 1) * s for n, s in zip(entry.shape, entry.stride, strict=True))
     data = torch.empty(elements if math.prod(entry.shape) else 0, dtype=entry.dtype)
-    view = memoryview(data.view(torch.uint8).numpy())
+    view = memoryview(data.view(torch.uint8).numpy())  # type: ignore[arg-type]
     with open(entry.path, "rb") as file:
         file.seek(entry.offset)
         got = file.readinto(view)
@@ -252,7 +252,7 @@ def _pickle_entry(path: Path, name: str, value: Any) -> TensorEntry:
             f"weights {path} are in torch's old format; load and save them again with torch.save"
         )
     offset = base + value.storage_offset() * value.dtype.itemsize
-    return TensorEntry(path, offset, value.dtype, tuple(value.shape), tuple(value.stride()))
+    return TensorEntry(path, offset, value.dtype, tuple(value.shape), tuple(value.stride()))  # type: ignore[arg-type]
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

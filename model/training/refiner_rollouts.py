@@ -84,7 +84,7 @@ def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Se
     given: list[tuple[Tensor, Tensor]] = []
     hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs))
     try:
-        _, state = world.begin(starts)
+        _, state = world.begin(starts)  # type: ignore[arg-type]
         c2w = relative_to_first(clip.c2w.double())
         for t in range(1, (clip.rgb.shape[1] - 1) // GROUP + 1):
             if any(text[t] != text[t - 1] for text in texts):

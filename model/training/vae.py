@@ -204,7 +204,7 @@ def same_latents(card: Card) -> list[str]:
 
 def vae_config(values: Mapping[str, Any]) -> TinyVAEConfig:
     """Return the config of its JSON values (lists become tuples)."""
-    return TinyVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return TinyVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
 
 
 def train_vae(

@@ -71,7 +71,7 @@ def preset(name: str) -> WorldTraining:
         loop = LoopConfig(total_steps=1200, lr=1.2e-3, muon_lr=1.2e-3, constant_fraction=1.0, eval_every=200)
         return WorldTraining(dit=tiny(), loop=loop, stages=(WorldLossConfig(),), ends=(1.0,))
     if name in ("tiny-pure", "tiny"):
-        stages = (
+        stages: tuple[WorldLossConfig, ...] = (
             WorldLossConfig(batch=6, frames=8),
             WorldLossConfig(batch=4, frames=12, own_history=0.3, window_dropout=0.5),
             WorldLossConfig(batch=3, frames=17, own_history=0.5, window_dropout=0.4),

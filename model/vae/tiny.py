@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.silu(self.first(F.silu(x))))
@@ -119,7 +119,7 @@ class DepthNet(nn.Module):
         self.right = nn.ModuleList(ResidualBlock(w) for w in (c, b, a))
         self.head = nn.Conv2d(a + 20, 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.constant_(self.head.bias, -0.6)  # 3 m
+        nn.init.constant_(self.head.bias, -0.6)  # type: ignore[arg-type]  # 3 m
 
     def forward(self, colour: Tensor, intrinsics: Tensor) -> Tensor:
         """Return inverse depth `(B, h, w)` of colours `(B, 3, h, w)` and intrinsics `(B, 4)` in pixels."""
@@ -182,8 +182,8 @@ class TinyVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         for last in (self.encoder[-1], self.decoder[-2]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -257,10 +257,10 @@ def init_from_patches(vae: TinyVAE, groups: Tensor, previous: Tensor, depth_weig
     std, basis = eigenvalues[-channels:].flip(0).sqrt(), vectors[:, -channels:].flip(1)
     project = (basis * weight[:, None] / std).T  # (C, inputs * 64)
     vae.linear_encoder.weight.copy_(project.reshape(channels, inputs, STRIDE, STRIDE))
-    vae.linear_encoder.bias.copy_(-(project @ mean))
+    vae.linear_encoder.bias.copy_(-(project @ mean))  # type: ignore[union-attr]
     codes = torch.cat([(now - mean) @ project.T, (before - mean) @ project.T], dim=1)  # (P, 2C)
     codes = torch.cat([codes, torch.ones_like(codes[:, :1])], dim=1)
     gram = codes.T @ codes + 1e-3 * len(codes) * torch.eye(codes.shape[1], dtype=codes.dtype)
     solution = torch.linalg.solve(gram, codes.T @ now)  # (2C + 1, inputs * 64)
     vae.linear_decoder.weight.copy_(solution[:-1].T[:, :, None, None])
-    vae.linear_decoder.bias.copy_(solution[-1])
+    vae.linear_decoder.bias.copy_(solution[-1])  # type: ignore[union-attr]

@@ -89,7 +89,7 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
     total = steps_of(sampler, variant, latent_frames(c2w.shape[0], STRIDE))
     with tqdm(total=total, unit="step", desc="denoising", mininterval=0.5) as bar:
         frames = draw_clip(
-            parts, sampler, variant=variant, image=picture.pixels, intrinsics=intrinsics, c2w=c2w,
+            parts, sampler, variant=variant, image=picture.pixels, intrinsics=intrinsics, c2w=c2w,  # type: ignore[arg-type]
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
@@ -100,7 +100,7 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
         ) as writer,
     ):
         for frame in frames.numpy():
-            writer.append_data(frame)
+            writer.append_data(frame)  # type: ignore[attr-defined]
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),
