@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from wm_env import __version__
+from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.released.plan import plans
 from wm_env.model.released.presets import RELEASED, ReleasedSettings, folder_of
 from wm_env.model.released.report import describe, lines
@@ -55,6 +56,7 @@ class Info:
             "gymnasium": version("gymnasium"),
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "kernels": {device: resolve_impl("auto", device) for device in ("cpu", "cuda")},
             "optional": {name: _version(name) for name in OPTIONAL},
             "worlds": {},
         }
@@ -108,6 +110,8 @@ def _version(name: str) -> str | None:
 def _print(result: dict[str, Any]) -> None:
     for key in ("wm_env", "python", "torch", "gymnasium", "threads", "cuda"):
         print(f"{key:<12}{result[key]}")
+    chosen = [f"{impl} on {device}" for device, impl in result["kernels"].items()]
+    print(f"{'kernels':<12}auto is {', '.join(chosen)}")
     present = [f"{name} {number}" for name, number in result["optional"].items() if number]
     print(f"{'optional':<12}{', '.join(present) or 'none installed'}")
     for name, facts in result["worlds"].items():
