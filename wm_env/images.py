@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wm_env.model.geometry import check_intrinsics, intrinsics_from_fov
+from wm_env.model.intrinsics import cover_crop, crop_intrinsics
 
 DEFAULT_FOV_DEG = 90.0
 
@@ -42,23 +43,17 @@ def start_image(source: Any, intrinsics: Any, frame_size: tuple[int, int]) -> St
         )
     given = None if intrinsics is None else parse_intrinsics(intrinsics, source_size)
 
-    scale = max(height / source_size[0], width / source_size[1])
-    resized = (
-        max(height, round(source_size[0] * scale)),
-        max(width, round(source_size[1] * scale)),
-    )  # (height, width)
+    resized, (top, left) = cover_crop(source_size, frame_size)
     if resized != source_size:
         picture = picture.resize((resized[1], resized[0]), Image.Resampling.LANCZOS)
-    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
     pixels = np.asarray(picture, np.uint8)[top : top + height, left : left + width].copy()
 
     if given is None:
         return StartImage(pixels, intrinsics_from_fov(DEFAULT_FOV_DEG, width, height))
-    sy, sx = resized[0] / source_size[0], resized[1] / source_size[1]
-    fx, fy, cx, cy = given
-    cropped = (fx * sx, fy * sy, cx * sx - left, cy * sy - top)
-    check_intrinsics(torch.tensor(cropped, dtype=torch.float64), height, width)
-    return StartImage(pixels, cropped)
+    cropped = crop_intrinsics(torch.tensor(given, dtype=torch.float64), source_size, resized, (top, left))
+    check_intrinsics(cropped, height, width)
+    fx, fy, cx, cy = cropped.tolist()
+    return StartImage(pixels, (fx, fy, cx, cy))
 
 
 def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:

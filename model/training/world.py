@@ -39,8 +39,7 @@ from wm_env.model.training.flow_matching import (
     world_loss,
 )
 from wm_env.model.training.loop import LoopConfig, Report, Run
-from wm_env.model.training.vae import bf16_supported, load_vae
-from wm_env.model.vae.tiny import TinyVAEConfig
+from wm_env.model.training.vae import bf16_supported, load_vae, vae_config
 
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
 
@@ -226,14 +225,10 @@ def export_world(
     refiner_settings = settings.get("refiner", {}).get("refiner")
     world = EmbeddedConfig(
         dit=DiTConfig(**settings["dit"]["dit"]),
-        vae=TinyVAEConfig(**_tuples(settings["vae"]["vae"])),
+        vae=vae_config(settings["vae"]["vae"]),
         refiner=None if refiner_settings is None else TinyRefinerConfig(**refiner_settings),
         sampler=sampler,
         trained_steps=trained_steps,
     )
     card = {"name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {})}
     return save_checkpoint(out / f"{name}.safetensors", tensors, card, dtype=torch.bfloat16)
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
