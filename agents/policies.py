@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wm_env.core import State
+from wm_env.model.rollout import Ablation
 
 try:
     from sb3_contrib import RecurrentPPO
@@ -28,9 +29,9 @@ class PPOSettings:
     """Everything about a training run, as it is written to its folder.
 
     steps: env steps over all slots. split: scenes trained on; evaluation is on `val`. memory: "none" for a
-    policy of the newest view, "lstm" for a recurrent one. blind: the view is zeroed, in training and after,
-    for the baseline that cannot see. rollout: env steps a slot between updates. evaluate_every,
-    checkpoint_every: env steps over all slots.
+    policy of the newest view, "lstm" for a recurrent one. ablate: a part of a tiny world to train without.
+    blind: the view is zeroed, in training and after, for the baseline that cannot see. rollout: env steps a
+    slot between updates. evaluate_every, checkpoint_every: env steps over all slots.
     """
 
     world: str = "tiny"
@@ -43,6 +44,7 @@ class PPOSettings:
     num_envs: int = 16
     steps: int = 200_000
     memory: str = "none"
+    ablate: Ablation | None = None
     blind: bool = False
     rollout: int = 128
     batch_size: int = 256
@@ -72,7 +74,7 @@ class PPOSettings:
 
     def env_settings(self) -> dict[str, Any]:
         """Return the settings that the environment takes, but for the split."""
-        names = ("world", "task", "action_type", "obs_type", "obs_size", "device")
+        names = ("world", "task", "action_type", "obs_type", "obs_size", "device", "ablate")
         return {name: self.__dict__[name] for name in names}
 
 

@@ -102,14 +102,22 @@ def train(
 
 
 def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
-    """Return the score on the `val` scenes of a world; `episodes` as in the settings unless given."""
+    """Return the score on the `val` scenes of a world; `episodes` as in the settings unless given.
+
+    Only the world of the settings lacks the part that `ablate` names.
+    """
     count = settings.evaluate_episodes if episodes is None else episodes
     results = evaluate(
         agent,
         [FIRST_SEED + index for index in range(count)],
         num_envs=settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
-        **{**settings.env_settings(), "world": world, "split": "val"},
+        **{
+            **settings.env_settings(),
+            "world": world,
+            "ablate": settings.ablate if world == settings.world else None,
+            "split": "val",
+        },
     )
     return summarize(results)
 
