@@ -42,7 +42,11 @@ class Agent(Protocol):
 
 
 class EpisodeResult(NamedTuple):
-    """One finished episode. distance: to the goal at the end, metres. collisions: steps with one."""
+    """One finished episode.
+
+    distance, start_distance: to the goal at the end and at the start, metres. collisions: steps with one.
+    walked: metres. rewards: one a step.
+    """
 
     seed: int
     reward: float
@@ -51,6 +55,9 @@ class EpisodeResult(NamedTuple):
     spl: float
     distance: float
     collisions: int
+    start_distance: float
+    walked: float
+    rewards: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +111,20 @@ def evaluate(
     )
     waiting = list(range(envs.num_envs, len(seeds)))
     running = list(range(envs.num_envs))  # which seed each slot plays; -1 none
-    observed, _ = envs.reset(seed=[int(seeds[index]) for index in running])
+    observed, info = envs.reset(seed=[int(seeds[index]) for index in running])
     starts = np.ones(envs.num_envs, bool)
-    rewards, steps, bumps = (np.zeros(envs.num_envs) for _ in range(3))
+    place, far = _place(info), info["distance_to_goal"].copy()
+    walked, bumps = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
+    rewards: list[list[float]] = [[] for _ in running]
     results: dict[int, EpisodeResult] = {}
-    with tqdm(total=len(seeds), unit="episode", desc="evaluating", disable=not progress) as bar:
+    with tqdm(total=len(seeds), unit="episode", desc="evaluating", disable=not progress, leave=False) as bar:
         while len(results) < len(seeds):
             observed, reward, terminated, truncated, info = envs.step(agent(observed, envs.state, starts))
-            rewards, steps = rewards + reward, steps + 1
+            for slot, earned in enumerate(reward.tolist()):
+                rewards[slot].append(earned)
+            walked += np.linalg.norm(np.diff(info["c2w_frames"][:, :, :3, 3], axis=1), axis=-1).sum(1)
+            walked += np.linalg.norm(info["c2w_frames"][:, 0, :3, 3] - place, axis=-1)
+            place = _place(info)
             bumps += info.get("collision", 0)
             ended = terminated | truncated
             starts = ended
@@ -123,21 +136,32 @@ def evaluate(
                 if index >= 0:
                     results[index] = EpisodeResult(
                         seed=int(seeds[index]),
-                        reward=float(rewards[slot]),
-                        steps=int(steps[slot]),
+                        reward=float(np.sum(rewards[slot])),
+                        steps=len(rewards[slot]),
                         success=bool(info["is_success"][slot]),
                         spl=float(info["spl"][slot]),
                         distance=float(info["distance_to_goal"][slot]),
                         collisions=int(bumps[slot]),
+                        start_distance=float(far[slot]),
+                        walked=float(walked[slot]),
+                        rewards=tuple(rewards[slot]),
                     )
                     bar.update()
                 running[slot] = waiting.pop(0) if waiting else -1  # a slot out of seeds idles in some scene
                 told[slot] = int(seeds[max(running[slot], 0)])
-            rewards, steps, bumps = (np.where(ended, 0.0, total) for total in (rewards, steps, bumps))
+                rewards[slot] = []
+            walked, bumps = (np.where(ended, 0.0, total) for total in (walked, bumps))
             if len(results) < len(seeds):
-                observed, _ = envs.reset(seed=told, options={"reset_mask": ended})
+                observed, info = envs.reset(seed=told, options={"reset_mask": ended})
+                far = np.where(ended, info["distance_to_goal"], far)
+                place = np.where(ended[:, None], _place(info), place)
     envs.close()
     return [results[index] for index in range(len(seeds))]
+
+
+def _place(info: dict[str, Any]) -> np.ndarray:
+    """Return where the cameras are, `(B, 3)` relative to their starts; zero where the info has no entry."""
+    return np.asarray(info["c2w"])[:, :3, 3].copy()
 
 
 def summarize(results: Sequence[EpisodeResult]) -> Score:

@@ -29,9 +29,10 @@ class PPOSettings:
     """Everything about a training run, as it is written to its folder.
 
     steps: env steps over all slots. split: scenes trained on; evaluation is on `val`. memory: "none" for a
-    policy of the newest view, "lstm" for a recurrent one. ablate: a part of a tiny world to train without.
-    blind: the view is zeroed, in training and after, for the baseline that cannot see. rollout: env steps a
-    slot between updates. evaluate_every, checkpoint_every: env steps over all slots.
+    policy of the newest view, "lstm" for a recurrent one. temperature: factor on the world's noise in
+    training. ablate: a part of a tiny world to train without. blind: the view is zeroed, in training and
+    after, for the baseline that cannot see. rollout: env steps a slot between updates. evaluate_every,
+    checkpoint_every: env steps over all slots.
     """
 
     world: str = "tiny"
@@ -44,6 +45,7 @@ class PPOSettings:
     num_envs: int = 16
     steps: int = 200_000
     memory: str = "none"
+    temperature: float = 1.0
     ablate: Ablation | None = None
     blind: bool = False
     rollout: int = 128
@@ -73,9 +75,13 @@ class PPOSettings:
             raise ValueError(f"batch_size={self.batch_size} must divide num_envs * rollout = {whole}")
 
     def env_settings(self) -> dict[str, Any]:
-        """Return the settings that the environment takes, but for the split."""
-        names = ("world", "task", "action_type", "obs_type", "obs_size", "device", "ablate")
+        """Return the environment's settings that a policy is used with in any world, but for the split."""
+        names = ("world", "task", "action_type", "obs_type", "obs_size", "device")
         return {name: self.__dict__[name] for name in names}
+
+    def own_world(self) -> dict[str, Any]:
+        """Return `env_settings` and what only the world of training has: temperature and ablation."""
+        return self.env_settings() | {"temperature": self.temperature, "ablate": self.ablate}
 
 
 class PolicyAgent:

@@ -57,7 +57,7 @@ def train(
         settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
         split=settings.split,
-        **settings.env_settings(),
+        **settings.own_world(),
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "settings.json", asdict(settings))
@@ -104,27 +104,23 @@ def train(
 def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
     """Return the score on the `val` scenes of a world; `episodes` as in the settings unless given.
 
-    Only the world of the settings lacks the part that `ablate` names.
+    Only in the world of the settings the temperature and the ablation of training hold.
     """
     count = settings.evaluate_episodes if episodes is None else episodes
+    own = settings.own_world() if world == settings.world else settings.env_settings()
     results = evaluate(
         agent,
         [FIRST_SEED + index for index in range(count)],
         num_envs=settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
-        **{
-            **settings.env_settings(),
-            "world": world,
-            "ablate": settings.ablate if world == settings.world else None,
-            "split": "val",
-        },
+        **{**own, "world": world, "split": "val"},
     )
     return summarize(results)
 
 
 def record_episode(agent: PolicyAgent, settings: PPOSettings, path: str | Path, world: str) -> None:
     """Write the episode of the first evaluation seed as an mp4: every pixel frame, held keys and a map."""
-    env = SanaWMEnv(**{**settings.env_settings(), "world": world, "split": "val"})
+    env = SanaWMEnv(**{**settings.own_world(), "world": world, "split": "val"})
     seen, _ = env.reset(seed=FIRST_SEED)
     shots = _shots(agent, env, seen, settings)
     record_video(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)

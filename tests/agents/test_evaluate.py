@@ -56,14 +56,18 @@ def test_a_result_is_the_episode_that_gymnasium_plays() -> None:
 
     (result,) = evaluate(Forward(), [9], max_episode_steps=12, world="twin", task="pointnav")
     env = gym.make("SanaWM-PointNav-v0", world="twin", max_episode_steps=12)
-    env.reset(seed=9)
-    rewards, done = [], False
+    _, first = env.reset(seed=9)
+    rewards, places, done = [], [np.zeros((1, 3))], False
     while not done:
         _, reward, terminated, truncated, info = env.step(1)
         rewards.append(reward)
+        places.append(info["c2w_frames"][:, :3, 3])
         done = terminated or truncated
     assert result.reward == pytest.approx(sum(rewards)) and result.steps == len(rewards)
     assert result.distance == info["distance_to_goal"] and result.success == info["is_success"]
+    assert result.start_distance == first["distance_to_goal"] and result.rewards == pytest.approx(rewards)
+    legs = np.diff(np.concatenate(places), axis=0)
+    assert result.walked == pytest.approx(np.linalg.norm(legs, axis=1).sum())
 
 
 def test_a_random_agent_repeats_itself_for_the_same_seed() -> None:
@@ -87,8 +91,8 @@ def test_wilson_bounds_solve_their_equation(successes: int, trials: int) -> None
 
 def test_a_score_averages_its_episodes() -> None:
     results = [
-        EpisodeResult(0, 10.0, 20, True, 0.5, 0.2, 1),
-        EpisodeResult(1, -1.0, 40, False, 0.0, 3.0, 2),
+        EpisodeResult(0, 10.0, 20, True, 0.5, 0.2, 1, 3.0, 6.0, (10.0,)),
+        EpisodeResult(1, -1.0, 40, False, 0.0, 3.0, 2, 3.0, 1.0, (-1.0,)),
     ]
     score = summarize(results)
     assert (score.episodes, score.success.mean, score.spl.mean, score.reward.mean) == (2, 0.5, 0.25, 4.5)

@@ -44,6 +44,8 @@ class AgentTrain:
     """Side of the observed picture in pixels; the world's own by default."""
     memory: Literal["none", "lstm"] = "none"
     """Whether the policy remembers; "lstm" is sb3-contrib's RecurrentPPO."""
+    temperature: float = 1.0
+    """Factor on the world's noise in training."""
     ablate: Literal["dit", "gdn_state", "memory"] | None = None
     """Train in the world without this part: the baseline that tells what the part is worth."""
     blind: bool = False
@@ -125,7 +127,7 @@ class AgentEval:
         scoring = importlib.import_module(_EVALUATE)
         agent, settings, limit = self._agent(scoring)
         limit = limit if self.max_episode_steps is None else self.max_episode_steps
-        settings |= {"world": self.world, "device": self.device, "split": self.split, "ablate": None}
+        settings |= {"world": self.world, "device": self.device, "split": self.split}
         results = scoring.evaluate(
             agent,
             [scoring.FIRST_SEED + index for index in range(self.episodes)],

@@ -1,0 +1,183 @@
+"""What a policy keeps when it leaves the world it was trained in: the numbers (evaluation.md section 3).
+
+J_e(pi) is the mean undiscounted return of policy pi in environment e over equal starts:
+
+    optimism         G     = J_sim(learned) - J_true(learned)
+    relative         omega = G / (J_true(twin) - J_true(random))
+    transfer ratio   rho   = (J_true(learned) - J_true(random)) / (J_true(twin) - J_true(random))
+    regret           reg   = J_true(twin) - J_true(learned)
+    reverse ratio    rho'  = (J_sim(twin) - J_sim(random)) / (J_sim(learned) - J_sim(random))
+
+`learned` was trained in the learned world (sim), `twin` in the true one (true). Legend: `S` starts, `K`
+training seeds, `R` resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wm_env.bench.intervals import MIN_SCENES, RESAMPLES, Band
+
+SIM, TRUE = "learned world", "twin"
+LEARNED, TWIN, BLIND, ABLATED = "trained in the learned world", "trained in the twin", "blind", "ablate=dit"
+RANDOM, SCRIPTED = "random", "scripted"
+Scores = Mapping[tuple[str, str], np.ndarray]
+"""`(S, K)` of an (environment, policy); start s is the same in all of them."""
+
+
+def resampled_means(scores: Scores, seed: int = 0, resamples: int = RESAMPLES) -> dict[Any, np.ndarray]:
+    """Return the mean of every table `(1 + R,)`, first as measured, then of resampled starts and seeds.
+
+    One draw of starts for all tables and one draw of training seeds for a policy in both environments: what
+    is compared stays paired.
+    """
+    sizes = {len(table) for table in scores.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"paired tables need equal numbers of starts, got {sorted(sizes)}")
+    (starts,) = sizes
+    generator = np.random.default_rng(seed)
+    weight = _counts(generator, starts, resamples)  # (1 + R, S)
+    seeds: dict[tuple[str, int], np.ndarray] = {}
+    for (_, policy), table in sorted(scores.items()):
+        key = (policy, table.shape[1])
+        if key not in seeds:
+            seeds[key] = _counts(generator, table.shape[1], resamples)
+    return {
+        key: np.einsum("rs,sk,rk->r", weight, table, seeds[key[1], table.shape[1]], optimize=True)
+        for key, table in scores.items()
+    }
+
+
+def _counts(generator: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    """Return weights `(1 + R, size)` that sum to 1: equal ones, then those of draws with replacement."""
+    drawn = generator.multinomial(size, np.full(size, 1 / size), size=resamples) / size
+    return np.concatenate([np.full((1, size), 1 / size), drawn])
+
+
+def to_band(values: np.ndarray, starts: int) -> Band:
+    """Return the first of `(1 + R,)` values with the 95% interval of the others; none for few starts."""
+    if starts < MIN_SCENES:
+        return Band(float(values[0]), None, None, starts)
+    lo, hi = np.percentile(values[1:], [2.5, 97.5])
+    return Band(float(values[0]), float(lo), float(hi), starts)
+
+
+def quantities(returns: Scores, success: Scores, seed: int = 0) -> tuple[dict[str, Band], dict[str, str]]:
+    """Return the quantities that the policies at hand allow, and why the others are missing.
+
+    returns, success: by (environment, policy). Differences named `over_...` are those of `learned` in the
+    twin. A ratio whose denominator's interval reaches zero is missing: it has no meaning.
+    """
+    starts = len(next(iter(returns.values())))
+    J, rate = resampled_means(returns, seed), resampled_means(success, seed)
+    found: dict[str, Band] = {}
+    why: dict[str, str] = {}
+    differences = {
+        "optimism": ((SIM, LEARNED), (TRUE, LEARNED)),
+        "regret": ((TRUE, TWIN), (TRUE, LEARNED)),
+        "over_random": ((TRUE, LEARNED), (TRUE, RANDOM)),
+        "over_blind": ((TRUE, LEARNED), (TRUE, BLIND)),
+        "over_ablated": ((TRUE, LEARNED), (TRUE, ABLATED)),
+    }
+    for name, (above, below) in differences.items():
+        absent = [policy for key in (above, below) for policy in key[1:] if key not in J]
+        if absent:
+            why[name] = why[f"{name}_success"] = f"no policy {absent[0]!r} was scored"
+            continue
+        found[name] = to_band(J[above] - J[below], starts)
+        found[f"{name}_success"] = to_band(rate[above] - rate[below], starts)
+    span = ((TRUE, TWIN), (TRUE, RANDOM))
+    own = ((SIM, LEARNED), (SIM, RANDOM))
+    ratios = {
+        "relative_optimism": (((SIM, LEARNED), (TRUE, LEARNED)), span),
+        "transfer_ratio": (((TRUE, LEARNED), (TRUE, RANDOM)), span),
+        "reverse_ratio": (((SIM, TWIN), (SIM, RANDOM)), own),
+    }
+    for name, (above, below) in ratios.items():
+        absent = [key[1] for key in (*above, *below) if key not in J]
+        if absent:
+            why[name] = f"no policy {absent[0]!r} was scored"
+            continue
+        size = to_band(J[below[0]] - J[below[1]], starts)
+        if (size.lo if size.lo is not None else size.mean or 0.0) <= 0:
+            why[name] = f"its denominator, {below[0][1]!r} over random, is {size.text()}: not clearly above 0"
+            continue
+        found[name] = to_band((J[above[0]] - J[above[1]]) / (J[below[0]] - J[below[1]]), starts)
+    return found, why
+
+
+def returns_by_horizon(rewards: Sequence[Sequence[float]], horizons: Sequence[int]) -> np.ndarray:
+    """Return J^{0:H} `(S, len(horizons))`: the return of every episode up to env step H."""
+    out = np.zeros((len(rewards), len(horizons)))
+    for row, episode in zip(out, rewards, strict=True):
+        total = np.concatenate([[0.0], np.cumsum(episode)])
+        row[:] = [total[min(horizon, len(episode))] for horizon in horizons]
+    return out
+
+
+def exploitation(sim: np.ndarray, true: np.ndarray) -> float:
+    """Return X = [J_sim(T) - J_sim(tau)] - [J_true(T) - J_true(tau)], tau = argmax J_true, over checkpoints.
+
+    Above 0: what training gained in the learned world after tau was not real.
+    """
+    best = int(np.argmax(true))
+    return float((sim[-1] - sim[best]) - (true[-1] - true[best]))
+
+
+def ranking(true: np.ndarray, sim: np.ndarray) -> dict[str, float | None]:
+    """Return how well sim scores `(n,)` order policies by their true scores `(n,)`.
+
+    pearson, spearman, kendall (tau-b): None where a side is constant. mmrv: mean over i of the largest
+    |J_i - J_j| among the j that sim orders the wrong way round (SIMPLER's definition, J the true score).
+    """
+    gap = np.abs(true[:, None] - true[None, :])
+    wrong = (sim[:, None] < sim[None, :]) != (true[:, None] < true[None, :])
+    signs = [np.sign(x[:, None] - x[None, :])[np.triu_indices(len(true), 1)] for x in (true, sim)]
+    return {
+        "n": len(true),
+        "pearson": _correlation(true, sim),
+        "spearman": _correlation(ranks(true), ranks(sim)),
+        "kendall": _cosine(signs[0], signs[1]),
+        "mmrv": float((gap * wrong).max(1).mean()),
+    }
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Return the ranks `(n,)` of values, ties sharing their mean rank."""
+    below = (values[None, :] < values[:, None]).sum(1)
+    equal = (values[None, :] == values[:, None]).sum(1)
+    return below + (equal - 1) / 2
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    return _cosine(a - a.mean(), b - b.mean())
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
+    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / size if size > 1e-12 else None
+
+
+def iqm(values: np.ndarray) -> float:
+    """Return the interquartile mean of `(K,)` values: a quarter trimmed on either side, rounded down."""
+    trimmed = len(values) // 4
+    return float(np.sort(values)[trimmed : len(values) - trimmed].mean())
+
+
+def iqm_band(values: np.ndarray, seed: int = 0) -> Band:
+    """Return the IQM of one score a training seed `(K,)` with its bootstrap interval; none for few seeds."""
+    if len(values) < MIN_SCENES:
+        return Band(iqm(values), None, None, len(values))
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    trimmed = len(values) // 4
+    means = np.sort(values[drawn], axis=1)[:, trimmed : len(values) - trimmed].mean(1)
+    return to_band(np.concatenate([[iqm(values)], means]), len(values))
+
+
+def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the chance that a training seed of ours `(K,)` beats one of theirs `(K',)`, ties half."""
+    difference = ours[:, None] - theirs[None, :]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())

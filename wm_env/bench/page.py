@@ -1,0 +1,77 @@
+"""One self-contained HTML page: text, tables and figures, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_env.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 110
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; color: #222;
+  padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0 } td, th { padding: 2px 10px; text-align: right }
+th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align: left }
+tr.judged { font-weight: 600 } img { max-width: 100% } code { background: #f2f2f2; overflow-wrap: anywhere }
+figure { margin: 2em 0 } figcaption { color: #555; font-size: 13px } .note { color: #555; font-size: 13px }
+"""
+
+
+def write_figures(out: Path, figures: Iterable[tuple[str, str, Figure]]) -> tuple[list[Path], list[str]]:
+    """Write (file stem, caption, figure) as PNG into `out`; return the paths and the HTML blocks."""
+    paths, blocks = [], []
+    for name, caption, figure in figures:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        path = out / f"{name}.png"
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+        paths.append(path)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        blocks.append(
+            f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{picture}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+    return paths, blocks
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
+    """Write the page with `title` and return its path; `parts` are HTML."""
+    head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(["<!doctype html><meta charset='utf-8'>", head, *parts, ""]))
+    return path
+
+
+def opening(report: Mapping[str, Any]) -> str:
+    """Return the paragraph that says where the numbers come from."""
+    return (
+        f"<p>Weights sha256 <code>{report['weights_sha256'] or 'none'}</code>; {report['date']}; "
+        f"{html.escape(report['hardware'])}, {report['threads']} thread(s), torch {report['torch']}.<br>"
+        f"<code>{html.escape(report['command'])}</code></p>"
+    )
+
+
+def table(titles: Sequence[str], rows: Mapping[str, Sequence[str]], judged: str | None = None) -> str:
+    """Return an HTML table with a named row per entry; the row `judged` is in bold."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in ["", *titles])
+    body = "".join(
+        ('<tr class="judged">' if name == judged else "<tr>")
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in [name, *cells])
+        + "</tr>"
+        for name, cells in rows.items()
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return the number as text, "-" where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
