@@ -16,18 +16,21 @@ detail that nobody could predict. w_c^2 is the root of a channel's energy in pix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from wm_env.model.attention import GDNAttention
 from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
-from wm_env.model.dit import DiT
+from wm_env.model.dit import Block, DiT
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.memory import memory_tokens
 from wm_env.model.state import DiTState, WindowState, tree_map
@@ -166,11 +169,16 @@ def _frames_as_batch(x: Tensor, axis: int) -> Tensor:
     return x.unsqueeze(axis)
 
 
-def history_state(model: DiT, batch: WorldBatch, history: Tensor, tau: Tensor) -> DiTState:
-    """Return the states before frames 1..T-1 as a batch of B (T-1); tau `(B, T)`: noise of `history`."""
+def history_state(
+    model: DiT, batch: WorldBatch, history: Tensor, tau: Tensor, before: DiTState | None = None
+) -> DiTState:
+    """Return the states before frames 1..T-1 as a batch of B (T-1); tau `(B, T)`: noise of `history`.
+
+    before: state before frame 0, None for the empty one.
+    """
     frames = history.shape[2]
     _, states = model(
-        history, 1000 * tau, batch.text, batch.camera,
+        history, 1000 * tau, batch.text, batch.camera, before,
         memory=batch.memory, chunk_starts=tuple(range(frames)), every_chunk=True,
     )  # fmt: skip
     return tree_map(lambda leaf: leaf[:, :-1].flatten(0, 1), states)
@@ -287,6 +295,31 @@ def step_function(
 
 
 def parameter_rule(name: str, parameter: nn.Parameter) -> Rule:
-    """Return "muon" for the matrices of the blocks, "adamw" for gates, norms, embeddings and the head."""
-    gate = any(part in name for part in (".beta.", ".decay.", "depthwise", "modulation"))
+    """Return "muon" for the matrices of the blocks, "adamw" for gates, norms, embeddings and the head.
+
+    The decay of the recurrent states is "slow": within clips of seconds forgetting at once is never punished,
+    so at the full rate the gates close (measured half-lives 0.06-0.3 s) and a rollout remembers nothing.
+    """
+    if name.endswith((".A_log", ".dt_bias")) or ".decay." in name:
+        return "slow"
+    gate = any(part in name for part in (".beta.", "depthwise", "modulation"))
     return "muon" if parameter.ndim == 2 and name.startswith("blocks.") and not gate else "adamw"
+
+
+@torch.no_grad()
+def set_half_lives(model: DiT, half_lives: Sequence[float]) -> None:
+    """Start the decay gates of every block at half-lives in latent frames, one per head, for any input.
+
+    exp(A_log) softplus(dt_bias) = ln 2 / half-life (dit.md 3.3), with the input's part of the gate at zero.
+    """
+    if len(half_lives) != model.cfg.heads or min(half_lives) <= 0:
+        raise ValueError(f"half_lives={tuple(half_lives)}: {model.cfg.heads} positive numbers, one per head")
+    rate = math.log(2) / torch.tensor(half_lives)  # (H,) per frame
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        attention = block.attn
+        if isinstance(attention, GDNAttention):
+            nn.init.zeros_(attention.decay.weight)
+            nn.init.zeros_(attention.decay.bias)
+            attention.dt_bias.fill_(-5.0)
+            attention.A_log.copy_(torch.log(rate / F.softplus(attention.dt_bias)))

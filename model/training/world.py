@@ -35,6 +35,7 @@ from wm_env.model.training.flow_matching import (
     WorldLossConfig,
     channel_weights,
     parameter_rule,
+    set_half_lives,
     step_function,
     world_loss,
 )
@@ -46,12 +47,16 @@ PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
 
 @dataclass(frozen=True, kw_only=True)
 class WorldTraining:
-    """A run: architecture, losses and the step (as a share of the run) up to which each loss applies."""
+    """A run: architecture, losses and the step (as a share of the run) up to which each loss applies.
+
+    half_lives: where the decay gates start, in latent frames per head; empty for where `init` left them.
+    """
 
     dit: DiTConfig
     loop: LoopConfig
     stages: tuple[WorldLossConfig, ...]
     ends: tuple[float, ...]
+    half_lives: tuple[float, ...] = ()
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -133,6 +138,8 @@ def train_world(
     init_sha = None
     if init is not None:
         init_sha = _start_from(model, init)
+    if config.half_lives:
+        set_half_lives(model, config.half_lives)
     sources = _sources(config, data, latents, "train", vae_card["sha256"])
     bf16 = config.bf16 and bf16_supported(torch.device(device))
     weights = channel_weights(autoencoder.eval(), torch.from_numpy(sources[0].shards.z[:16, 1]).float())
@@ -150,6 +157,7 @@ def train_world(
             "dit": dataclasses.asdict(config.dit),
             "stages": [dataclasses.asdict(stage) for stage in config.stages],
             "ends": list(config.ends),
+            "half_lives": list(config.half_lives),
             "vae_sha256": vae_card["sha256"],
             "init_sha256": init_sha,
             "bf16": bf16,

@@ -1,4 +1,4 @@
-"""`wm-env train data|vae|depth|latents|refiner|world`: the trainings behind the embedded weights.
+"""`wm-env train data|vae|depth|latents|refiner|world|self-forcing`: the trainings of the embedded weights.
 
 Each is also `python -m wm_env.model.training ...` on a machine without the command line's dependencies.
 Every command resumes: rendering and encoding skip what exists, trainings continue with `--resume`.
@@ -320,6 +320,74 @@ class TrainWorld:
             seconds=self.seconds,
             steps=self.steps,
             device=self.device,
+            report=_bar("step"),
+        )
+        return _summary(run, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSelfForcing:
+    """Train a world further on its own rollouts, against the truth and a critic; OUT/dit.safetensors."""
+
+    data: Path
+    """Folder with train/ and val/ clips."""
+    latents: Path
+    """Folder with their latents (`wm-env train latents`)."""
+    world: Path
+    """World folder (or preset) whose transformer is trained on and whose other parts make the rollouts."""
+    out: Path
+    """Run folder: losses, state, weights, card."""
+    init: Path | None = None
+    """dit.safetensors to start from instead of the world's."""
+    far_data: Path | None = None
+    """Long clips (e.g. 261 frames): a share of the steps learns in the middle of long rollouts."""
+    far_latents: Path | None = None
+    """Their latents."""
+    far: float = 0.0
+    """That share, in [0, 1]."""
+    critic: float = 0.3
+    """Strength of the critic relative to the truth; 0 trains on the truth alone (a blurred world)."""
+    total_steps: int = 1000
+    """Declared length; the learning rate falls over it."""
+    learning_rate: float = 5e-4
+    """Peak rate of both optimizers."""
+    steps: int | None = None
+    """Stop after this many steps."""
+    seconds: float | None = None
+    """Stop after this many seconds; continue later with --resume."""
+    seed: int = 0
+    """Seed of batches and noise."""
+    resume: bool = False
+    """Continue the run in OUT."""
+    threads: int = 1
+    """CPU threads; two processes are faster than one with two."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        from wm_env.model.training import self_forcing
+
+        if (self.far_data is None) != (self.far_latents is None):
+            raise ValueError("--far-data and --far-latents go together; give both or none")
+        _run_folder(self.out, self.resume)
+        torch.set_num_threads(self.threads)
+        config = self_forcing.preset("tiny")
+        rate = self.learning_rate
+        loop = dataclasses.replace(
+            config.loop, seed=self.seed, total_steps=self.total_steps, lr=rate, muon_lr=rate
+        )
+        run = self_forcing.train_self_forcing(
+            data=self.data,
+            latents=self.latents,
+            world=self.world,
+            out=self.out,
+            config=dataclasses.replace(config, critic=self.critic, far=self.far, loop=loop),
+            far=None
+            if self.far_data is None or self.far_latents is None
+            else (self.far_data, self.far_latents),
+            init=self.init,
+            seconds=self.seconds,
+            steps=self.steps,
             report=_bar("step"),
         )
         return _summary(run, self.out)

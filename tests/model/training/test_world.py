@@ -20,6 +20,7 @@ from wm_env.model.training.flow_matching import (
     WorldBatch,
     history_state,
     parameter_rule,
+    set_half_lives,
     velocities,
     world_loss,
 )
@@ -145,6 +146,20 @@ def test_matrices_of_blocks_go_to_muon_and_gates_do_not() -> None:
     assert rules["blocks.0.attn.qkv.weight"] == rules["blocks.3.ffn.expand.weight"] == "muon"
     adamw = ("head.weight", "blocks.0.attn.beta.weight", "blocks.0.modulation", "blocks.0.attn.qkv.bias")
     assert all(rules.get(name, "adamw") == "adamw" for name in adamw)
+
+
+def test_the_decay_gates_start_where_they_are_told_and_learn_slowly() -> None:
+    model = build_dit(preset("smoke"))
+    set_half_lives(model, (2.0, 50.0))
+    attention = model.blocks[0].attn
+    _, log_decay = attention.gates(torch.randn(1, 3, 5, model.cfg.hidden))  # (1, H, 3), for any input
+    half = 0.5 ** (1 / torch.tensor([2.0, 50.0]))
+    assert torch.allclose(log_decay.exp(), half[None, :, None].expand_as(log_decay), atol=1e-5)
+    rules = {name: parameter_rule(name, p) for name, p in model.named_parameters()}
+    slow = {name for name, rule in rules.items() if rule == "slow"}
+    assert slow and all("decay" in name or name.endswith(("A_log", "dt_bias")) for name in slow)
+    with pytest.raises(ValueError, match="one per head"):
+        set_half_lives(model, (2.0,))
 
 
 def test_stages_must_cover_the_run() -> None:

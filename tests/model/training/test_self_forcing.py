@@ -1,0 +1,117 @@
+"""Self-forcing: the state it trains on is the rollout's own, the critic learns, and a run resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_env.model.checkpoint import save_checkpoint
+from wm_env.model.data.latents import LatentShards
+from wm_env.model.embedded import load_world
+from wm_env.model.rollout import SamplerConfig, chunk_noise
+from wm_env.model.state import leaves
+from wm_env.model.text import HashTextEncoder
+from wm_env.model.training import self_forcing
+from wm_env.model.training.flow_matching import history_state, velocities
+from wm_env.model.training.self_forcing import Critic, draw_clips, judge, preset, roll_out_latents, true_batch
+from wm_env.model.training.vae import load_vae
+from wm_env.model.training.world import build_dit, export_world
+from wm_env.model.training.world import preset as world_preset
+
+CLOSE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def world_folder(clips: Path, vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of random weights around the autoencoder of the smoke run."""
+    out = tmp_path_factory.mktemp("world")
+    config = world_preset("smoke")
+    torch.manual_seed(0)
+    tensors = {k: v + 0.03 * torch.randn_like(v) for k, v in build_dit(config).state_dict().items()}
+    settings = {"settings": {"dit": dataclasses.asdict(config.dit)}}
+    save_checkpoint(out / "dit.safetensors", tensors, settings)
+    export_world(
+        name="mine", dit=out / "dit.safetensors", vae=vae_run / "vae.safetensors", refiner=None,
+        out=out / "folder", sampler=SamplerConfig(), trained_steps=4,
+    )  # fmt: skip
+    return out / "folder"
+
+
+@torch.no_grad()
+def test_training_starts_from_the_state_that_the_rollout_was_in(
+    clips: Path, latents: Path, vae_run: Path, world_folder: Path
+) -> None:
+    """From a window's state, one pass must predict what the rollout drew next, noise and all."""
+    world = load_world(world_folder)
+    shards = LatentShards(
+        clips / "train", latents / "train", load_vae(vae_run / "vae.safetensors")[1]["sha256"]
+    )
+    config = dataclasses.replace(preset("smoke"), frames=3)
+    found = draw_clips(shards, config, far=False, generator=torch.Generator().manual_seed(5))
+    sample = shards.read([0, 3], [0, 0], 5)
+    whole = roll_out_latents(world, sample.clip, shards.captions, found.seeds)
+    window = roll_out_latents(world, sample.clip, shards.captions, found.seeds, first=2)
+    assert torch.equal(window.z, whole.z[:, :, 2:])
+    captions = HashTextEncoder(width=world.dit.cfg.caption_channels).encode(shards.captions)
+    for own in (whole, window):
+        batch = true_batch(sample, own, captions)
+        assert torch.equal(batch.z[:, :, 1:], sample.z[:, own.first + 1 :].transpose(1, 2))
+        state = history_state(world.dit, batch, own.z, torch.zeros(2, own.z.shape[2]), own.before)
+        frames, shape = own.z.shape[2], (own.z.shape[1], 1, *own.z.shape[3:])
+        ones, seeds = torch.ones(2, frames), torch.tensor(found.seeds)
+        noise = [chunk_noise(seeds, torch.full((2,), own.first + t - 1), shape) for t in range(1, frames)]
+        eps = torch.cat([own.z[:, :, :1], *noise], dim=2)
+        v = velocities(world.dit, batch, eps, ones, state)[:, :, 0]
+        drawn = eps[:, :, 1:].transpose(1, 2).flatten(0, 1) - v
+        expected = own.z[:, :, 1:].transpose(1, 2).flatten(0, 1)
+        assert (drawn - expected).abs().max() < CLOSE * expected.abs().max()
+        assert all(leaf.requires_grad is False for _, leaf in leaves(own.before))
+
+
+def test_the_critic_tells_pairs_apart_and_pulls_on_the_prediction_alone() -> None:
+    torch.manual_seed(0)
+    critic = Critic(4, 16)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
+    motion = torch.zeros(16, 6)
+
+    def pairs() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        before, noise = torch.randn(16, 4, 8, 8), torch.randn(16, 4, 8, 8)
+        return (before, before + 0.1 * noise), (before, 0.3 * before)  # real frames move, false ones fade
+
+    first = None
+    for _ in range(60):
+        verdict = judge(critic, *pairs(), motion, penalty=0.01)
+        first = float(verdict.critic.detach()) if first is None else first
+        optimizer.zero_grad()
+        verdict.critic.backward()
+        optimizer.step()
+    assert float(verdict.critic.detach()) < 0.5 * first
+    optimizer.zero_grad()
+    real, (before, faded) = pairs()
+    faded.requires_grad_()
+    judge(critic, real, (before, faded), motion, penalty=0.01).network.backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    assert faded.grad is not None
+    assert float((faded.grad * before).sum()) < 0  # descending brings the faded contrast back
+
+
+def test_a_self_forcing_run_resumes_exactly_and_its_world_loads(
+    clips: Path, latents: Path, vae_run: Path, world_folder: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(preset("smoke"), far=0.5, half_lives=(4.0, 64.0))
+    far = (clips, latents)
+    arguments = {"data": clips, "latents": latents, "world": world_folder, "config": config, "far": far}
+    whole = self_forcing.train_self_forcing(out=tmp_path / "whole", steps=4, **arguments)
+    self_forcing.train_self_forcing(out=tmp_path / "cut", steps=2, **arguments)
+    cut = self_forcing.train_self_forcing(out=tmp_path / "cut", steps=2, **arguments)
+    assert whole.step == cut.step == 4
+    for name, tensor in whole.ema_weights().items():
+        assert torch.equal(tensor, cut.ema_weights()[name]), name
+    export_world(
+        name="taught", dit=tmp_path / "cut" / "dit.safetensors", vae=vae_run / "vae.safetensors",
+        refiner=None, out=tmp_path / "w", sampler=SamplerConfig(), trained_steps=4,
+    )  # fmt: skip
+    assert load_world(tmp_path / "w").spec.name == "taught"
