@@ -51,6 +51,8 @@ from wm_env.model.training.refiner_rollouts import ClipStart
 from wm_env.model.training.vae import bf16_supported, psnr
 from wm_env.model.vae.tiny import GROUP, to_pixels
 
+CRITIC_SCALE = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelfForcing:
@@ -59,9 +61,10 @@ class SelfForcing:
     batch, frames: clips per step and latent frames per clip, the start included. far: share of steps that
     learn on such a window in the middle of a longer rollout of long clips (gradient inside the window only);
     short windows alone leave a world in a state it has never seen after some seconds. pure_noise: share of
-    frames at sigma = 1, the others are logit-normal. critic: how strong the critic pulls on a predicted
-    frame, relative to the truth's pull (the ratio of the two gradients' norms, before h_t); 0 for none.
-    truth_half_life: chunks.
+    frames at sigma = 1, the others are logit-normal. critic: how strong the critic pulls, relative to the
+    truth (the ratio of the two gradients' norms at the weights of the head, before h_t; Esser et al. 2021,
+    arXiv 2012.09841); 0 for none. critic_from: steps until it begins to, while it learns; it takes as many
+    again to its full strength. truth_half_life: chunks.
     penalty: gamma. half_lives: start of the decay gates in latent frames per head, empty to leave them.
     """
 
@@ -73,6 +76,7 @@ class SelfForcing:
     sigma_mean: float = 0.6
     sigma_std: float = 1.3
     critic: float = 0.5
+    critic_from: int = 0
     critic_width: int = 96
     truth_half_life: float = 12.0
     penalty: float = 0.5
@@ -222,8 +226,12 @@ def self_forcing_loss(
     config: SelfForcing,
     generator: torch.Generator,
     weights: Tensor,
+    number: int = 0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of both networks and its parts; `batch.z` is the truth, `own` the history."""
+    """Return the loss of both networks and its parts; `batch.z` is the truth, `own` the history.
+
+    number: steps done, for the critic's rise.
+    """
     z = batch.z
     count, _, frames = z.shape[:3]
 
@@ -262,13 +270,16 @@ def self_forcing_loss(
     real = (earlier(z)[pure] * scale, later(z)[pure] * scale)
     fake = (earlier(own.z)[pure] * scale, predicted[pure] * scale)
     verdict = judge(model.critic, real, fake, motion.flatten(0, 1)[pure], config.penalty)
+    head = model.dit.head.weight
     pull_truth, pull_critic = (
-        torch.autograd.grad(loss, velocity, retain_graph=True)[0][pure].norm()
+        torch.autograd.grad(loss, head, retain_graph=True)[0].norm()
         for loss in (weighted.mean(), verdict.network)
     )
-    pull = config.critic * pull_truth / pull_critic.clamp_min(1e-12)
+    rise = min(1.0, max(0.0, number / config.critic_from - 1)) if config.critic_from else 1.0
+    pull = rise * config.critic * pull_truth / pull_critic.clamp_min(1e-12)
     metrics |= {"critic": float(verdict.critic.detach()), "judged": float(verdict.network.detach())}
-    return truth + pull * verdict.network + verdict.critic, metrics
+    # the critic's optimizer ignores the scale of its gradient; this one keeps it out of the shared clipping
+    return truth + pull * verdict.network + CRITIC_SCALE * verdict.critic, metrics
 
 
 class Drawn(NamedTuple):
@@ -350,7 +361,7 @@ def train_self_forcing(
     weights = channel_weights(loaded.vae, torch.from_numpy(shards.z[:16, 1]).float())
     bf16 = config.bf16 and bf16_supported(torch.device("cpu"))
 
-    def step(module: nn.Module, generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
+    def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, Judged)
         is_far = float(torch.rand((), generator=generator)) < config.far
         source = long if is_far else shards
