@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
+from torch import nn
 
+from wm_env.actions import ActionSpec
+from wm_env.agents.evaluate import Agent
+from wm_env.agents.moves import MovingAgent, held_table
+from wm_env.agents.sight import GoalSight
+from wm_env.agents.starts import check_starts
 from wm_env.core import State
+from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.rollout import Ablation
+from wm_env.observations import ObservationSpec
+from wm_env.tasks import make_task
+from wm_env.twin import TWIN_SPEC
+from wm_env.world import WorldSpec
 
 try:
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
-    from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnvWrapper
+    from stable_baselines3.common.preprocessing import is_image_space
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecTransposeImage
 except ImportError as error:
     raise ImportError("wm_env.agents.policies needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 MEMORIES = ("none", "lstm")
+SHIPPED = ("objectnav", "objectnav-blind")  # in agents/weights
+SIGHTS = ("pixels", "goal-color")
 PICTURES = ("image", "latent")  # entries of a Dict observation that are views
 
 
@@ -33,14 +48,24 @@ class PPOSettings:
     training. ablate: a part of a tiny world to train without. blind: the view is zeroed, in training and
     after, for the baseline that cannot see. rollout: env steps a slot between updates. evaluate_every,
     checkpoint_every: env steps over all slots.
+
+    moves: the key combinations a policy chooses among, as in "w,a,d"; "" leaves it the action space. starts:
+    the episodes trained on, `wm_env.agents.starts`, drawn from `scenes` scene seeds; evaluate_starts: those
+    scored on. sight: "pixels" for SB3's convolutions, "goal-color" for `wm_env.agents.sight`. hidden: width
+    of the layer between sight and action. reward_scale: factor on the rewards the learner sees.
     """
 
     world: str = "tiny"
     task: str = "objectnav"
     split: str = "train"
+    starts: str = "any"
+    scenes: int = 512
     action_type: str = "keys"
+    moves: str = ""
     obs_type: str = "rgb"
     obs_size: int | None = None
+    sight: str = "pixels"
+    hidden: int = 64
     max_episode_steps: int = 120
     num_envs: int = 16
     steps: int = 200_000
@@ -55,6 +80,8 @@ class PPOSettings:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     entropy: float = 0.01
+    reward_scale: float = 1.0
+    evaluate_starts: str = "any"
     evaluate_every: int = 50_000
     evaluate_episodes: int = 50
     checkpoint_every: int = 50_000
@@ -64,8 +91,25 @@ class PPOSettings:
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
             raise ValueError(f"unknown memory {self.memory!r}; valid are {', '.join(MEMORIES)}")
+        if self.sight not in SIGHTS:
+            raise ValueError(f"unknown sight {self.sight!r}; valid are {', '.join(SIGHTS)}")
+        if self.sight == "goal-color" and (self.task, self.obs_type) != ("objectnav", "rgb"):
+            raise ValueError(
+                f"sight='goal-color' needs task objectnav and obs_type rgb, not {self.task}, {self.obs_type}"
+            )
+        check_starts(self.starts, self.task)
+        check_starts(self.evaluate_starts, self.task)
+        if self.moves:
+            held_table(self.moves)
+            if self.action_type != "multikeys":
+                raise ValueError(
+                    f"moves={self.moves!r} need action_type 'multikeys', not {self.action_type!r}"
+                )
+        if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
+            raise ValueError(f"reward_scale={self.reward_scale} must be a finite number above 0")
         for name in (
             *("max_episode_steps", "num_envs", "steps", "rollout", "batch_size", "epochs"),
+            *("scenes", "hidden"),
             *("evaluate_every", "evaluate_episodes", "checkpoint_every"),
         ):
             if self.__dict__[name] < 1:
@@ -84,10 +128,18 @@ class PPOSettings:
         return self.env_settings() | {"temperature": self.temperature, "ablate": self.ablate}
 
 
+class Chooser(Protocol):
+    """An SB3 policy or algorithm: the one call that acting takes."""
+
+    def predict(
+        self, observation: Any, state: Any, episode_start: np.ndarray, deterministic: bool
+    ) -> tuple[np.ndarray, Any]: ...
+
+
 class PolicyAgent:
     """A trained policy as an `evaluate.Agent`; keeps the memory of recurrent policies between calls."""
 
-    def __init__(self, model: BaseAlgorithm, blind: bool, deterministic: bool = False) -> None:
+    def __init__(self, model: Chooser, blind: bool, deterministic: bool = False) -> None:
         self.model, self._blind, self._deterministic = model, blind, deterministic
         self._memory: Any = None
 
@@ -124,29 +176,121 @@ class Blindfold(VecEnvWrapper):
         return blindfold(observed), rewards, dones, infos
 
 
+class ScaledReward(VecEnvWrapper):
+    """The same environment with every reward times a factor: a learner of values likes them near one."""
+
+    def __init__(self, venv: VecEnv, factor: float) -> None:
+        super().__init__(venv)
+        self._factor = factor
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observed, rewards, dones, infos = self.venv.step_wait()
+        return observed, rewards * self._factor, dones, infos
+
+
 def algorithm(settings: PPOSettings) -> Any:
     """Return the SB3 class of the settings."""
     return RecurrentPPO if settings.memory == "lstm" else PPO
 
 
+def policy_kind(settings: PPOSettings, observations: gym.Space[Any]) -> tuple[str, dict[str, Any]]:
+    """Return SB3's name of the policy class and its arguments."""
+    multi = isinstance(observations, gym.spaces.Dict)
+    kind = "MultiInput" if multi else "Cnn" if settings.obs_type == "rgb" else "Mlp"
+    arguments: dict[str, Any] = {}
+    if settings.sight == "goal-color":
+        arguments = {"features_extractor_class": GoalSight, "net_arch": [settings.hidden]}
+    return f"{kind}{'Lstm' if settings.memory == 'lstm' else ''}Policy", arguments
+
+
+def save_policy(path: Path, policy: nn.Module, settings: PPOSettings, spec: WorldSpec, card: Card) -> None:
+    """Write a policy as `NAME.safetensors` and its card `NAME.json`; no pickle.
+
+    The card names the settings, the world's frame and latent sizes (they give the observation space) and the
+    SHA-256 of the weights of the world that it was trained in.
+    """
+    facts = {
+        "settings": asdict(settings),
+        "frame_size": spec.frame_size,
+        "latent_shape": spec.latent_shape,
+        "weights_sha256": spec.weights_sha256,
+    }
+    save_checkpoint(path, policy.state_dict(), {**card, **facts})
+
+
+def policy_path(policy: str | Path) -> Path:
+    """Return the file of a shipped policy's name, of a run's folder, or the file itself."""
+    if str(policy) in SHIPPED:
+        return Path(__file__).resolve().parent / "weights" / f"{policy}.safetensors"
+    target = Path(policy)
+    return target / "policy.safetensors" if target.is_dir() else target
+
+
 def load_policy(
-    path: str | Path, device: str = "cpu", *, deterministic: bool = False
-) -> tuple[PolicyAgent, PPOSettings]:
-    """Return the agent and the settings of a run's folder, or of one of its `.zip` files."""
-    target = Path(path)
-    file = target / "policy.zip" if target.is_dir() else target
-    homes = [home for home in (file.parent, file.parent.parent) if (home / "settings.json").is_file()]
-    if not file.is_file() or not homes:
-        raise FileNotFoundError(f"{str(target)!r} holds no policy.zip with a settings.json of `agent train`")
-    settings = read_settings(homes[0])
-    model = algorithm(settings).load(file, device=device)
-    return PolicyAgent(model, settings.blind, deterministic), settings
+    policy: str | Path, device: str = "cpu", *, deterministic: bool = False
+) -> tuple[Agent, PPOSettings]:
+    """Return the agent and the settings of a shipped policy, a run's folder, or one of its files.
+
+    `.zip` checkpoints are SB3's own and hold pickles: load only your own.
+    """
+    file = policy_path(policy)
+    if file.suffix == ".zip" and file.is_file():
+        homes = [home for home in (file.parent, file.parent.parent) if (home / "settings.json").is_file()]
+        if not homes:
+            raise FileNotFoundError(
+                f"{str(file)!r} lies in no folder of `agent train`: settings.json is missing"
+            )
+        settings = read_settings(homes[0])
+        model: Chooser = algorithm(settings).load(file, device=device)
+    else:
+        if not file.is_file():
+            raise FileNotFoundError(f"{str(policy)!r} holds no policy.safetensors of `agent train`")
+        tensors, card = load_checkpoint(file)
+        settings = _settings(card["settings"], str(file.with_suffix(".json")))
+        model = _build(settings, card, device)
+        load_into(model, tensors, f"policy {file.name}")
+    chosen = PolicyAgent(model, settings.blind, deterministic)
+    return MovingAgent(chosen, settings.moves) if settings.moves else chosen, settings
+
+
+def _build(settings: PPOSettings, card: Card, device: str) -> Any:
+    """Return the SB3 policy of a card, untrained."""
+    latent = card["latent_shape"]
+    height, width = card["frame_size"]
+    world = replace(
+        TWIN_SPEC, frame_size=(height, width), latent_shape=None if latent is None else tuple(latent)
+    )
+    size = (height, width) if settings.obs_size is None else (settings.obs_size, settings.obs_size)
+    views = ObservationSpec(kind=settings.obs_type, obs_size=size, world=world)
+    seen = views.space(make_task(settings.task).spaces(world.frame_size))
+    actions: gym.Space[Any] = ActionSpec(
+        kind=settings.action_type, frames_per_step=1, max_translation=1.0, max_rotation_deg=1.0
+    ).space()
+    if settings.moves:
+        actions = gym.spaces.Discrete(len(held_table(settings.moves)))
+    name, arguments = policy_kind(settings, seen)
+    make = algorithm(settings).policy_aliases[name]
+    return make(_channels_first(seen), actions, lambda _: 0.0, **arguments).to(device)
+
+
+def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return the space as SB3's VecTransposeImage, which every training passes, makes it."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({name: _channels_first(part) for name, part in space.spaces.items()})
+    return VecTransposeImage.transpose_space(space) if is_image_space(space) else space
 
 
 def read_settings(folder: Path) -> PPOSettings:
     """Return the settings that a run wrote into its folder."""
-    stored = json.loads((folder / "settings.json").read_text())
+    path = folder / "settings.json"
+    return _settings(json.loads(path.read_text()), str(path))
+
+
+def _settings(stored: dict[str, Any], source: str) -> PPOSettings:
     unknown = sorted(set(stored) ^ {field.name for field in fields(PPOSettings)})
     if unknown:
-        raise ValueError(f"{str(folder / 'settings.json')!r} and this version differ in {unknown}")
+        raise ValueError(f"{source!r} and this version differ in {unknown}")
     return PPOSettings(**stored)

@@ -6,8 +6,9 @@ A run is a folder:
     progress.jsonl      one line of SB3's measures a rollout, and one an evaluation
     tensorboard/        the same curves
     checkpoints/        step-N.zip, SB3's own files
-    policy.zip          the newest policy
-    card.json           what was trained and how well it did, in its own world and in the twin
+    policy.zip          the newest policy, SB3's own file
+    policy.safetensors  its weights alone, and policy.json, its card: what was trained and how well it did, in
+                        its own world and in the twin; this pair can be handed on
     episode.mp4         one episode of the trained policy
 
 A resumed run continues from the newest checkpoint with fresh episodes; SB3 keeps no environment state.
@@ -23,14 +24,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from wm_env.agents.evaluate import FIRST_SEED, Score, evaluate, summarize
-from wm_env.agents.policies import Blindfold, PolicyAgent, PPOSettings, algorithm, read_settings
+from wm_env.agents.evaluate import FIRST_SEED, Agent, Score, evaluate, summarize
+from wm_env.agents.moves import Moves, MovingAgent
+from wm_env.agents.policies import (
+    Blindfold,
+    PolicyAgent,
+    PPOSettings,
+    ScaledReward,
+    algorithm,
+    policy_kind,
+    read_settings,
+    save_policy,
+)
+from wm_env.agents.starts import evaluation_seeds, training_scenes
+from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
 from wm_env.files import atomic_path
+from wm_env.model.checkpoint import load_card
 from wm_env.model.kinematics import KEYS
 from wm_env.recording import Layout, Shot, record_video, shot
 from wm_env.sb3 import SanaWMVecEnv
@@ -39,7 +53,7 @@ from wm_env.twin import twin_like
 try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
-    from stable_baselines3.common.vec_env import VecMonitor
+    from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 except ImportError as error:
     raise ImportError("wm_env.agents.ppo needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
@@ -57,11 +71,12 @@ def train(
         settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
         split=settings.split,
+        scene=training_scenes(settings.starts, settings.scenes, settings.split),
         **settings.own_world(),
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "settings.json", asdict(settings))
-    watched: Any = VecMonitor(Blindfold(envs) if settings.blind else envs)
+    watched = _as_trained(envs, settings)
     if newest is None:
         model = _model(settings, watched)
     else:
@@ -77,16 +92,16 @@ def train(
     seconds = time.perf_counter() - started - diary.evaluating
     _checkpoint(model, folder)
     _atomically(folder / "policy.zip", model.save)
-    agent = PolicyAgent(model, settings.blind)
+    agent = _agent(model, settings)
     spec = envs.envs.world.spec
     worlds: dict[str, Any] = {settings.world: settings.world}
     if not spec.sees_scene and settings.obs_type == "rgb":  # the twin has no latents
         worlds["twin"] = twin_like(spec, settings.device)
     profile = envs.envs.profile()
     card = {
-        "settings": asdict(settings),
-        "weights_sha256": spec.weights_sha256,
         "env_steps": model.num_timesteps,
+        "hardware": hardware(),
+        "torch": torch.__version__,
         "profile": {
             "seconds": seconds,
             "world": profile["world_seconds"] + profile["world_reset_seconds"],
@@ -95,14 +110,14 @@ def train(
         },
         "scores": {name: score(agent, settings, world).to_dict() for name, world in worlds.items()},
     }
-    _write_json(folder / "card.json", card)
+    save_policy(folder / "policy.safetensors", model.policy, settings, spec, card)
     record_episode(agent, settings, folder / "episode.mp4", settings.world)
     envs.close()
-    return card
+    return load_card(folder / "policy.safetensors")
 
 
-def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
-    """Return the score on the `val` scenes of a world; `episodes` as in the settings unless given.
+def score(agent: Agent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
+    """Return the score on `val` scenes of a world; number and starts as in the settings unless given.
 
     Only in the world of the settings the temperature and the ablation of training hold.
     """
@@ -110,7 +125,7 @@ def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int |
     own = settings.own_world() if world == settings.world else settings.env_settings()
     results = evaluate(
         agent,
-        [FIRST_SEED + index for index in range(count)],
+        evaluation_seeds(settings.evaluate_starts, count, "val"),
         num_envs=settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
         **{**own, "world": world, "split": "val"},
@@ -118,7 +133,7 @@ def score(agent: PolicyAgent, settings: PPOSettings, world: Any, episodes: int |
     return summarize(results)
 
 
-def record_episode(agent: PolicyAgent, settings: PPOSettings, path: str | Path, world: str) -> None:
+def record_episode(agent: Agent, settings: PPOSettings, path: str | Path, world: str) -> None:
     """Write the episode of the first evaluation seed as an mp4: every pixel frame, held keys and a map."""
     env = SanaWMEnv(**{**settings.own_world(), "world": world, "split": "val"})
     seen, _ = env.reset(seed=FIRST_SEED)
@@ -126,7 +141,7 @@ def record_episode(agent: PolicyAgent, settings: PPOSettings, path: str | Path, 
     record_video(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
 
 
-def _shots(agent: PolicyAgent, env: SanaWMEnv, seen: Any, settings: PPOSettings) -> Iterator[Shot]:
+def _shots(agent: Agent, env: SanaWMEnv, seen: Any, settings: PPOSettings) -> Iterator[Shot]:
     """Yield the start and every step of the agent's episode."""
     yield shot([env], "", 0.0, newest_only=True)
     for step in range(settings.max_episode_steps):
@@ -188,7 +203,7 @@ class _Diary(BaseCallback):
         if now - self._evaluated >= settings.evaluate_every:
             self._evaluated = now
             started = time.perf_counter()
-            found = score(PolicyAgent(self.model, settings.blind), settings, settings.world)
+            found = score(_agent(self.model, settings), settings, settings.world)
             for name, value in (("success", found.success), ("spl", found.spl), ("return", found.reward)):
                 self.logger.record(f"eval/{name}", value.mean)
             self.logger.dump(now)
@@ -200,12 +215,25 @@ class _Diary(BaseCallback):
         self._bar.close()
 
 
+def _as_trained(envs: SanaWMVecEnv, settings: PPOSettings) -> Any:
+    """Return the environment as the learner meets it."""
+    seen: VecEnv = Blindfold(envs) if settings.blind else envs
+    watched: VecEnv = VecMonitor(Moves(seen, settings.moves) if settings.moves else seen)
+    return ScaledReward(watched, settings.reward_scale) if settings.reward_scale != 1 else watched
+
+
+def _agent(model: Any, settings: PPOSettings) -> Agent:
+    """Return the policy in training as an agent of the bare environment."""
+    chooser = PolicyAgent(model, settings.blind)
+    return MovingAgent(chooser, settings.moves) if settings.moves else chooser
+
+
 def _model(settings: PPOSettings, envs: Any) -> Any:
-    multi = isinstance(envs.observation_space, gym.spaces.Dict)
-    kind = "MultiInput" if multi else "Cnn" if settings.obs_type == "rgb" else "Mlp"
+    kind, arguments = policy_kind(settings, envs.observation_space)
     return algorithm(settings)(
-        f"{kind}{'Lstm' if settings.memory == 'lstm' else ''}Policy",
+        kind,
         envs,
+        policy_kwargs=arguments,
         n_steps=settings.rollout,
         batch_size=settings.batch_size,
         n_epochs=settings.epochs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class EnvConfig:
     """The keyword arguments of `gym.make("SanaWM-v0", ...)`.
 
     world: preset, checkpoint folder or `World` object. task: name or `Task` object.
-    scene, split, image, prompt, intrinsics, noise_seed: defaults of the reset options of the same names.
+    scene, split, image, prompt, intrinsics, noise_seed: defaults of the reset options of the same names;
+    several scene seeds are drawn from at every reset.
     action_type, obs_type: see `wm_env.actions` and `wm_env.observations`. obs_size: pixels, one number for a
     square or `(height, width)`; None is the world's frame size.
     max_translation (m), max_rotation_deg (deg): full deflection of the camera actions per pixel frame; None
@@ -39,7 +41,7 @@ class EnvConfig:
 
     world: Any = "tiny"
     task: Any = "explore"
-    scene: int | None = None
+    scene: int | Sequence[int] | None = None
     split: str = "val"
     image: Any = None
     prompt: str | None = None

@@ -30,11 +30,12 @@ _SEED_LIMIT = 2**31
 class Wishes:
     """What the caller asks of an episode; None leaves it to the seed.
 
-    scene: a scene seed. split: the stream it belongs to. image: the user's picture at the world's frame size
-    with its intrinsics, instead of a scene. intrinsics: `(fx, fy, cx, cy)` in pixels of the frame.
+    scene: a scene seed, or several to draw from. split: the stream they belong to. image: the user's picture
+    at the world's frame size with its intrinsics, instead of a scene. intrinsics: `(fx, fy, cx, cy)` in
+    pixels of the frame.
     """
 
-    scene: int | None = None
+    scene: int | tuple[int, ...] | None = None
     split: str = "val"
     image: StartImage | None = None
     prompt: str | None = None
@@ -44,7 +45,10 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; valid are {', '.join(SPLITS)}")
-        for name, seed in (("scene", self.scene), ("noise_seed", self.noise_seed)):
+        scenes = self.scene if isinstance(self.scene, tuple) else (self.scene,)
+        if not scenes:
+            raise ValueError("scene=() names no scene seed to draw from")
+        for name, seed in (*(("scene", seed) for seed in scenes), ("noise_seed", self.noise_seed)):
             if seed is not None and not 0 <= seed < 2**63:
                 raise ValueError(f"{name}={seed} is not a seed from 0 to 2**63 - 1")
 
@@ -87,9 +91,12 @@ def wishes(defaults: Wishes, options: dict[str, Any] | None, frame_size: tuple[i
     if "image" in options and "scene" in options:
         raise ValueError("give either a scene seed or an image at reset, not both")
     changed: dict[str, Any] = {}
-    for name in ("scene", "noise_seed"):
-        if name in options:
-            changed[name] = _integer(name, options[name])
+    if isinstance(options.get("scene"), tuple | list):
+        changed["scene"] = tuple(_integer("scene", seed) for seed in options["scene"])
+    elif "scene" in options:
+        changed["scene"] = _integer("scene", options["scene"])
+    if "noise_seed" in options:
+        changed["noise_seed"] = _integer("noise_seed", options["noise_seed"])
     for name in ("split", "prompt"):
         if name in options:
             changed[name] = _text(name, options[name])
@@ -104,11 +111,17 @@ def wishes(defaults: Wishes, options: dict[str, Any] | None, frame_size: tuple[i
     return replace(defaults, **changed)
 
 
+def draw_seeds(generator: np.random.Generator) -> tuple[int, int, int]:
+    """Return the scene, noise and task seed that an episode of the next numbers of `generator` has."""
+    scene, noise, task = (int(n) for n in generator.integers(_SEED_LIMIT, size=3))
+    return scene, noise, task
+
+
 def draw_episode(
     generator: np.random.Generator, wish: Wishes, spec: WorldSpec, temperature: float
 ) -> Episode:
     """Return the episode of the next numbers of `generator`; three are drawn whatever is asked for."""
-    scene_seed, noise_seed, task_seed = (int(n) for n in generator.integers(_SEED_LIMIT, size=3))
+    scene_seed, noise_seed, task_seed = draw_seeds(generator)
     noise_seed = noise_seed if wish.noise_seed is None else wish.noise_seed
     if wish.image is not None:
         return Episode(
@@ -122,7 +135,10 @@ def draw_episode(
             scene_seed=None,
             start_c2w=np.eye(4),
         )
-    scene_seed = scene_seed if wish.scene is None else wish.scene
+    if isinstance(wish.scene, tuple):
+        scene_seed = wish.scene[scene_seed % len(wish.scene)]
+    elif wish.scene is not None:
+        scene_seed = wish.scene
     scene = make_scene(scene_seed, wish.split)
     if wish.prompt is not None:
         scene = with_prompt(scene, [wish.prompt])

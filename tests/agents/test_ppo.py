@@ -9,9 +9,11 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
 
-from wm_env.agents.policies import PolicyAgent, PPOSettings, blindfold, load_policy
+from wm_env.agents.policies import PPOSettings, blindfold, load_policy
 from wm_env.agents.ppo import score, train
+from wm_env.model.checkpoint import load_checkpoint
 
 TOY = PPOSettings(
     world="twin", task="objectnav", num_envs=2, max_episode_steps=8, steps=32, rollout=8, batch_size=16,
@@ -31,23 +33,25 @@ def test_a_run_leaves_curves_checkpoints_a_card_and_a_film(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("settings.json", "progress.jsonl", "tensorboard", "checkpoints"),
-        *("policy.zip", "card.json", "episode.mp4"),
+        *("policy.zip", "policy.safetensors", "policy.json", "episode.mp4"),
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-16.zip", "step-32.zip"}
     lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     assert [line["env_steps"] for line in lines if "eval/success" in line] == [16, 32]
-    card = json.loads((run / "card.json").read_text())
+    card = json.loads((run / "policy.json").read_text())
     assert card["env_steps"] == 32 and set(card["scores"]) == {"twin"}
     assert set(card["scores"]["twin"]["success"]) == {"mean", "lo", "hi"}
     assert len(iio.imread(run / "episode.mp4")) <= 1 + 8 * 4
 
 
-def test_a_saved_policy_scores_as_it_did(run: Path) -> None:
-    agent, settings = load_policy(run)
+def test_a_policy_comes_back_the_same_without_a_pickle(run: Path) -> None:
+    kept, settings = load_policy(run, deterministic=True)
+    pickled, _ = load_policy(run / "policy.zip", deterministic=True)
     assert settings == TOY
-    again, _ = load_policy(run / "policy.zip", deterministic=True)
-    sharp = PolicyAgent(agent.model, blind=False, deterministic=True)
-    assert score(sharp, settings, "twin", 2) == score(again, settings, "twin", 2)
+    assert score(kept, settings, "twin", 2) == score(pickled, settings, "twin", 2)
+    seen = {"image": np.zeros((2, 64, 64, 3), np.uint8), "goal": np.eye(6, dtype=np.float32)[:2]}
+    starts = np.ones(2, bool)
+    assert (kept(seen, None, starts) == pickled(seen, None, starts)).all()
 
 
 def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: Path) -> None:
@@ -79,6 +83,25 @@ def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the
     assert load_policy(tmp_path / "run")[1].blind
 
 
+def test_what_a_blind_policy_learns_does_not_depend_on_the_pictures(pure_world: str, tmp_path: Path) -> None:
+    small = dataclasses.replace(
+        TOY,
+        blind=True,
+        sight="goal-color",
+        action_type="multikeys",
+        moves="w,a,d",
+        reward_scale=0.1,
+        steps=16,
+    )
+    learned = []
+    for world in ("twin", pure_world):
+        train(dataclasses.replace(small, world=world), tmp_path / Path(world).name, progress=False)
+        learned.append(load_checkpoint(tmp_path / Path(world).name / "policy.safetensors")[0])
+    assert set(learned[0]) == set(learned[1])
+    for name, tensor in learned[0].items():
+        assert torch.equal(tensor, learned[1][name]), name
+
+
 def test_a_blindfold_hides_the_view_and_nothing_else() -> None:
     seen = {"image": np.ones((2, 4, 4, 3), np.uint8), "goal": np.ones((2, 3), np.float32)}
     hidden = blindfold(seen)
@@ -91,5 +114,11 @@ def test_impossible_settings_and_folders_are_refused(tmp_path: Path) -> None:
         PPOSettings(memory="much")
     with pytest.raises(ValueError, match="must divide"):
         PPOSettings(batch_size=1000)
+    with pytest.raises(ValueError, match="multikeys"):
+        PPOSettings(moves="w,a,d")
+    with pytest.raises(ValueError, match="beacon"):
+        PPOSettings(task="pointnav", starts="near")
+    with pytest.raises(ValueError, match="goal-color"):
+        PPOSettings(task="pointnav", sight="goal-color")
     with pytest.raises(FileNotFoundError, match="agent train"):
         load_policy(tmp_path)

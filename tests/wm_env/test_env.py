@@ -153,6 +153,15 @@ def test_collisions_can_be_ignored(make_twin: Callable[..., Any]) -> None:
     assert info["c2w"][2, 3] == pytest.approx(15.0, abs=1e-3)
 
 
+def test_several_scene_seeds_are_drawn_from(twin: Any) -> None:
+    first = [twin.reset(seed=seed, options={"scene": (3, 11)})[0] for seed in range(6)]
+    alone = [twin.reset(seed=seed, options={"scene": seed})[0] for seed in (3, 11)]
+    drawn = [next(i for i in range(2) if np.array_equal(alone[i], picture)) for picture in first]
+    assert set(drawn) == {0, 1}
+    with pytest.raises(ValueError, match="no scene seed"):
+        twin.reset(options={"scene": ()})
+
+
 def test_reset_options_choose_scene_split_prompt_and_intrinsics(twin: Any) -> None:
     chosen, _ = twin.reset(seed=0, options={"scene": 11})
     again, _ = twin.reset(seed=1, options={"scene": 11})

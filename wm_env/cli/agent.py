@@ -15,6 +15,7 @@ from wm_env.env import SanaWMEnv
 # Upper layers, named by string.
 _PPO, _POLICIES = "wm_env.agents.ppo", "wm_env.agents.policies"
 _EVALUATE, _SCRIPTED = "wm_env.agents.evaluate", "wm_env.agents.scripted"
+_STARTS, _MOVES = "wm_env.agents.starts", "wm_env.agents.moves"
 
 SCRIPTED = ("random", "wander", "forward", "orbit", "goal")
 Task = Literal["explore", "pointnav", "objectnav", "imagenav", "follow"]
@@ -36,12 +37,22 @@ class AgentTrain:
     """Slots, stepped in one model call."""
     max_episode_steps: int = 120
     """Time limit of an episode in env steps."""
+    starts: Literal["any", "near", "in-view"] = "any"
+    """Episodes trained on (objectnav): any; one or two rooms and the beacon within 30 steps; also in view."""
+    scenes: int = 512
+    """Scene seeds that near or in-view starts are drawn from."""
     action_type: Literal["keys", "multikeys", "camera"] = "keys"
     """Action space."""
+    moves: str = ""
+    """Key combinations the policy chooses among, such as w,a,d; goes with --action-type multikeys."""
     obs_type: Literal["rgb", "latent"] = "rgb"
     """What the policy sees."""
     obs_size: int | None = None
     """Side of the observed picture in pixels; the world's own by default."""
+    sight: Literal["pixels", "goal-color"] = "pixels"
+    """Pixels through SB3's convolutions, or only where the goal's colour is and how bright the rest."""
+    hidden: int = 64
+    """Width of the layer between sight and action, with --sight goal-color."""
     memory: Literal["none", "lstm"] = "none"
     """Whether the policy remembers; "lstm" is sb3-contrib's RecurrentPPO."""
     temperature: float = 1.0
@@ -62,6 +73,10 @@ class AgentTrain:
     """Discount a step."""
     entropy: float = 0.01
     """Weight of the entropy bonus."""
+    reward_scale: float = 1.0
+    """Factor on the rewards that the learner sees."""
+    evaluate_starts: Literal["any", "near", "in-view"] = "any"
+    """Episodes scored on, as --starts."""
     evaluate_every: int = 50_000
     """Env steps between evaluations on unseen scenes."""
     evaluate_episodes: int = 50
@@ -93,16 +108,20 @@ class AgentTrain:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentEval:
-    """Score an agent: a run of `agent train`, or a scripted one (random, wander, forward, orbit, goal)."""
+    """Score an agent: a shipped policy, a run of `agent train`, or a scripted agent."""
 
     agent: tyro.conf.Positional[str]
-    """Folder or .zip of a run, or the name of a scripted agent."""
+    """objectnav, objectnav-blind (shipped); folder or file of a run; random, wander, forward, orbit, goal."""
     world: str = "tiny"
     """Preset or checkpoint folder to score it in."""
     task: Task | None = None
     """Task; a run's own by default, pointnav for a scripted agent."""
     episodes: int = 100
     """Episodes; episode i has the same scene, start and goal in every world."""
+    starts: Literal["any", "near", "in-view"] | None = None
+    """Episodes played, as in `agent train`; a run's own by default, any for a scripted agent."""
+    moves: str = ""
+    """Key combinations that the random agent draws from, such as w,a,d; all keys by default."""
     max_episode_steps: int | None = None
     """Time limit in env steps; a run's own by default, 120 for a scripted agent."""
     num_envs: int = 16
@@ -125,12 +144,15 @@ class AgentEval:
             raise ValueError(f"--episodes {self.episodes} and --num-envs {self.num_envs} must be at least 1")
         _use(self.threads, self.seed)
         scoring = importlib.import_module(_EVALUATE)
-        agent, settings, limit = self._agent(scoring)
+        agent, settings, limit, starts = self._agent(scoring)
+        starts = starts if self.starts is None else self.starts
+        chosen = importlib.import_module(_STARTS)
+        chosen.check_starts(starts, settings["task"])
         limit = limit if self.max_episode_steps is None else self.max_episode_steps
         settings |= {"world": self.world, "device": self.device, "split": self.split}
         results = scoring.evaluate(
             agent,
-            [scoring.FIRST_SEED + index for index in range(self.episodes)],
+            chosen.evaluation_seeds(starts, self.episodes, self.split),
             num_envs=self.num_envs,
             max_episode_steps=limit,
             progress=True,
@@ -141,32 +163,38 @@ class AgentEval:
         return {
             "agent": self.agent,
             **{name: settings[name] for name in ("world", "task", "split")},
+            "starts": starts,
             "max_episode_steps": limit,
             "score": score.to_dict(),
             "episodes": [result._asdict() for result in results],
         }
 
-    def _agent(self, scoring: Any) -> tuple[Any, dict[str, Any], int]:
-        """Return the agent, the environment settings it acts in, and its time limit."""
+    def _agent(self, scoring: Any) -> tuple[Any, dict[str, Any], int, str]:
+        """Return the agent, the environment settings it acts in, its time limit and its starts."""
+        if self.moves and self.agent != "random":
+            raise ValueError(f"--moves is for the random agent; {self.agent!r} has its own")
         if self.agent in SCRIPTED:
             task = self.task or "pointnav"
             if self.agent == "goal" and task not in ("pointnav", "objectnav", "imagenav"):
                 raise ValueError(f"agent 'goal' needs a task with a goal to walk to, not {task!r}")
+            if self.moves:
+                chooser = importlib.import_module(_MOVES).random_mover(self.moves, self.seed)
+                return chooser, {"task": task, "action_type": "multikeys"}, 120, "any"
             if self.agent == "random":
                 space = SanaWMEnv(world=self.world, task=task, device=self.device).action_space
-                return scoring.RandomAgent(space, self.seed), {"task": task}, 120
+                return scoring.RandomAgent(space, self.seed), {"task": task}, 120, "any"
             make = importlib.import_module(_SCRIPTED).make_policy
             walker = scoring.ScriptedAgent(lambda seed: make(self.agent, seed), self.seed)
-            return walker, {"task": task, "action_type": "multikeys"}, 120
-        if not Path(self.agent).exists():
-            raise ValueError(
-                f"unknown agent {self.agent!r}; give a run's folder, or one of {', '.join(SCRIPTED)}"
-            )
+            return walker, {"task": task, "action_type": "multikeys"}, 120, "any"
         policies = importlib.import_module(_POLICIES)
+        if self.agent not in policies.SHIPPED and not Path(self.agent).exists():
+            names = ", ".join((*policies.SHIPPED, *SCRIPTED))
+            raise ValueError(f"unknown agent {self.agent!r}; give a run's folder, or one of {names}")
         agent, trained = policies.load_policy(self.agent, self.device, deterministic=self.deterministic)
         settings = trained.env_settings()
         settings["task"] = self.task or settings["task"]
-        return agent, settings, trained.max_episode_steps
+        starts = trained.evaluate_starts if settings["task"] == trained.task else "any"
+        return agent, settings, trained.max_episode_steps, starts
 
 
 def _use(threads: int, seed: int) -> None:

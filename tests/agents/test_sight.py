@@ -1,0 +1,69 @@
+"""What the small policy sees: the goal's colour, where it is; and which starts it is trained on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from wm_env.agents.moves import held_table
+from wm_env.agents.sight import BRIGHT_GRID, MATCH_GRID, GoalSight, color_match
+from wm_env.agents.starts import evaluation_seeds, fits, training_scenes
+from wm_env.core import situation
+from wm_env.env import SanaWMEnv
+from wm_env.model.kinematics import KEYS
+from wm_env.model.scenes.materials import BEACON_COLORS
+from wm_env.tasks.navigation import beacon_in_view
+
+COLORS = torch.tensor(list(BEACON_COLORS.values()))
+
+
+def test_a_colour_matches_itself_dark_or_bright_and_no_other_beacon_nor_grey() -> None:
+    for scale in (0.4, 1.0):
+        picture = (scale * COLORS)[:, :, None, None]  # (6, 3, 1, 1)
+        match = torch.stack([color_match(picture, color.expand(6, 3))[:, 0, 0] for color in COLORS], 1)
+        assert (match.diagonal() > 0.9).all()
+        assert (match - match.diagonal().diag() == 0).all()
+    grey = torch.full((1, 3, 1, 1), 0.7)
+    assert float(color_match(grey, COLORS[:1])) == 0
+
+
+def test_sight_says_in_which_column_the_goals_colour_is() -> None:
+    box = spaces.Dict({"image": spaces.Box(0, 255, (3, 48, 64), np.uint8), "goal": spaces.Box(0, 1, (6,))})
+    sight = GoalSight(box)
+    picture = torch.zeros(2, 3, 48, 64)
+    picture[0, :, 20:24, 40:44] = COLORS[2][:, None, None]  # row 1 of 3, column 10 of 16
+    picture[1, :, 20:24, 40:44] = COLORS[3][:, None, None]
+    seen = sight({"image": picture, "goal": torch.eye(6)[[2, 2]]})
+    where = seen[:, : math.prod(MATCH_GRID)].unflatten(1, MATCH_GRID)
+    assert seen.shape == (2, math.prod(MATCH_GRID) + math.prod(BRIGHT_GRID)) == (2, sight.features_dim)
+    assert where[0].argmax() == 1 * 16 + 10 and (where[0] > 0).sum() == 1
+    assert not where[1].any()  # another beacon's colour
+    assert not sight({"image": torch.zeros(1, 3, 48, 64), "goal": torch.eye(6)[:1]}).any()  # blind
+    with pytest.raises(ValueError, match="objectnav"):
+        GoalSight(spaces.Dict({"image": box["image"]}))
+
+
+def test_starts_are_what_their_rule_says() -> None:
+    seeds = training_scenes("in-view", 4, "train")
+    assert training_scenes("any", 4, "train") is None and seeds is not None
+    env = SanaWMEnv(world="twin", task="objectnav", split="train", scene=seeds[0])
+    for seed in seeds:
+        _, info = env.reset(seed=0, options={"scene": seed})
+        assert bool(beacon_in_view(situation(env._rules, env.state))) and fits(seed, "train", "near")
+        assert info["distance_to_goal"] <= 30 * 0.25 + 1 and int(env.state.scene.counts[0, 0]) <= 2
+    (seed,) = evaluation_seeds("in-view", 1, "val")
+    env = SanaWMEnv(world="twin", task="objectnav")
+    env.reset(seed=seed)
+    assert bool(beacon_in_view(situation(env._rules, env.state)))
+    assert evaluation_seeds("any", 2, "val") == [1_000_000, 1_000_001]
+
+
+def test_moves_are_rows_of_held_keys() -> None:
+    assert held_table("w,a,wd,").tolist() == [[key in move for key in KEYS] for move in ("w", "a", "wd", "")]
+    for bad in ("w", "w,w", "w,x", "ww,a"):
+        with pytest.raises(ValueError, match="key combinations"):
+            held_table(bad)
