@@ -4,6 +4,10 @@ Every step rolls the world out along the poses of true clips, through the very `
 environment uses, with the refiner being trained in it. Then the refiner is corrected on all chunks of those
 rollouts: the decoder's and the memory's pictures as they were, the true frames as the goal. Errors that one
 chunk hands to the next are so part of the training; no gradient passes from chunk to chunk.
+
+The goal is the truth only where the memory shows something. Elsewhere nobody can know the true pixel, and the
+best guess is a grey mean: there the goal is the decoded picture itself, so that the refiner leaves alone what
+the transformer imagined.
 """
 
 from __future__ import annotations
@@ -97,6 +101,12 @@ def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Se
     return Rollout(decoded, seen, truth.to(decoded.device))
 
 
+def goal(rollout: Rollout) -> Tensor:
+    """Return what the refiner should have made, `(n B, 4, 4, H, W)`: truth where seen, else the decoded."""
+    mask = rollout.seen[:, :, 4:]
+    return mask * rollout.truth + (1 - mask) * rollout.decoded
+
+
 def sample(shards: ClipShards, config: RolloutTraining, generator: torch.Generator) -> tuple[Clip, list[int]]:
     """Return windows of random length and place of `batch` clips, and a noise seed for each."""
     most = min(config.chunks, (shards.frames - 1) // GROUP)
@@ -152,7 +162,7 @@ def train_on_rollouts(
         rollout = roll_out(loaded, clip, train.captions, seeds)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             refined = model(rollout.decoded, rollout.seen)
-        return codec_loss(refined.float() - rollout.truth), {}
+        return codec_loss(refined.float() - goal(rollout)), {}
 
     run = Run(
         model=refiner,

@@ -13,7 +13,7 @@ from wm_env.model.embedded import load_world
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.training.refiner import load_refiner
-from wm_env.model.training.refiner_rollouts import preset, roll_out, train_on_rollouts
+from wm_env.model.training.refiner_rollouts import goal, preset, roll_out, train_on_rollouts
 from wm_env.model.training.world import build_dit, export_world
 from wm_env.model.training.world import preset as world_preset
 from wm_env.model.vae.tiny import to_pixels
@@ -53,6 +53,17 @@ def test_the_recorded_chunks_are_those_of_the_rollout(clips: Path, world: Path) 
     assert torch.allclose(alone.decoded[1], rollout.decoded[3], atol=1e-3)
     assert loaded.refiner is not None
     assert not loaded.refiner._forward_hooks
+
+
+def test_the_goal_is_the_truth_where_the_memory_sees_and_else_what_was_decoded(
+    clips: Path, world: Path
+) -> None:
+    loaded, shards = load_world(world), ClipShards(clips / "train")
+    rollout = roll_out(loaded, shards.read_many([0], [slice(0, 17)]), shards.captions, [1])
+    seen = rollout.seen[:, :, 4:].expand_as(rollout.truth).bool()
+    assert 0 < seen.float().mean() < 1
+    assert torch.equal(goal(rollout)[seen], rollout.truth[seen])
+    assert torch.equal(goal(rollout)[~seen], rollout.decoded[~seen])
 
 
 def test_a_smoke_run_trains_resumes_and_loads(clips: Path, world: Path, tmp_path: Path) -> None:
