@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.checkpoint import load_checkpoint, load_into, with_prefix
+from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint, with_prefix
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
@@ -138,3 +138,32 @@ def load_world(
     return build_world(
         tensors, config, name=path.stem, sha256=card["sha256"], device=device, ablate=ablate, impl=impl
     )
+
+
+def embedded_vae(world: str | Path) -> tuple[TinyVAE, str]:
+    """Return the autoencoder of an embedded world, float32 in eval mode, and the world's SHA-256."""
+    path = world_path(world)
+    tensors, card = load_checkpoint(path)
+    if "world" not in card:
+        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    vae = TinyVAE(EmbeddedConfig.from_dict(card["world"]).vae)
+    load_into(vae, with_prefix(tensors, "vae"), f"world {path.stem}, part vae")
+    return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False), card["sha256"]  # type: ignore[call-overload]
+
+
+def write_parts(world: str | Path, out: Path) -> dict[str, Path]:
+    """Write every part of an embedded world as `OUT/PART.safetensors` with its own card; return the paths.
+
+    `train world --init` and the trainings that take a `vae.safetensors` start from such files.
+    """
+    path = world_path(world)
+    tensors, card = load_checkpoint(path)
+    if "world" not in card:
+        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    written = {}
+    for part, own in card["parts"].items():
+        written[part] = out / f"{part}.safetensors"
+        kept = {key: value for key, value in own.items() if key not in ("sha256", "bytes", "values")}
+        facts = {**kept, "part": part, "taken_from": {"world": path.stem, "sha256": card["sha256"]}}
+        save_checkpoint(written[part], with_prefix(tensors, part), facts, dtype=torch.float32)
+    return written

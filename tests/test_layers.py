@@ -16,7 +16,7 @@ LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 # Within wm_env a file imports only from files to its left.
 ORDER = (
     *("registration", "world", "actions", "images", "observations", "episodes", "tasks", "core"),
-    *("files", "profiling", "snapshot", "twin", "worlds", "config", "vector", "env"),
+    *("files", "video", "profiling", "snapshot", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
@@ -96,7 +96,7 @@ def test_the_packages_of_pyproject_are_the_folders_that_hold_code() -> None:
         for path in python_files(layer):
             dotted = ".".join(path.parent.relative_to(ROOT).parts)
             found.add(dotted if layer == "wm_env" else f"wm_env.{dotted}")
-    data_only = {"wm_env.model.weights", "wm_env.play.page"}
+    data_only = {"wm_env.model.weights", "wm_env.agents.weights", "wm_env.play.page"}
     assert found - listed == set(), "folders with code that pyproject.toml does not list"
     assert listed - found - data_only == set(), "packages of pyproject.toml without code"
 

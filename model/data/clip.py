@@ -8,6 +8,7 @@ A shard is a folder of plain arrays (`numpy.load(mmap_mode="r")` reads a clip wi
     intrinsics.npy  float32 (n, 4)             fx, fy, cx, cy in pixels
     caption.npy     int16   (n, F)             index into captions.json, per frame: events change it
     captions.json   list of strings
+    origin.json     of imported clips only: where they came from, and that their depth is predicted
 
 It is written under a temporary name and renamed when complete, so a folder that exists is whole.
 """
@@ -18,13 +19,15 @@ import bisect
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from wm_env.model.geometry import check_intrinsics, check_rigid
 
 ARRAYS = ("rgb", "depth", "c2w", "intrinsics", "caption")
 
@@ -43,14 +46,21 @@ class Clip(NamedTuple):
     caption: Tensor
 
 
-def write_shard(folder: Path, arrays: dict[str, np.ndarray], captions: Sequence[str]) -> None:
-    """Write a shard so that `folder` either does not exist or is complete."""
+def write_shard(
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    captions: Sequence[str],
+    origin: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a shard so that `folder` either does not exist or is complete; origin: JSON values, see above."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name in ARRAYS:
         np.save(temporary / f"{name}.npy", arrays[name])
     (temporary / "captions.json").write_text(json.dumps(list(captions)))
+    if origin is not None:
+        (temporary / "origin.json").write_text(json.dumps(dict(origin), indent=2) + "\n")
     os.replace(temporary, folder)
 
 
@@ -63,9 +73,12 @@ class ClipShards:
         if names is not None:
             paths = [path for path in paths if path.name in set(names)]
         if not paths:
-            raise FileNotFoundError(f"no shards in {folder}; render some first (`train data`)")
+            raise FileNotFoundError(
+                f"no shards in {folder}; render some first (`train data`) or import your own (`train import`)"
+            )
         self.folder, self.paths = folder, paths
         self._maps = [{a: np.load(p / f"{a}.npy", mmap_mode="r") for a in ARRAYS} for p in paths]
+        _check_shards(paths, self._maps)
         self._ends = np.cumsum([len(maps["rgb"]) for maps in self._maps]).tolist()
         self.captions: list[str] = []  # table of all shards, without repeats
         self._to_table: list[np.ndarray] = []
@@ -85,6 +98,19 @@ class ClipShards:
     def frames(self) -> int:
         """Frames of a clip."""
         return self._maps[0]["rgb"].shape[1]
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """The `origin.json` of every shard that has one; rendered shards have none."""
+        files = [path / "origin.json" for path in self.paths]
+        return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+    def share(self, rank: int, of: int) -> ClipShards:
+        """Return the shards of worker `rank` of `of`: every `of`-th, from number `rank` on.
+
+        The shares are disjoint and together everything; they depend on the names of the shards alone.
+        """
+        return ClipShards(self.folder, [path.name for path in share_of(self.paths, rank, of)])
 
     def _locate(self, index: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self._ends, index)
@@ -112,3 +138,41 @@ class ClipShards:
         """Return a batch: clip `indices[i]` at `frames[i]`, all of the same length."""
         clips = [self.read(i, f) for i, f in zip(indices, frames, strict=True)]
         return Clip(*(torch.stack(parts) for parts in zip(*clips, strict=True)))
+
+
+def share_of(items: Sequence[Path], rank: int, of: int) -> list[Path]:
+    """Return items `rank`, `rank + of`, ...; raise `ValueError` where a worker would get none."""
+    if not 0 <= rank < of:
+        raise ValueError(f"rank={rank} must be in 0 .. {of - 1}")
+    if len(items) < of:
+        raise ValueError(f"{len(items)} shards are too few for {of} workers; write smaller shards")
+    return list(items[rank::of])
+
+
+def _check_shards(paths: Sequence[Path], maps: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Raise `ValueError` listing shards of another size and clips whose poses or cameras are broken."""
+    sizes = [maps_["rgb"].shape[1:4] for maps_ in maps]
+    faults = [
+        f"{path.name} holds clips of {size[0]} frames of {size[2]}x{size[1]}, "
+        f"{paths[0].name} of {sizes[0][0]} of {sizes[0][2]}x{sizes[0][1]}"
+        for path, size in zip(paths, sizes, strict=True)
+        if size != sizes[0]
+    ]
+    for path, arrays in zip(paths, maps, strict=True):
+        if (
+            _fault(arrays, slice(None)) is not None
+        ):  # one look per shard; clip by clip only where it is needed
+            rows = {row: _fault(arrays, slice(row, row + 1)) for row in range(len(arrays["rgb"]))}
+            faults += [f"{path.name} clip {row}: {fault}" for row, fault in rows.items() if fault is not None]
+    if faults:
+        raise ValueError(f"{len(faults)} faults in {paths[0].parent}: {'; '.join(faults)}")
+
+
+def _fault(arrays: Mapping[str, np.ndarray], rows: slice) -> str | None:
+    """Return what is wrong with the poses or cameras of some clips of a shard, None where nothing is."""
+    try:
+        check_rigid(torch.from_numpy(np.array(arrays["c2w"][rows])))
+        check_intrinsics(torch.from_numpy(np.array(arrays["intrinsics"][rows])), *arrays["rgb"].shape[2:4])
+    except ValueError as error:
+        return str(error)
+    return None

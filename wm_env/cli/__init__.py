@@ -33,12 +33,17 @@ COMMANDS = {
     "bench published": Command(
         "wm_env.cli.bench_published:Published", "run a SANA-WM-Bench folder in the published layout"
     ),
+    "bench transfer": Command(
+        "wm_env.cli.bench_transfer:Transfer", "score policies of a learned world in the true one"
+    ),
     "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
+    "train import": Command("wm_env.cli.train_import:TrainImport", "check recorded clips and make them data"),
     "train vae": Command("wm_env.cli.train:TrainVAE", "train the autoencoder and its depth network"),
     "train depth": Command("wm_env.cli.train:TrainDepth", "train the depth network further"),
     "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),
     "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
     "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
+    "train self-forcing": Command("wm_env.cli.train:TrainSelfForcing", "train a world on its own rollouts"),
     "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),

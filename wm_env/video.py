@@ -1,0 +1,72 @@
+"""Reading other people's videos and pictures, for `wm-env train import`: ffmpeg (of imageio) and Pillow."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+class Files:
+    """Decodes what lies on disk; meets `wm_env.model.data.layouts.Pictures`."""
+
+    def frames(self, path: Path) -> Iterator[np.ndarray]:
+        """Yield the frames uint8 `(H, W, 3)` of a video as stored: none doubled or dropped for its clock.
+
+        Raises `ValueError` with ffmpeg's reason where it cannot be read, or not to its end.
+        """
+        strict = ["-xerror", "-err_detect", "explode"]  # damage that it notices is an error, not painted over
+        source = ["-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
+        output = ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *strict, *source, *output]
+        with (
+            tempfile.TemporaryFile() as said,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process,
+        ):
+            assert process.stdout is not None
+            try:
+                yield from _ppm_frames(process.stdout)
+                status = process.wait()
+            finally:
+                process.kill()
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().splitlines()
+        if status != 0:
+            raise ValueError(
+                f"{path.name} cannot be decoded: {words[-1] if words else f'ffmpeg says {status}'}"
+            )
+
+    def length(self, path: Path) -> tuple[int, float]:
+        """Return the number of frames of a video and their rate per second."""
+        try:
+            count, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path.name} is not a video that can be read") from error
+        if count < 1 or seconds <= 0:
+            raise ValueError(f"{path.name} holds no frames")
+        return count, count / seconds
+
+    def image(self, path: Path) -> np.ndarray:
+        """Return a picture as uint8 `(H, W, 3)`; raise `ValueError` where it cannot be read."""
+        try:
+            with Image.open(path) as opened:
+                return np.asarray(opened.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path.name} is not a picture that can be read: {error}") from error
+
+
+def _ppm_frames(stream: IO[bytes]) -> Iterator[np.ndarray]:
+    """Yield the pictures uint8 `(H, W, 3)` of a stream of PPM files; a cut-off last one is dropped."""
+    while stream.readline().strip() == b"P6":
+        width, height = (int(word) for word in stream.readline().split())
+        stream.readline()  # 255
+        data = stream.read(3 * width * height)
+        if len(data) < 3 * width * height:
+            return
+        yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
