@@ -1,0 +1,148 @@
+"""The figures of a transfer report. matplotlib is in the `bench` extra and imported only here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wm_env.agents.transfer_metrics import LEARNED, SIM, TRUE
+
+matplotlib.use("Agg")
+
+_COLOURS = {SIM: "#1f6fb4", TRUE: "#d9541e"}
+_KEYS = {SIM: "sim", TRUE: "true"}
+
+
+def _new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+
+
+def scores(report: Mapping[str, Any]) -> Figure:
+    """Return success rate and return of every policy in both environments, with intervals."""
+    roles = list(report["scores"])
+    figure, axes = _new(10, 0.6 + 0.55 * len(roles), 2)
+    place = np.arange(len(roles))
+    for axis, name, title in ((axes[0], "success", "success rate"), (axes[1], "reward", "return")):
+        for shift, environment in ((-0.17, SIM), (0.17, TRUE)):
+            cells = [report["scores"][role][environment][name] for role in roles]
+            means = np.array([cell["mean"] for cell in cells])
+            ends = [(cell["lo"], cell["hi"]) for cell in cells]
+            spread = np.array(
+                [
+                    (0.0, 0.0) if lo is None else (mean - lo, hi - mean)
+                    for mean, (lo, hi) in zip(means, ends, strict=True)
+                ]
+            )
+            axis.barh(
+                place + shift,
+                means,
+                0.32,
+                xerr=spread.clip(0).T,
+                color=_COLOURS[environment],
+                label=environment,
+                error_kw={"elinewidth": 1, "capsize": 2},
+            )
+        axis.set_yticks(place, roles if axis is axes[0] else [""] * len(roles), fontsize=9)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.25, axis="x")
+        axis.axvline(0, color="black", linewidth=0.6)
+    axes[0].set_xlim(0, 1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=2)
+    return figure
+
+
+def curves(report: Mapping[str, Any]) -> Figure:
+    """Return J in both environments against env steps, a panel for each world of training."""
+    roles = list(report["curves"])
+    figure, axes = _new(10, 4, max(2, len(roles)))
+    for axis, role in zip(axes, roles, strict=False):
+        points = report["curves"][role]
+        steps = [point["env_steps"] for point in points]
+        for environment, key in _KEYS.items():
+            cells = [point[key]["reward"] for point in points]
+            _line(axis, steps, cells, environment)
+        axis.set_title(role, fontsize=10)
+        axis.set_xlabel("env steps of training")
+        axis.set_ylabel("return")
+        axis.grid(alpha=0.25)
+    for axis in axes[len(roles) :]:
+        axis.set_axis_off()
+    _same_scale(axes[: len(roles)])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=2)
+    return figure
+
+
+def horizons(report: Mapping[str, Any]) -> Figure:
+    """Return J^{0:H} in both environments (left) and their difference (right) against H."""
+    figure, axes = _new(10, 3.8, 2)
+    points = report["horizon"]
+    steps = [point["steps"] for point in points]
+    for environment, key in _KEYS.items():
+        _line(axes[0], steps, [point[key] for point in points], environment)
+    _line(axes[1], steps, [point["gap"] for point in points], "difference", "#2a9d55")
+    axes[0].set_title(f"{LEARNED}: return until step H", fontsize=10)
+    axes[1].set_title("G(H) = learned world minus twin", fontsize=10)
+    axes[1].axhline(0, color="black", linewidth=0.6)
+    for axis in axes:
+        axis.set_xlabel("H (env steps)")
+        axis.grid(alpha=0.25)
+        axis.set_xlim(left=0)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def temperatures(report: Mapping[str, Any]) -> Figure:
+    """Return success and return in the learned world against its temperature, the twin's as a line."""
+    figure, axes = _new(10, 3.8, 2)
+    points = report["temperature"]
+    heat = [point["temperature"] for point in points]
+    for axis, name, title in ((axes[0], "success", "success rate"), (axes[1], "reward", "return")):
+        _line(axis, heat, [point[name] for point in points], SIM)
+        truth = report["scores"][LEARNED][TRUE][name]["mean"]
+        axis.axhline(truth, color=_COLOURS[TRUE], linestyle="--", label=TRUE)
+        axis.set_title(f"{LEARNED}: {title}", fontsize=10)
+        axis.set_xlabel("temperature of the learned world")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylim(0, 1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=2)
+    return figure
+
+
+def order(report: Mapping[str, Any]) -> Figure:
+    """Return true against simulated return, a point per policy and checkpoint, with the diagonal."""
+    figure, axes = _new(5.2, 5)
+    points = np.array(report["ranking"]["points"])  # (n, 2): true, sim
+    axis = axes[0]
+    low, high = points.min() - 0.5, points.max() + 0.5
+    axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle="--", label="equal")
+    axis.plot(points[:, 1], points[:, 0], "o", markersize=5, color=_COLOURS[SIM], alpha=0.7)
+    axis.set_xlim(low, high)
+    axis.set_ylim(low, high)
+    axis.set_aspect("equal")
+    axis.set_xlabel("return in the learned world")
+    axis.set_ylabel("return in the twin")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def _line(axis: Axes, x: list[Any], cells: list[Mapping[str, Any]], label: str, colour: str = "") -> None:
+    colour = colour or _COLOURS[label]
+    axis.plot(x, [cell["mean"] for cell in cells], marker="o", markersize=4, color=colour, label=label)
+    if all(cell["lo"] is not None for cell in cells):
+        lo, hi = ([cell[end] for cell in cells] for end in ("lo", "hi"))
+        axis.fill_between(x, lo, hi, color=colour, alpha=0.15, linewidth=0)
+
+
+def _same_scale(axes: list[Axes]) -> None:
+    low = min(axis.get_ylim()[0] for axis in axes)
+    high = max(axis.get_ylim()[1] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(low, high)
