@@ -48,7 +48,7 @@ from wm_env.model.checkpoint import load_card
 from wm_env.model.kinematics import KEYS
 from wm_env.recording import Layout, Shot, record_video, shot
 from wm_env.sb3 import SanaWMVecEnv
-from wm_env.twin import twin_like
+from wm_env.worlds import twin_of
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -95,8 +95,8 @@ def train(
     agent = _agent(model, settings)
     spec = envs.envs.world.spec
     worlds: dict[str, Any] = {settings.world: settings.world}
-    if not spec.sees_scene and settings.obs_type == "rgb":  # the twin has no latents
-        worlds["twin"] = twin_like(spec, settings.device)
+    if not spec.sees_scene:
+        worlds["twin"] = twin_of(envs.envs.world, settings.device)
     profile = envs.envs.profile()
     card = {
         "env_steps": model.num_timesteps,

@@ -23,7 +23,7 @@ import wm_env
 from wm_env.model.dit import DiT
 from wm_env.model.state import leaves
 from wm_env.snapshot import Snapshot
-from wm_env.twin import TWIN_SPEC
+from wm_env.twin import TWIN_SPEC, TwinWorld
 
 ACTIONS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
 WORLDS = ["twin", "pure_world", "memory_world"]  # the latter two: random weights, every part
@@ -264,6 +264,16 @@ def test_batched_learned_frames_are_within_a_grey_level_of_solo_ones(pure_world:
         assert np.abs(batched[0].astype(int) - alone).max() <= 1
 
 
+def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
+    learned, twin = (gym.make("SanaWM-v0", world=world, obs_type="latent") for world in ("tiny", "twin"))
+    assert learned.observation_space == twin.observation_space
+    start, true_start = learned.reset(seed=1)[0], twin.reset(seed=1)[0]
+    np.testing.assert_allclose(start, true_start, atol=1e-5)
+    after, true_after = learned.step(1)[0], twin.step(1)[0]
+    moved = np.abs(true_after - true_start).mean()
+    assert np.abs(after - true_after).mean() < moved  # nearer the truth than where the camera came from
+
+
 def test_latents_are_observed_within_finite_bounds(pure_world: str) -> None:
     env = gym.make("SanaWM-v0", world=pure_world, obs_type="latent")
     observed, _ = env.reset(seed=0)
@@ -423,7 +433,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"world": "twin", "task": "dance"}, "explore"),
     ({"world": "twin", "action_type": "joystick"}, "keys, multikeys"),
     ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
-    ({"world": "twin", "obs_type": "latent"}, "no latents"),
+    ({"world": TwinWorld(), "obs_type": "latent"}, "no latents"),
     ({"world": "twin", "obs_size": 0}, "positive"),
     ({"world": "twin", "collision": "bounce"}, "block, terminate, ignore"),
     ({"world": "twin", "split": "test"}, "train, val, heldout"),

@@ -82,7 +82,7 @@ class EnvConfig:
             offload=tuple(self.offload),
             frame_size=None if self.frame_size is None else (self.frame_size[0], self.frame_size[1]),
         )
-        return resolve_world(self.world, self.device, self.ablate, released)
+        return resolve_world(self.world, self.device, self.ablate, released, self.obs_type == "latent")
 
     def rules(self, world: World) -> Rules:
         """Return the rules of these settings on `world`."""

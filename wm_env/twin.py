@@ -2,11 +2,15 @@
 
 It meets the same `World` protocol as a learned world, so environments, tasks, agents and recordings cannot
 tell them apart. It is the one world that is given the scene (`WorldSpec.sees_scene`).
+
+A latent observation is what an autoencoder makes of the truth: of the start image as in a learned world (with
+the depth predicted from it), afterwards of the true frames and depth of each chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +21,7 @@ from wm_env.model.scenes.captions import with_prompt
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, put, select, tree_map
+from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
 from wm_env.world import Chunk, Start, WorldSpec
 
 TWIN_SPEC = WorldSpec(
@@ -40,11 +45,24 @@ class TwinState(NamedTuple):
 
 
 class TwinWorld:
-    """A ray-caster as a world; `spec` may copy another world's frame size, chunk length and speeds."""
+    """A ray-caster as a world; `spec` may copy another world's frame size, chunk length and speeds.
 
-    def __init__(self, spec: WorldSpec = TWIN_SPEC, device: str = "cpu") -> None:
-        self._spec = spec
+    codec: the autoencoder of the latent observations, on `device`; None for a world without latents.
+    """
+
+    def __init__(
+        self, spec: WorldSpec = TWIN_SPEC, device: str = "cpu", codec: TinyVAE | None = None
+    ) -> None:
+        if codec is not None:
+            fits = (GROUP, (codec.config.size, codec.config.size))
+            if (spec.frames_per_step, spec.frame_size) != fits:
+                raise ValueError(
+                    f"the autoencoder of latent observations takes {fits[0]} frames of {fits[1]}, not "
+                    f"{spec.frames_per_step} of {spec.frame_size}"
+                )
+        self._spec = replace(spec, latent_shape=None if codec is None else codec.latent_shape)
         self._device = torch.device(device)
+        self._codec = codec
 
     @property
     def spec(self) -> WorldSpec:
@@ -64,14 +82,28 @@ class TwinWorld:
             ),
         )
         identity = torch.eye(4, dtype=torch.float64).repeat(len(starts), 1, 1, 1)  # (B, 1, 4, 4)
-        seen, state = self.step_chunk(state, identity)
-        images = torch.from_numpy(np.stack([start.image for start in starts]))  # (B, h, w, 3)
-        return seen._replace(frames=images[:, None]), state
+        _, depth = self._look(state, identity)
+        images = torch.from_numpy(np.stack([start.image for start in starts])).to(
+            self._device
+        )  # (B, h, w, 3)
+        latent = None
+        if self._codec is not None:
+            with torch.inference_mode():
+                latent, _ = self._codec.encode_image(images, state.intrinsics.float())
+        return Chunk(frames=images[:, None], latent=latent, depth=depth), state
 
     def step_chunk(self, state: TwinState, c2w: Tensor) -> tuple[Chunk, TwinState]:
+        frames, depth = self._look(state, c2w)
+        latent = None
+        if self._codec is not None:
+            with torch.inference_mode():
+                latent = self._codec.encode_groups(to_pixels(frames, depth))  # (B, C, h', w')
+        return Chunk(frames=frames, latent=latent, depth=depth), state
+
+    def _look(self, state: TwinState, c2w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames uint8 `(B, K, h, w, 3)` and depth `(B, K, h, w)` along poses `(B, K, 4, 4)`."""
         absolute = state.start_c2w[:, None] @ c2w.to(self._device)  # (B, K, 4, 4)
-        frames, depth = render(state.scene, absolute, state.intrinsics, *self._spec.frame_size)
-        return Chunk(frames=frames, latent=None, depth=depth), state
+        return render(state.scene, absolute, state.intrinsics, *self._spec.frame_size)
 
     def set_prompt(self, state: TwinState, prompts: Sequence[str | None]) -> TwinState:
         slots = [slot for slot, prompt in enumerate(prompts) if prompt is not None]
@@ -85,19 +117,11 @@ class TwinWorld:
         return state  # the truth has no noise
 
 
-def twin_like(spec: WorldSpec, device: str = "cpu") -> TwinWorld:
-    """Return the twin at another world's frame size, chunk length and speeds, to compare side by side."""
-    return TwinWorld(
-        WorldSpec(
-            name="twin",
-            frames_per_step=spec.frames_per_step,
-            frame_size=spec.frame_size,
-            max_translation=spec.max_translation,
-            max_rotation_deg=spec.max_rotation_deg,
-            trained_steps=TWIN_SPEC.trained_steps,
-            latent_shape=None,
-            fps=spec.fps,
-            sees_scene=True,
-        ),
-        device,
-    )
+def twin_like(spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None) -> TwinWorld:
+    """Return the twin at another world's frame size, chunk length and speeds, to compare side by side.
+
+    codec: that world's autoencoder, where its latents are to be compared too.
+    """
+    name, trained = TWIN_SPEC.name, TWIN_SPEC.trained_steps
+    twin = replace(spec, name=name, trained_steps=trained, sees_scene=True, weights_sha256=None)
+    return TwinWorld(twin, device, codec)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import embedded_vae, load_world
 from wm_env.model.released.presets import (
     RELEASED,
     STEPPABLE,
@@ -17,8 +17,8 @@ from wm_env.model.released.presets import (
     load_released_world,
     released_name,
 )
-from wm_env.model.rollout import ABLATIONS, Ablation
-from wm_env.twin import TwinWorld
+from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.twin import TwinWorld, twin_like
 from wm_env.world import World
 
 EMBEDDED = ("tiny", "tiny-pure")
@@ -26,12 +26,18 @@ PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
 
 
 def resolve_world(
-    world: Any, device: str = "cpu", ablate: Ablation | None = None, released: ReleasedSettings | None = None
+    world: Any,
+    device: str = "cpu",
+    ablate: Ablation | None = None,
+    released: ReleasedSettings | None = None,
+    latents: bool = False,
 ) -> World:
     """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
 
     device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
     released: where a released world's weights lie and how they are placed; only released worlds take any.
+    latents: the preset `twin` shall have latents too, those of the embedded `tiny`; a learned world always
+    has its own.
     """
     if ablate is not None and ablate not in ABLATIONS:
         raise ValueError(f"unknown ablate {ablate!r}; valid are None, {', '.join(ABLATIONS)}")
@@ -47,7 +53,7 @@ def resolve_world(
             settings = replace(settings, weights=str(Path(world).resolve()))
         return _released(name, device, settings)
     if isinstance(world, str | Path):
-        return _twin(device) if str(world) == "twin" else _learned(str(world), device, ablate)
+        return _twin(device, latents) if str(world) == "twin" else _learned(str(world), device, ablate)
     if not isinstance(world, World):
         raise ValueError(
             f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
@@ -59,8 +65,14 @@ def resolve_world(
 
 
 @functools.lru_cache(maxsize=8)
-def _twin(device: str) -> World:
-    return TwinWorld(device=device)
+def _twin(device: str, latents: bool) -> World:
+    return TwinWorld(device=device, codec=embedded_vae("tiny")[0].to(device) if latents else None)
+
+
+def twin_of(world: World, device: str = "cpu") -> TwinWorld:
+    """Return the twin beside a world: its frame size, chunk length and speeds, and its latents if any."""
+    codec = world.vae if isinstance(world, LearnedWorld) else None
+    return twin_like(world.spec, device, codec)
 
 
 @functools.lru_cache(maxsize=2)
