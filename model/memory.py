@@ -8,6 +8,10 @@ becomes a point, moves into the new camera and is written to the 2x2 pixels arou
 weighed bilinearly, among the points within 6% of the nearest one at that pixel (z-buffer). What no point
 reaches is zero in every channel, the mask included.
 
+Projections are rounded to 1/1024 pixel. A camera that stands or steps aside sends whole rows of points exactly
+onto pixel centres, where an error of 1e-7 (another batch size) would choose the pixels that they are written
+to, and what they hide: without the rounding 3 to 9% of a slot's values left the solo episode's after 16 steps.
+
 Kept are frame 0 and the last frames of the latest 16 chunks. A view reads four of them: frame 0, the newest,
 and the two whose view overlaps most with the asked one: cos(angle between optical axes) - 0.1 |t_k - t| / m.
 Nothing here is learned.
@@ -29,6 +33,7 @@ FAR_PENALTY = 0.1  # overlap lost per metre between two cameras
 NEAR = 0.12  # metres; points nearer than this are not drawn
 SURFACE = 1.06  # points up to this factor behind the nearest one belong to the same surface
 MIN_WEIGHT = 0.05
+SUBPIXELS = 1024  # steps of a projection per pixel
 TOKEN_STRIDE = 8  # pixels of a view that one transformer token sees
 MEMORY_CHANNELS = 5 * TOKEN_STRIDE**2
 
@@ -105,7 +110,7 @@ def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrins
     depth = metric_depth(pixels[:, :, 3].float()).flatten(2)[:, None, :, None]  # (B, 1, S, 1, HW)
     q = (project @ pair[..., :3, :3] @ rays[:, None, None]) * depth + project @ pair[..., :3, 3:]
     x, y, z = (part.flatten(2) for part in q.unbind(3))  # (B, F, P) with P = S HW
-    u, v = x / z - 0.5, y / z - 0.5
+    u, v = (((part / z - 0.5) * SUBPIXELS).round() / SUBPIXELS for part in (x, y))
     left, top = u.floor(), v.floor()
     fu, fv = u - left, v - top
     drawn = (z > NEAR) & (left >= -1) & (left < width) & (top >= -1) & (top < height)

@@ -60,6 +60,17 @@ def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> No
     assert imagined > still + GAIN_DB
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) -> None:
+    world = load_world(name)
+    seeds, keys = range(100, 103), ["l", "", "w", "l"]  # steps aside and stands: points on pixel centres
+    truth = walks(world.spec, split="val", seeds=seeds, keys=[keys] * len(seeds))
+    together = roll(world, starts(world, truth), truth.c2w)
+    alone = roll(world, starts(world, truth)[:1], truth.c2w[:1])
+    off = (together[:1].int() - alone.int()).abs()
+    assert (off > 1).float().mean() < 1e-3  # more than one grey level; of single points at depth edges
+
+
 def test_a_card_says_where_the_weights_come_from() -> None:
     for name in EMBEDDED:
         card = load_card(world_path(name))

@@ -85,3 +85,16 @@ def test_a_view_reads_the_start_the_newest_and_the_two_that_look_the_same_way() 
     assert counts.all()
     _, counts = choose_slots(c2w[:, :1], valid[:, :1], c2w[:, 0])
     assert counts[0].tolist() == [False, True, False]  # with one slot, it is read once
+
+
+@pytest.mark.parametrize("aside", [0.0, 0.25], ids=["standing", "stepping aside"])
+def test_rounding_errors_do_not_move_points_over_pixel_borders(aside: float) -> None:
+    pixels = smooth_pixels()[:, None]
+    target = poses(0.0)
+    target[0, 0, 0, 3] = aside
+    noise = 1e-6 * torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    other = pixels.clone()
+    other[:, :, 3] += noise
+    counts = torch.ones(1, 1, dtype=torch.bool)
+    a, b = (splat(each, poses(0.0), counts, target, INTRINSICS) for each in (pixels, other))
+    assert (a - b).abs().max() < 2e-3  # of 2; a point that changes its row moves colours by 1e-2 and more
