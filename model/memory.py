@@ -8,9 +8,9 @@ becomes a point, moves into the new camera and is written to the 2x2 pixels arou
 weighed bilinearly, among the points within 6% of the nearest one at that pixel (z-buffer). What no point
 reaches is zero in every channel, the mask included.
 
-Projections are rounded to 1/1024 pixel. A camera that stands or steps aside sends whole rows of points exactly
-onto pixel centres, where an error of 1e-7 (another batch size) would choose the pixels that they are written
-to, and what they hide: without the rounding 3 to 9% of a slot's values left the solo episode's after 16 steps.
+Projections are rounded to 1/1024 pixel. A camera that stands or steps aside sends whole rows of points onto
+pixel centres, where an error of 1e-7 (another batch size) would choose the pixels that they are written to,
+and what they hide: without the rounding 3 to 9% of a slot's values left the solo episode's within 16 steps.
 
 Kept are frame 0 and the last frames of the latest 16 chunks. A view reads four of them: frame 0, the newest,
 and the two whose view overlaps most with the asked one: cos(angle between optical axes) - 0.1 |t_k - t| / m.
