@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.data.clip import Clip, ClipShards
+from wm_env.model.data.clip import Clip, ClipShards, share_of
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
@@ -84,11 +84,15 @@ def _check_owner(folder: Path, accepted: Sequence[str]) -> None:
 class LatentShards:
     """Clips and their latents as one indexed set."""
 
-    def __init__(self, clips: Path, latents: Path, *accepted: str) -> None:
-        """Open the clips of `clips` whose latents, by weights of an `accepted` SHA-256, are in `latents`."""
+    def __init__(self, clips: Path, latents: Path, *accepted: str, rank: int = 0, of: int = 1) -> None:
+        """Open the clips of `clips` whose latents, by weights of an `accepted` SHA-256, are in `latents`.
+
+        rank, of: read the share of one of several workers, see `ClipShards.share`.
+        """
         done = sorted(path for path in latents.glob("shard-*") if path.is_dir())
         if not done:
             raise FileNotFoundError(f"no latents in {latents}; encode {clips} first (`train latents`)")
+        done = share_of(done, rank, of)
         for path in done:
             _check_owner(path, accepted)
         self.clips = ClipShards(clips, names=[path.name for path in done])

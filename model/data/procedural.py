@@ -6,12 +6,14 @@ that seed. So shards can be rendered in any order, by several processes, and res
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wm_env.model.data.clip import write_shard
 from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
@@ -55,8 +57,23 @@ def draw_event(scene: Scene, generator: torch.Generator) -> tuple[str, Scene]:
     raise AssertionError("some event changes every scene")
 
 
-def render_clip(seed: int, config: RenderConfig) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays of one clip (no leading axis) and its captions, one, or two with an event.
+class ClipPlan(NamedTuple):
+    """Everything about one clip but its pixels.
+
+    parts: the scene, and after an event the changed one; part i is seen from frame starts[i] up to
+    starts[i + 1]. captions: one text per part. c2w: `(1, F, 4, 4)` float64, absolute. intrinsics: `(1, 4)`
+    float32 in pixels.
+    """
+
+    parts: tuple[Scene, ...]
+    starts: tuple[int, ...]
+    captions: tuple[str, ...]
+    c2w: Tensor
+    intrinsics: Tensor
+
+
+def plan_clip(seed: int, config: RenderConfig) -> ClipPlan:
+    """Return scene, path, field of view and event of a clip.
 
     An event (light, fog or beacon colour changes) begins with the first frame of a random chunk.
     """
@@ -65,34 +82,59 @@ def render_clip(seed: int, config: RenderConfig) -> tuple[dict[str, np.ndarray],
     c2w = training_paths(scene, generator, config.frames)  # (1, F, 4, 4)
     focal = intrinsics_from_fov(start_fov_deg(seed), config.size, config.size)
     intrinsics = torch.tensor([focal], dtype=torch.float32)
-    captions, parts, starts = caption(scene), [scene], [0, config.frames]
     if float(torch.rand((), generator=generator)) < config.event_fraction:
         chunks = (config.frames - 1) // 4
         chunk = int(torch.randint(1, chunks, (), generator=generator))  # chunk t is frames 4t-3 .. 4t
         prompt, changed = draw_event(scene, generator)
-        captions, parts, starts = [captions[0], prompt], [scene, changed], [0, 4 * chunk - 3, config.frames]
-    rgb, depth, ids = [], [], []
-    for which, (part, begin, end) in enumerate(zip(parts, starts[:-1], starts[1:], strict=True)):
-        colours, z = render(part, c2w[:, begin:end], intrinsics, config.size, config.size)
-        rgb.append(colours[0])
-        depth.append(z[0])
-        ids.append(torch.full((end - begin,), which, dtype=torch.int16))
+        starts = (0, 4 * chunk - 3, config.frames)
+        return ClipPlan((scene, changed), starts, (caption(scene)[0], prompt), c2w, intrinsics)
+    return ClipPlan((scene,), (0, config.frames), (caption(scene)[0],), c2w, intrinsics)
+
+
+def render_frames(plan: ClipPlan, frames: Sequence[int], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rgb uint8 `(n, H, W, 3)`, depth `(n, H, W)` float16 and part `(n,)` int64 of some frames."""
+    wanted = torch.tensor(frames)
+    part = torch.bucketize(wanted, torch.tensor(plan.starts[1:]), right=True)
+    rgb = torch.empty(len(frames), size, size, 3, dtype=torch.uint8)
+    depth = torch.empty(len(frames), size, size, dtype=torch.float16)
+    for which, scene in enumerate(plan.parts):
+        rows = (part == which).nonzero()[:, 0]
+        if len(rows):
+            colours, z = render(scene, plan.c2w[:, wanted[rows]], plan.intrinsics, size, size)
+            rgb[rows], depth[rows] = colours[0], z[0].clamp(max=1000.0).half()
+    return rgb, depth, part
+
+
+def render_clip(seed: int, config: RenderConfig) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the arrays of one clip (no leading axis) and its captions, one, or two with an event."""
+    plan = plan_clip(seed, config)
+    rgb, depth, part = render_frames(plan, range(config.frames), config.size)
     arrays = {
-        "rgb": torch.cat(rgb).numpy(),
-        "depth": torch.cat(depth).clamp(max=1000.0).half().numpy(),
-        "c2w": relative_to_first(c2w)[0].float().numpy(),
-        "intrinsics": intrinsics[0].numpy(),
-        "caption": torch.cat(ids).numpy(),
+        "rgb": rgb.numpy(),
+        "depth": depth.numpy(),
+        "c2w": relative_to_first(plan.c2w)[0].float().numpy(),
+        "intrinsics": plan.intrinsics[0].numpy(),
+        "caption": part.to(torch.int16).numpy(),
     }
-    return arrays, captions
+    return arrays, list(plan.captions)
 
 
 def render_shards(
-    folder: Path, config: RenderConfig, report: Callable[[int, int], None] | None = None
+    folder: Path,
+    config: RenderConfig,
+    report: Callable[[int, int], None] | None = None,
+    *,
+    rank: int = 0,
+    of: int = 1,
 ) -> None:
-    """Render the clips of `config` into `folder`, skipping shards that are already there."""
+    """Render the clips of `config` into `folder`, skipping shards that are already there.
+
+    rank, of: render shards `rank`, `rank + of`, ... only, as one of several workers.
+    """
+    if not 0 <= rank < of:
+        raise ValueError(f"rank={rank} must be in 0 .. {of - 1}")
     shards = -(-config.clips // config.clips_per_shard)
-    for number in range(shards):
+    for number in range(rank, shards, of):
         target = folder / f"shard-{number:05d}"
         if target.exists():
             continue

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.clip import ClipShards
+from wm_env.model.data.rendered import open_clips
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.training.vae import bf16_supported, depth_loss, evaluate, load_vae, sample_images
 from wm_env.model.vae.tiny import TinyVAE
@@ -55,10 +56,19 @@ def train_depth(
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    render_workers: int = 0,
     report: Report | None = None,
 ) -> Run:
-    """Train, or resume, in `out`; write the whole autoencoder as `out/vae.safetensors` after the slice."""
-    train, val = ClipShards(data / "train"), ClipShards(data / "val")
+    """Train, or resume, in `out`; write the whole autoencoder as `out/vae.safetensors` after the slice.
+
+    render_workers: processes that render where `data` is rendered when it is read.
+    """
+    train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
+    if isinstance(train, ClipShards) and train.origins:
+        raise ValueError(
+            f"the depth of {data} was predicted, not measured; a depth network would learn its own errors. "
+            "Train it on rendered clips (`train data`)"
+        )
     vae, card = load_vae(vae_path)
     vae = vae.to(device)
     bf16 = config.bf16 and bf16_supported(torch.device(device))

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from wm_env.model.checkpoint import save_checkpoint
-from wm_env.model.data.clip import Clip, ClipShards
+from wm_env.model.data.clip import Clip
+from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.embedded import load_world
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.refiner.tiny import TinyRefiner
@@ -107,7 +108,7 @@ def goal(rollout: Rollout) -> Tensor:
     return mask * rollout.truth + (1 - mask) * rollout.decoded
 
 
-def sample(shards: ClipShards, config: RolloutTraining, generator: torch.Generator) -> tuple[Clip, list[int]]:
+def sample(shards: Clips, config: RolloutTraining, generator: torch.Generator) -> tuple[Clip, list[int]]:
     """Return windows of random length and place of `batch` clips, and a noise seed for each."""
     most = min(config.chunks, (shards.frames - 1) // GROUP)
     chunks = int(torch.randint(1, most + 1, (), generator=generator))
@@ -120,7 +121,7 @@ def sample(shards: ClipShards, config: RolloutTraining, generator: torch.Generat
 
 
 @torch.no_grad()
-def evaluate(world: LearnedWorld, shards: ClipShards, clips: int = 16) -> dict[str, float]:
+def evaluate(world: LearnedWorld, shards: Clips, clips: int = 16) -> dict[str, float]:
     """Return the PSNR of rollouts from the start of held-out clips, refined and decoded, by horizon."""
     assert world.refiner is not None
     span = slice(0, GROUP * min(16, (shards.frames - 1) // GROUP) + 1)
@@ -149,7 +150,7 @@ def train_on_rollouts(
     report: Report | None = None,
 ) -> Run:
     """Train, or resume, the refiner of a world folder; write `out/refiner.safetensors` after the slice."""
-    train, val = ClipShards(data / "train"), ClipShards(data / "val")
+    train, val = open_clips(data / "train"), open_clips(data / "val")
     loaded = load_world(world, device=device)
     refiner = loaded.refiner
     if refiner is None:

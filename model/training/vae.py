@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
-from wm_env.model.data.clip import ClipShards
+from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.vae.tiny import (
     GROUP,
@@ -77,7 +77,7 @@ def window_frames(first_group: int, groups: int) -> list[int]:
 
 
 def sample_windows(
-    shards: ClipShards, batch: int, groups: int, start_fraction: float, generator: torch.Generator
+    shards: Clips, batch: int, groups: int, start_fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return pixels `(B, groups, 4, 4, H, W)` and which windows begin with the start image `(B,)` bool."""
     total = (shards.frames - 1) // GROUP + 1
@@ -91,9 +91,7 @@ def sample_windows(
     return pixels, firsts == 0
 
 
-def sample_images(
-    shards: ClipShards, batch: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample_images(shards: Clips, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return level views: colours `(B, 3, H, W)`, inverse depth `(B, H, W)`, intrinsics `(B, 4)`."""
     clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
     tries = torch.randint(shards.frames, (batch, 8), generator=generator)
@@ -125,7 +123,7 @@ def depth_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def training_step(
-    vae: TinyVAE, shards: ClipShards, config: VAETraining, generator: torch.Generator
+    vae: TinyVAE, shards: Clips, config: VAETraining, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one batch; moves the running latent statistics of `vae` by 2%."""
     device = vae.latent_mean.device
@@ -161,7 +159,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(vae: TinyVAE, shards: ClipShards, clips: int = 32) -> dict[str, float]:
+def evaluate(vae: TinyVAE, shards: Clips, clips: int = 32) -> dict[str, float]:
     """Return held-out quality: PSNR of clips and start frames, median relative depth errors."""
     device = vae.latent_mean.device
     values: dict[str, list[Tensor]] = {n: [] for n in ("psnr", "psnr_start", "depth_codec", "depth_image")}
@@ -215,11 +213,15 @@ def train_vae(
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    render_workers: int = 0,
     report: Report | None = None,
 ) -> Run:
-    """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice. `data` holds
-    `train/` and `val/` shards."""
-    train, val = ClipShards(data / "train"), ClipShards(data / "val")
+    """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
+
+    data: folder with `train/` and `val/` clips. render_workers: processes that render where they are rendered
+    when they are read.
+    """
+    train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
     torch.manual_seed(config.loop.seed)
     vae = TinyVAE(config.vae)
     if not (out / "state.pt").exists():

@@ -59,6 +59,12 @@ class TrainData:
     """Clips in all; shards that exist are kept. 64 are plenty for val."""
     frames: int = 69
     """Pixel frames of a clip, 4k+1."""
+    rank: int = 0
+    """Number of this worker, of several that fill OUT together."""
+    of: int = 1
+    """How many workers there are."""
+    on_the_fly: bool = False
+    """Write only the recipe: trainings that read OUT render the clips when they need them."""
     seed: int = 0
     """First scene seed; clip i has seed SEED + i."""
     json: Path | None = None
@@ -66,10 +72,14 @@ class TrainData:
 
     def run(self) -> dict[str, Any]:
         from wm_env.model.data.procedural import RenderConfig, render_shards
+        from wm_env.model.data.rendered import write_recipe
 
         torch.set_num_threads(1)
         config = RenderConfig(split=self.split, clips=self.clips, frames=self.frames, first_seed=self.seed)
-        render_shards(self.out / self.split, config, _bar("shard"))
+        if self.on_the_fly:
+            write_recipe(self.out / self.split, config)
+        else:
+            render_shards(self.out / self.split, config, _bar("shard"), rank=self.rank, of=self.of)
         return {"out": str(self.out / self.split), **dataclasses.asdict(config)}
 
 
@@ -95,6 +105,8 @@ class TrainVAE:
     """Torch device."""
     threads: int = 1
     """CPU threads; two processes are faster than one with two."""
+    render_workers: int = 0
+    """Processes that render, for data made with --on-the-fly; 0 renders between the steps."""
     json: Path | None = None
     """File for the result as JSON."""
 
@@ -112,6 +124,7 @@ class TrainVAE:
             seconds=self.seconds,
             steps=self.steps,
             device=self.device,
+            render_workers=self.render_workers,
             report=_bar("step"),
         )
         return _summary(run, self.out)
@@ -141,6 +154,8 @@ class TrainDepth:
     """Torch device."""
     threads: int = 1
     """CPU threads; two processes are faster than one with two."""
+    render_workers: int = 0
+    """Processes that render, for data made with --on-the-fly; 0 renders between the steps."""
     json: Path | None = None
     """File for the result as JSON."""
 
@@ -159,6 +174,7 @@ class TrainDepth:
             seconds=self.seconds,
             steps=self.steps,
             device=self.device,
+            render_workers=self.render_workers,
             report=_bar("step"),
         )
         return _summary(run, self.out)

@@ -66,3 +66,19 @@ def test_frame_counts_that_do_not_fit_are_refused() -> None:
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no shards"):
         ClipShards(tmp_path)
+
+
+def test_broken_shards_are_listed_clip_by_clip_when_they_are_opened(tmp_path: Path) -> None:
+    render_shards(tmp_path, CONFIG)
+    file = tmp_path / "shard-00000" / "c2w.npy"
+    c2w = np.load(file)
+    c2w[1, 4, 0, 0] = np.nan
+    np.save(file, c2w)
+    other = RenderConfig(clips=1, frames=5, size=16)
+    render_shards(tmp_path / "other", other)
+    (tmp_path / "other" / "shard-00000").rename(tmp_path / "shard-00007")
+    with pytest.raises(ValueError, match="2 faults") as caught:
+        ClipShards(tmp_path)
+    said = str(caught.value)
+    assert "shard-00000 clip 1: pose 4" in said and "shard-00007 holds clips of 5 frames" in said
+    assert "clip 0" not in said
