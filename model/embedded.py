@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint, with_prefix
+from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint, with_prefix
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
@@ -123,6 +123,15 @@ def build_world(
     )
 
 
+def _load(world: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
+    """Return the weight file of a world, its tensors and its card."""
+    path = world_path(world)
+    tensors, card = load_checkpoint(path)
+    if "world" not in card:
+        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    return path, tensors, card
+
+
 def load_world(
     world: str | Path, *, device: str = "cpu", ablate: Ablation | None = None, impl: str = "auto"
 ) -> LearnedWorld:
@@ -130,10 +139,7 @@ def load_world(
 
     Raises `FileNotFoundError` for missing weights, `ValueError` for corrupted or misfitting ones.
     """
-    path = world_path(world)
-    tensors, card = load_checkpoint(path)
-    if "world" not in card:
-        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    path, tensors, card = _load(world)
     config = EmbeddedConfig.from_dict(card["world"])
     return build_world(
         tensors, config, name=path.stem, sha256=card["sha256"], device=device, ablate=ablate, impl=impl
@@ -142,10 +148,7 @@ def load_world(
 
 def embedded_vae(world: str | Path) -> tuple[TinyVAE, str]:
     """Return the autoencoder of an embedded world, float32 in eval mode, and the world's SHA-256."""
-    path = world_path(world)
-    tensors, card = load_checkpoint(path)
-    if "world" not in card:
-        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    path, tensors, card = _load(world)
     vae = TinyVAE(EmbeddedConfig.from_dict(card["world"]).vae)
     load_into(vae, with_prefix(tensors, "vae"), f"world {path.stem}, part vae")
     return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False), card["sha256"]  # type: ignore[call-overload]
@@ -156,10 +159,7 @@ def write_parts(world: str | Path, out: Path) -> dict[str, Path]:
 
     `train world --init` and the trainings that take a `vae.safetensors` start from such files.
     """
-    path = world_path(world)
-    tensors, card = load_checkpoint(path)
-    if "world" not in card:
-        raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
+    path, tensors, card = _load(world)
     written = {}
     for part, own in card["parts"].items():
         written[part] = out / f"{part}.safetensors"
