@@ -226,7 +226,7 @@ def self_forcing_loss(
     config: SelfForcing,
     generator: torch.Generator,
     weights: Tensor,
-    number: int = 0,
+    number: int,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of both networks and its parts; `batch.z` is the truth, `own` the history.
 
@@ -278,6 +278,7 @@ def self_forcing_loss(
     rise = min(1.0, max(0.0, number / config.critic_from - 1)) if config.critic_from else 1.0
     pull = rise * config.critic * pull_truth / pull_critic.clamp_min(1e-12)
     metrics |= {"critic": float(verdict.critic.detach()), "judged": float(verdict.network.detach())}
+    metrics["pull"] = float(pull)
     # the critic's optimizer ignores the scale of its gradient; this one keeps it out of the shared clipping
     return truth + pull * verdict.network + CRITIC_SCALE * verdict.critic, metrics
 
@@ -370,7 +371,7 @@ def train_self_forcing(
         batch = true_batch(sample, own, captions[id(source)])
         with sdpa_kernel([SDPBackend.MATH]):
             return self_forcing_loss(
-                module, batch, own, motions(sample.clip.c2w)[:, first:], config, generator, weights
+                module, batch, own, motions(sample.clip.c2w)[:, first:], config, generator, weights, number
             )
 
     def rule(name: str, parameter: nn.Parameter) -> Rule:
