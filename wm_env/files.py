@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,41 @@ def check_writable(path: str | Path) -> Path:
     except OSError as error:
         raise OSError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
     return target
+
+
+def check_folder(path: str | Path) -> Path:
+    """Return `path`, or raise `OSError` saying why it is no folder that files can be written to.
+
+    It need not exist yet; nothing is made or left behind.
+    """
+    target = Path(path)
+    there = target.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"cannot write into {str(target)!r}: {str(there)!r} is not a folder")
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".wm_env-"):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write into {str(target)!r}: {error.strerror or error}") from error
+    return target
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` (new or empty) on success and vanishes on failure."""
+    target = check_folder(path)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{str(target)!r} is not empty; give another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ COMMANDS = {
 }
 
 BAD_INPUT = 2  # exit status of bad usage and of bad input
+INTERRUPTED = 130  # of a command that was ended by Ctrl+C, as shells count it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,23 +74,30 @@ def run(name: str, words: Sequence[str]) -> int:
     import gymnasium as gym
     import tyro
 
+    who = f"wm-env {name}"
     module, _, cls = COMMANDS[name].target.partition(":")
-    command: Any = tyro.cli(
-        vars(importlib.import_module(module))[cls],
-        args=list(words),
-        prog=f"wm-env {name}",
-    )
     try:
+        command: Any = tyro.cli(vars(importlib.import_module(module))[cls], args=list(words), prog=who)
+        _check_shared_options(vars(command))
         if command.json is not None:
             check_writable(command.json)
         result = command.run()
         if command.json is not None:
             write_json(command.json, result)
-    except (ValueError, OSError, gym.error.Error) as error:
-        return _complain(f"wm-env {name}", str(error))
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+        return _complain(who, str(error))
     except KeyboardInterrupt:
-        return _complain(f"wm-env {name}", "interrupted; nothing half-written is left") and 130
+        _complain(who, "interrupted; nothing half-written is left")
+        return INTERRUPTED
     return 0
+
+
+def _check_shared_options(options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where an option that many commands have makes no sense."""
+    if options.get("threads", 1) < 1:
+        raise ValueError(f"--threads {options['threads']} must be at least 1")
+    if options.get("seed", 0) < 0:
+        raise ValueError(f"--seed {options['seed']} must be at least 0")
 
 
 def overview(commands: Mapping[str, Command] = COMMANDS) -> str:

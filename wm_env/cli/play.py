@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from wm_env.files import check_folder
 from wm_env.play.session import PlaySettings, Session
 
 
@@ -43,10 +44,7 @@ class Play:
     def run(self) -> dict[str, Any]:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port {self.port} must be from 0 to 65535")
-        if self.threads < 1 or self.seed < 0:
-            raise ValueError(f"--threads {self.threads} must be at least 1 and --seed {self.seed} at least 0")
-        if self.out.exists() and not self.out.is_dir():
-            raise NotADirectoryError(f"--out {str(self.out)!r} is a file, not a folder")
+        check_folder(self.out)
         torch.set_num_threads(self.threads)
         environment = {
             "world": self.world,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from wm_env.cli.record_path import Clip, record_clip
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
-from wm_env.files import check_writable
+from wm_env.files import check_folder, check_writable
 from wm_env.model.released.presets import ReleasedSettings
 from wm_env.recording import Layout, Shot, check_encoder, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
@@ -89,10 +89,10 @@ class Record:
 
     def _whole_path(self, trajectory: Path) -> dict[str, Any]:
         """Draw one clip along a camera path that is known in advance."""
-        if self.image is None or self.scene is not None or self.compare or self.format != "video":
-            raise ValueError(
-                "--trajectory needs --image and writes a video; it takes no --scene or --compare"
-            )
+        if self.image is None or self.scene is not None or self.format != "video":
+            raise ValueError("--trajectory needs --image and writes a video; it takes no --scene")
+        if self.compare or self.overlay:
+            raise ValueError("--compare and --overlay draw what is stepped, not a --trajectory")
         if self.out.suffix.lower() != ".mp4":
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
         if self.sampler_steps < 1:
@@ -128,7 +128,8 @@ class Record:
             raise ValueError(
                 f"--compare, --overlay and --image go with videos, not with --format {self.format}"
             )
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        check_folder(self.out)
+        if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
         exporter = _exporter(self.format)  # a missing extra is told before anything is recorded
         home = self.out if exporter is None else self.out.with_name(f"{self.out.name}-episodes")
@@ -237,17 +238,17 @@ class Record:
         self._check_numbers()
         if self.image is not None and (self.compare or self.scene is not None):
             raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
+        if self.image is not None and sheet.absolute() == self.image.absolute():
+            raise ValueError(f"the contact sheet would replace --image {str(self.image)!r}; rename --out")
         check_encoder(self.out)
         check_writable(self.out)
         check_writable(sheet)
 
     def _check_numbers(self) -> None:
-        if self.steps < 1 or self.threads < 1:
-            raise ValueError(f"--steps {self.steps} and --threads {self.threads} must be at least 1")
+        if self.steps < 1:
+            raise ValueError(f"--steps {self.steps} must be at least 1")
         if self.policy == "goal" and self.task not in ("pointnav", "objectnav", "imagenav"):
             raise ValueError(f"--policy goal needs a task with a goal to walk to, not --task {self.task}")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed} must be at least 0")
         if self.episodes < 1 or self.workers < 1:
             raise ValueError(f"--episodes {self.episodes} and --workers {self.workers} must be at least 1")
 

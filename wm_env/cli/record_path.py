@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def load_trajectory(path: Path) -> tuple[Tensor, Tensor | None]:
         c2w = torch.tensor(np.asarray(content["c2w"], dtype=np.float64))
         rows = content.get("intrinsics")
         return c2w, None if rows is None else torch.tensor(np.asarray(rows, dtype=np.float64))
-    except (ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"the trajectory file {str(path)!r} cannot be used: {error!s:.300}") from error
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from wm_env.recording import Policy
 class Job:
     """Episodes to record: environment settings, who plays (a picklable function and its argument), length.
 
-    Episode i has the environment seed and the policy seed `seed + i`, however many workers there are.
+    settings: plain values, as JSON holds them. Episode i has the environment seed and the policy seed
+    `seed + i`, however many workers there are.
     """
 
     settings: Mapping[str, Any]
@@ -50,18 +54,23 @@ def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
             yield job.record(index, env)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job,)) as pool:
-        for done in as_completed([pool.submit(_record, index) for index in range(episodes)]):
-            yield done.result()
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pending = [pool.submit(_record, job, index) for index in range(episodes)]
+        try:
+            for done in as_completed(pending):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise OSError("a recording process was ended from outside; its episode is lost") from error
+        finally:
+            for each in pending:
+                each.cancel()
 
 
-_worker: dict[str, Any] = {}  # the job and the environment of a worker process
+@functools.cache
+def _environment(settings: str) -> SanaWMEnv:
+    """Return the one environment of a worker process. settings: as JSON."""
+    return SanaWMEnv(**json.loads(settings))
 
 
-def _start(job: Job) -> None:
-    torch.set_num_threads(1)
-    _worker.update(job=job, env=SanaWMEnv(**job.settings))
-
-
-def _record(index: int) -> Path:
-    return _worker["job"].record(index, _worker["env"])
+def _record(job: Job, index: int) -> Path:
+    return job.record(index, _environment(json.dumps(dict(job.settings))))

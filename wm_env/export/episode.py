@@ -12,8 +12,7 @@ A folder appears only when it is complete.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
+from wm_env.files import atomic_folder
 from wm_env.model.kinematics import KEYS
 from wm_env.recording import Policy
 
@@ -125,9 +125,7 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
     target = Path(folder)
     if target.exists():
         raise FileExistsError(f"{str(target)!r} exists; recorded episodes are never overwritten")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with atomic_folder(target) as temporary:
         (temporary / "frames").mkdir()
         for index, frame in enumerate(recording.frames):
             Image.fromarray(frame).save(temporary / "frames" / f"{index:06d}.png")
@@ -141,10 +139,6 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
         arrays |= {f"extra.{name}": values for name, values in recording.extras.items()}
         np.savez_compressed(temporary / "steps.npz", **arrays)
         (temporary / "episode.json").write_text(json.dumps(dict(recording.facts), indent=2) + "\n")
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -153,8 +147,11 @@ def load_recording(folder: str | Path) -> Recording:
     source = Path(folder)
     if not (source / "episode.json").is_file():
         raise FileNotFoundError(f"{str(source)!r} is not the folder of a recorded episode: no episode.json")
-    with np.load(source / "steps.npz") as steps:
-        arrays = {name: steps[name] for name in steps.files}
+    try:
+        with np.load(source / "steps.npz") as steps:
+            arrays = {name: steps[name] for name in steps.files}
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{str(source / 'steps.npz')!r} is corrupted: {error}") from error
     frames = [np.asarray(Image.open(path)) for path in sorted((source / "frames").glob("*.png"))]
     if len(frames) != len(arrays["c2w"]):
         raise ValueError(f"{str(source)!r} holds {len(frames)} frames for {len(arrays['c2w'])} poses")

@@ -20,6 +20,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
+from wm_env.files import atomic_folder
 
 try:
     import pyarrow as pa
@@ -37,12 +38,15 @@ _SPOTS = 64  # pixels per side and frames per episode that image statistics look
 
 
 def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
-    """Write the episode folders as one LeRobot v3.0 dataset in the new folder `out`."""
-    target = Path(out)
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{str(target)!r} is not empty; give another folder")
+    """Write the episode folders as one LeRobot v3.0 dataset; `out` appears when it is complete."""
     if not episodes:
         raise ValueError("there are no episodes to export")
+    with atomic_folder(out) as temporary:
+        _write_dataset(episodes, temporary)
+    return Path(out)
+
+
+def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
     video = target / VIDEO_PATH.format(video_key=VIDEO, chunk_index=0, file_index=0)
     data = target / DATA_PATH.format(chunk_index=0, file_index=0)
     for path in (video, data, target / EPISODES_PATH):
@@ -75,7 +79,6 @@ def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
     height, width = first.frames.shape[1:3]
     _write(target / "meta/info.json", _info(len(episodes), done, len(tasks), fps, height, width, first))
     _write(target / "meta/stats.json", _aggregate(stats))
-    return target
 
 
 def _columns(recording: Recording, episode: int, done: int, task: int, fps: int) -> dict[str, np.ndarray]:

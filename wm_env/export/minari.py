@@ -16,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import Recording, load_recording
+from wm_env.files import atomic_folder
 
 try:
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -25,15 +26,20 @@ except ImportError as error:
 
 
 def export_minari(episodes: Sequence[Path], out: str | Path, name: str = "sana-wm/walk-v0") -> Path:
-    """Write the episode folders as the Minari dataset `out`; `minari.MinariDataset(out)` reads it."""
-    target = Path(out)
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{str(target)!r} is not empty; give another folder")
+    """Write the episode folders as the Minari dataset `out`; `minari.MinariDataset(out)` reads it.
+
+    The folder must be new or empty; it appears when it is complete.
+    """
     if not episodes:
         raise ValueError("there are no episodes to export")
+    with atomic_folder(out) as temporary:
+        _write_dataset(episodes, temporary, name)
+    return Path(out)
+
+
+def _write_dataset(episodes: Sequence[Path], target: Path, name: str) -> None:
     settings = load_recording(episodes[0]).facts["settings"]
     env = SanaWMEnv(**settings)
-    target.mkdir(parents=True, exist_ok=True)
     storage = MinariStorage.new(
         target,
         env.observation_space,
@@ -51,18 +57,15 @@ def export_minari(episodes: Sequence[Path], out: str | Path, name: str = "sana-w
         }
     )
     storage.update_episodes(_buffer(load_recording(path)) for path in episodes)
-    return target
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that differ from nothing: None is left to its default."""
+    """Return the settings without those that are None, which is their default."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def _buffer(recording: Recording) -> EpisodeBuffer:
-    view = recording.frames[
-        :: recording.frames_per_step
-    ]  # (S + 1, h, w, 3): the start and every newest frame
+    view = recording.frames[:: recording.frames_per_step]  # (S + 1, h, w, 3): start and newest frames
     steps = len(recording.actions)
     last = np.arange(steps) == steps - 1
     return EpisodeBuffer(
