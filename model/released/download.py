@@ -23,6 +23,7 @@ from wm_env.model.released.text import INSTALL
 MANIFEST = "wm-env-download.json"
 RESERVE = 2**30  # bytes that stay free
 HUB = "https://huggingface.co"
+FOLDER_REVISION = "folder"  # what a manifest says of a copy from a mirror on disk, which has no commits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def download(package: Package, to: Path, *, source: str = HUB, revision: str | N
         raise ValueError(
             f"{target} holds {known['repository']}, not {package.repository}; use another folder"
         )
-    if revision is None and known is not None:
+    if revision is None and known is not None and known["revision"] != FOLDER_REVISION:
         revision = known["revision"]
     if source.startswith(("http://", "https://")):
         manifest = _from_hub(package, target, source, revision)
@@ -74,12 +75,14 @@ def download(package: Package, to: Path, *, source: str = HUB, revision: str | N
 def check_download(folder: Path) -> list[str]:
     """Return the files below a folder that differ from its manifests in size or SHA-256; reads them all."""
     wrong = []
-    for manifest in sorted(folder.rglob(MANIFEST)):
-        for name, facts in json.loads(manifest.read_text())["files"].items():
-            path = manifest.parent / name
+    for file in sorted(folder.rglob(MANIFEST)):
+        manifest = _manifest(file.parent)
+        assert manifest is not None
+        for name, facts in manifest["files"].items():
+            path = file.parent / name
             if not path.is_file():
                 wrong.append(f"{path}: missing")
-            elif path.stat().st_size != facts["size"]:
+            elif facts["size"] is not None and path.stat().st_size != facts["size"]:
                 wrong.append(f"{path}: {path.stat().st_size} bytes instead of {facts['size']}")
             elif facts["sha256"] is not None and sha256_of(path) != facts["sha256"]:
                 wrong.append(f"{path}: another SHA-256 than at the source")
@@ -104,7 +107,7 @@ def _from_hub(package: Package, target: Path, endpoint: str, revision: str | Non
         file.rfilename: {"size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
         for file in siblings
     }
-    _check_disk(target, files)
+    _check_disk(target, files, what)
     with _one_line(what):
         snapshot_download(
             package.repository,
@@ -146,7 +149,7 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
         path.relative_to(mirror).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in wanted
     }
-    _check_disk(target, files)
+    _check_disk(target, files, str(mirror))
     for path in wanted:
         name = path.relative_to(mirror)
         there = target / name
@@ -157,7 +160,12 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
         shutil.copyfile(path, partial)
         partial.replace(there)
     _check_sizes(target, files)
-    return {"repository": package.repository, "revision": "folder", "source": str(source), "files": files}
+    return {
+        "repository": package.repository,
+        "revision": FOLDER_REVISION,
+        "source": str(source),
+        "files": files,
+    }
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
@@ -173,13 +181,18 @@ def _manifest(target: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path} is corrupted ({error}); delete it") from error
+    if not isinstance(found, dict) or not {"repository", "revision", "files"} <= set(found):
+        raise ValueError(f"{path} is no manifest of a download; delete it")
+    return found
 
 
-def _check_disk(target: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Raise `OSError` unless what is still missing fits on the disk, before anything is fetched."""
+def _check_disk(target: Path, files: dict[str, dict[str, Any]], source: str) -> None:
+    """Raise `OSError` unless there are files and what is still missing fits on the disk; fetches nothing."""
+    if not files:
+        raise OSError(f"{source} holds none of the files asked for")
     missing = 0
     for name, facts in files.items():
         path = target / name

@@ -76,7 +76,8 @@ class ReleasedSettings:
         unknown = sorted(set(self.offload) - set(OFFLOADS))
         if unknown:
             raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
-        if self.frame_size is not None and (min(self.frame_size) < 1 or any(n % 32 for n in self.frame_size)):
+        size = self.frame_size
+        if size is not None and (len(size) != 2 or min(size) < 1 or any(n % 32 for n in size)):
             raise ValueError(f"frame_size={self.frame_size} must be (height, width), multiples of 32 pixels")
 
 

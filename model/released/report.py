@@ -72,7 +72,7 @@ def _stage1(found: ReleasedFolder, file: Stage1File, default: DiTConfig) -> dict
         "layout": "diffusers" if file.is_diffusers else file.path.suffix.removeprefix("."),
         "tensors": 0,
         "values": 0,
-        "bytes": file.path.stat().st_size,
+        "bytes": 0,
         "dtypes": [],
         "warnings": [],
         "misfit": None,
@@ -80,6 +80,7 @@ def _stage1(found: ReleasedFolder, file: Stage1File, default: DiTConfig) -> dict
     try:
         entries = released_entries(file)
         facts["tensors"] = len(entries)
+        facts["bytes"] = sum(part.stat().st_size for part in {entry.path for entry in entries.values()})
         facts["values"] = sum(math.prod(entry.shape) for entry in entries.values())
         facts["dtypes"] = sorted({str(entry.dtype).removeprefix("torch.") for entry in entries.values()})
         with warnings.catch_warnings(record=True) as caught:

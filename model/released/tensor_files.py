@@ -190,7 +190,7 @@ def _list_safetensors(path: Path) -> Entries:
             name: _safetensors_entry(path, 8 + length, name, item, size) for name, item in header.items()
         }
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"weights {path} have a corrupted header: {error}") from error
+        raise ValueError(f"weights {path} have a corrupted header: {error!r}") from error
     return entries
 
 
@@ -198,10 +198,10 @@ def _safetensors_entry(path: Path, base: int, name: str, item: dict[str, Any], s
     if item["dtype"] not in _DTYPES:
         raise ValueError(f"weights {path}: tensor {name} has the unknown dtype {item['dtype']!r}")
     dtype, shape = _DTYPES[item["dtype"]], tuple(item["shape"])
-    begin, end = item["data_offsets"]
-    if end - begin != math.prod(shape) * dtype.itemsize:
+    begin, end = item["data_offsets"][:2]
+    if begin < 0 or min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(
-            f"weights {path} are corrupted: tensor {name} of shape {shape} has {end - begin} bytes"
+            f"weights {path} are corrupted: tensor {name} of shape {shape} has bytes {begin} to {end}"
         )
     if base + end > size:
         raise ValueError(f"weights {path} are truncated: {size} bytes, tensor {name} ends at {base + end}")
@@ -210,10 +210,14 @@ def _safetensors_entry(path: Path, base: int, name: str, item: dict[str, Any], s
 
 def _list_index(path: Path) -> Entries:
     try:
-        weight_map: dict[str, str] = json.loads(path.read_text())["weight_map"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        weight_map: dict[str, str] = dict(json.loads(path.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an index of safetensors files: {error!r}") from error
-    parts = {name: list_tensors(path.parent / name) for name in sorted(set(weight_map.values()))}
+    names = sorted({str(name) for name in weight_map.values()})
+    odd = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    if odd:
+        raise ValueError(f"{path} names {odd}; the parts of an index are .safetensors files beside it")
+    parts = {name: list_tensors(path.parent / name) for name in names}
     lost = sorted(name for name, part in weight_map.items() if name not in parts[part])
     if lost:
         raise ValueError(f"{path} names tensors that its files do not hold: {lost}")
@@ -234,7 +238,7 @@ def _list_pickle(path: Path) -> Entries:
             f"weights {path} hold more than tensors and plain values (or are corrupted); such a pickle is "
             "never executed"
         ) from error
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, LookupError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"weights {path} are truncated or corrupted: {error!r:.120}") from error
     if not isinstance(content, dict):
         raise ValueError(f"weights {path} hold a {type(content).__name__}, expected a dictionary of tensors")
@@ -243,9 +247,9 @@ def _list_pickle(path: Path) -> Entries:
     return {name: _pickle_entry(path, name, value) for name, value in weights.items()}
 
 
-def _pickle_entry(path: Path, name: str, value: Any) -> TensorEntry:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"weights {path}: {name!r} is a {type(value).__name__}, expected a tensor")
+def _pickle_entry(path: Path, name: Any, value: Any) -> TensorEntry:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise ValueError(f"weights {path}: {name!r} is a {type(value).__name__}, expected a named tensor")
     base = value.untyped_storage()._checkpoint_offset  # type: ignore[attr-defined]  # set by torch.load
     if base is None:
         raise ValueError(

@@ -165,3 +165,29 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     with pytest.raises(OSError, match="choose another --to"):
         download(Package(repository=REPOSITORY), tmp_path, source=hub.url)
     assert not any("/resolve/" in line for line in hub.seen)
+
+
+def test_a_folder_that_was_copied_can_go_on_from_the_hub(tmp_path: Path, hub: Hub) -> None:
+    mirror = tmp_path / "mirror" / REPOSITORY
+    (mirror / "dit").mkdir(parents=True)
+    for name, data in FILES.items():
+        (mirror / name).write_bytes(data)
+    package = Package(repository=REPOSITORY)
+    download(package, tmp_path / "to", source=str(tmp_path / "mirror"))
+    assert download(package, tmp_path / "to", source=hub.url)["revision"] == COMMIT
+    assert check_download(tmp_path / "to") == []
+
+
+def test_a_source_without_the_files_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mirror" / REPOSITORY).mkdir(parents=True)
+    with pytest.raises(OSError, match="none of the files"):
+        download(Package(repository=REPOSITORY), tmp_path / "to", source=str(tmp_path / "mirror"))
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_corrupted_manifest_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    for use in (check_download, lambda folder: download(Package(repository=REPOSITORY), folder)):
+        with pytest.raises(ValueError, match="delete it"):
+            use(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from pathlib import Path
 
@@ -135,6 +136,42 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str, kept: int) -> No
     path.write_bytes(data[:kept])
     with pytest.raises(ValueError, match=r"truncated|corrupted"):
         load_stage1(stage1(path), CFG)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "model.pt"])
+def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    tensors = {f"part.{i}": torch.randn(5, 7) for i in range(4)}
+    torch.save({"model": tensors}, path) if path.suffix == ".pt" else save_file(tensors, path)
+    whole, refused = path.read_bytes(), 0
+    draw = random.Random(0)
+    for _ in range(80):
+        data = bytearray(whole)
+        for _ in range(3):
+            data[draw.randrange(600)] = draw.randrange(256)
+        path.write_bytes(data)
+        try:
+            for entry in tensor_files.list_tensors(path).values():
+                tensor_files.read(entry)
+        except ValueError:
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"weight_map": {"a": "w.safetensors.index.json"}}',
+        '{"weight_map": {"a": "../b.safetensors"}}',
+        '{"weight_map": {"a": 3}}',
+    ],
+)
+def test_an_index_names_safetensors_files_beside_it(tmp_path: Path, content: str) -> None:
+    index = tmp_path / "w.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(ValueError, match=r"index"):
+        tensor_files.list_tensors(index)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
