@@ -27,6 +27,7 @@ from wm_env.model.text import HashTextEncoder
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 EMBEDDED = ("tiny", "tiny-pure")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_TRANSLATION, MAX_ROTATION_DEG = 0.0625, 3.6  # metres and degrees per pixel frame
 
 
@@ -91,8 +92,14 @@ def build_world(
     device: str = "cpu",
     ablate: Ablation | None = None,
     impl: str = "auto",
+    dtype: str = "float32",
 ) -> LearnedWorld:
-    """Return the world of these tensors, float32, on `device`; strict about every key."""
+    """Return the world of these tensors, float32, on `device`; strict about every key.
+
+    dtype: "float32", or "bfloat16" to compute its products in that (`LearnedWorld`).
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; valid are {', '.join(DTYPES)}")
     dit = DiT(config.dit, impl=resolve_impl(impl, device))
     vae = TinyVAE(config.vae)
     refiner = None if config.refiner is None else TinyRefiner(config.refiner)
@@ -108,7 +115,9 @@ def build_world(
         module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     channels, height, width = vae.latent_shape
     spec = WorldSpec(
-        name=name if ablate is None else f"{name}[ablate={ablate}]",
+        name=name
+        + ("" if ablate is None else f"[ablate={ablate}]")
+        + ("" if dtype == "float32" else f"[{dtype}]"),
         frames_per_step=config.dit.temporal_stride,
         frame_size=(config.vae.size, config.vae.size),
         max_translation=MAX_TRANSLATION,
@@ -119,7 +128,14 @@ def build_world(
     )
     text = HashTextEncoder(width=config.dit.caption_channels)
     return LearnedWorld(
-        spec=spec, dit=dit, vae=vae, refiner=refiner, text=text, sampler=config.sampler, ablate=ablate
+        spec=spec,
+        dit=dit,
+        vae=vae,
+        refiner=refiner,
+        text=text,
+        sampler=config.sampler,
+        ablate=ablate,
+        dtype=DTYPES[dtype],
     )
 
 
@@ -133,16 +149,28 @@ def _load(world: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
 
 
 def load_world(
-    world: str | Path, *, device: str = "cpu", ablate: Ablation | None = None, impl: str = "auto"
+    world: str | Path,
+    *,
+    device: str = "cpu",
+    ablate: Ablation | None = None,
+    impl: str = "auto",
+    dtype: str = "float32",
 ) -> LearnedWorld:
-    """Return the embedded world of a preset name or a checkpoint folder.
+    """Return the embedded world of a preset name or a checkpoint folder; see `build_world` for the settings.
 
     Raises `FileNotFoundError` for missing weights, `ValueError` for corrupted or misfitting ones.
     """
     path, tensors, card = _load(world)
     config = EmbeddedConfig.from_dict(card["world"])
     return build_world(
-        tensors, config, name=path.stem, sha256=card["sha256"], device=device, ablate=ablate, impl=impl
+        tensors,
+        config,
+        name=path.stem,
+        sha256=card["sha256"],
+        device=device,
+        ablate=ablate,
+        impl=impl,
+        dtype=dtype,
     )
 
 

@@ -18,8 +18,9 @@ image is predicted. Poses come in relative to the start frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -116,7 +117,9 @@ def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...]) -> Tensor:
 class LearnedWorld:
     """The embedded pipeline (TinyVAE, optional point memory and refiner) around a `DiT`.
 
-    Holds weights and settings; every method is a function of its arguments.
+    Holds weights and settings; every method is a function of its arguments. dtype: float32, or bfloat16 for
+    the products inside transformer, decoder and refiner after the start; states, geometry and sums stay
+    float32.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class LearnedWorld:
         text: TextEncoder,
         sampler: SamplerConfig,
         ablate: Ablation | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if ablate is not None and ablate not in ABLATIONS:
             raise ValueError(f"ablate={ablate!r} is unknown; choose one of {ABLATIONS} or None")
@@ -138,7 +142,7 @@ class LearnedWorld:
             raise ValueError("the pixel refiner reads the 3D memory: use both or none")
         self.spec = spec
         self.dit, self.vae, self.refiner, self.text = dit, vae, refiner, text
-        self.sampler, self.ablate = sampler, ablate
+        self.sampler, self.ablate, self.dtype = sampler, ablate, dtype
         self.device = dit.latent_in.weight.device
 
     @torch.inference_mode()
@@ -182,10 +186,13 @@ class LearnedWorld:
             tokens = memory_tokens(warped[:, -1:])
         chunk = ChunkInput(state.pending.latent, self._camera(c2w, state.intrinsics), tokens, state.text)
         latent, dit = self._draw(state, chunk)
-        pixels, decode = self.vae.decode(latent, state.decode)  # (B, K, 4, H, W)
+        with self._precision():
+            pixels, decode = self.vae.decode(latent, state.decode)  # (B, K, 4, H, W)
+            if self.refiner is not None and warped is not None:
+                pixels = self.refiner(pixels, warped)
+        pixels = pixels.float()
         memory = state.memory
-        if self.refiner is not None and memory is not None and warped is not None:
-            pixels = self.refiner(pixels, warped)
+        if memory is not None:
             memory = write_memory(memory, pixels[:, -1].clamp(-1, 2), c2w[:, -1])
         frames = to_rgb(pixels)
         depth = metric_depth(pixels[:, :, 3])
@@ -232,19 +239,25 @@ class LearnedWorld:
         )
         history = torch.full((x.shape[0], 1), float(sampler.history_timestep), device=self.device)
         levels = torch.cat([history, torch.full_like(history, 1000 * sampler.sigmas[0])], dim=1)
-        velocity, states = self.dit(
-            both.latent, levels, both.text, both.camera, state.dit,
-            memory=both.memory, chunk_starts=(0, 1), every_chunk=True,
-        )  # fmt: skip
-        committed = tree_map(lambda leaf: leaf[:, 0], states)
+        with self._precision():
+            velocity, states = self.dit(
+                both.latent, levels, both.text, both.camera, state.dit,
+                memory=both.memory, chunk_starts=(0, 1), every_chunk=True,
+            )  # fmt: skip
+        committed = tree_map(lambda leaf: _float32(leaf[:, 0]), states)
         if self.ablate == "dit":
             return pending.latent[:, :, 0], committed
         x = x - (sampler.sigmas[0] - sampler.sigmas[1]) * velocity[:, :, 1:]
         for sigma, lower in zip(sampler.sigmas[1:-1], sampler.sigmas[2:], strict=True):
             level = torch.full((x.shape[0], 1), 1000 * sigma, device=self.device)
-            velocity, _ = self.dit(x, level, chunk.text, chunk.camera, committed, memory=chunk.memory)
+            with self._precision():
+                velocity, _ = self.dit(x, level, chunk.text, chunk.camera, committed, memory=chunk.memory)
             x = x - (sigma - lower) * velocity
         return x[:, :, 0], committed
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Return the block in which products are computed in the world's dtype."""
+        return nullcontext() if self.dtype is torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor) -> CameraInput:
         """Return the conditioning of one latent frame from its pixel frames' poses `(B, K, 4, 4)`."""
@@ -266,6 +279,11 @@ class LearnedWorld:
             for block in state.dit.blocks
         )
         return state._replace(dit=state.dit._replace(blocks=blocks))
+
+
+def _float32(leaf: Tensor) -> Tensor:
+    """Return a state tensor in the dtype that states have, whatever it was computed in."""
+    return leaf.float() if leaf.dtype is torch.bfloat16 else leaf
 
 
 def _join_time(a: Tensor, b: Tensor) -> Tensor:

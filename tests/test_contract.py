@@ -274,6 +274,23 @@ def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
     assert np.abs(after - true_after).mean() < moved  # nearer the truth than where the camera came from
 
 
+def test_bfloat16_products_leave_the_state_in_float32_and_the_pictures_alike(memory_world: str) -> None:
+    exact, coarse = (gym.make("SanaWM-v0", world=memory_world, dtype=dtype) for dtype in (None, "bfloat16"))
+    for env in (exact, coarse):
+        env.reset(seed=1)
+        env.step(1)
+    state = coarse.unwrapped.state
+    assert {leaf.dtype for _, leaf in leaves(state.world)} == {
+        leaf.dtype for _, leaf in leaves(exact.unwrapped.state.world)
+    }
+    moment = coarse.unwrapped.snapshot()
+    once, other = coarse.step(3)[0], exact.step(3)[0]
+    coarse.unwrapped.restore(moment)
+    assert (coarse.step(3)[0] == once).all()
+    difference = np.abs(once.astype(int) - other.astype(int))
+    assert 0 < difference.mean() < 3  # grey levels
+
+
 def test_latents_are_observed_within_finite_bounds(pure_world: str) -> None:
     env = gym.make("SanaWM-v0", world=pure_world, obs_type="latent")
     observed, _ = env.reset(seed=0)
@@ -359,6 +376,12 @@ CALLS: list[tuple[str, Callable[[Any, Path], Any], type[Exception], str]] = [
         ValueError,
         "another configuration",
     ),
+    (
+        "a snapshot with a tensor of another shape",
+        lambda env, _: env.restore(_stretched(env.snapshot())),
+        ValueError,
+        "differ in the tensors ['chunk']",
+    ),
 ]
 
 
@@ -370,6 +393,11 @@ def _write(path: Path, content: bytes) -> Path:
 def _foreign(snapshot: Snapshot) -> Snapshot:
     config = {**snapshot.config, "world": "elsewhere"}
     return Snapshot(config=config, facts=snapshot.facts, tensors=snapshot.tensors)
+
+
+def _stretched(snapshot: Snapshot) -> Snapshot:
+    tensors = {**snapshot.tensors, "chunk": snapshot.tensors["chunk"].repeat(2)}
+    return Snapshot(config=snapshot.config, facts=snapshot.facts, tensors=tensors)
 
 
 @pytest.mark.parametrize(("_name", "call", "error", "says"), CALLS, ids=[case[0] for case in CALLS])
@@ -434,6 +462,9 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"world": "twin", "action_type": "joystick"}, "keys, multikeys"),
     ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
     ({"world": TwinWorld(), "obs_type": "latent"}, "no latents"),
+    ({"world": "twin", "dtype": "bfloat16"}, "learned world"),
+    ({"world": "tiny", "dtype": "int8"}, "float32, bfloat16"),
+    ({"world": "tiny", "offload": ()}, "released worlds only"),
     ({"world": "twin", "obs_size": 0}, "positive"),
     ({"world": "twin", "collision": "bounce"}, "block, terminate, ignore"),
     ({"world": "twin", "split": "test"}, "train, val, heldout"),

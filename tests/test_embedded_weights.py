@@ -71,6 +71,21 @@ def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) ->
     assert (off > 1).float().mean() < 1e-3  # more than one grey level; of single points at depth edges
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_prompt_turns_the_light_up_or_down_in_most_scenes(name: str) -> None:
+    world = load_world(name)
+    seeds = range(100, 112)
+    truth = walks(world.spec, split="val", seeds=seeds, keys=[["w"] * 2 for _ in seeds])
+    bright = []
+    for prompt in ("lights dim", "lights bright"):
+        _, state = world.begin(starts(world, truth))
+        state = world.set_prompt(state, [prompt] * len(seeds))
+        for first in (1, 5):
+            seen, state = world.step_chunk(state, truth.c2w[:, first : first + world.spec.frames_per_step])
+        bright.append(seen.frames[:, -1].float().mean((1, 2, 3)))
+    assert float((bright[1] > bright[0]).float().mean()) >= 0.8
+
+
 def test_a_card_says_where_the_weights_come_from() -> None:
     for name in EMBEDDED:
         card = load_card(world_path(name))

@@ -35,8 +35,10 @@ class EnvConfig:
     is the world's speed. collision: "block", "terminate" or "ignore".
     temperature: factor on the world's noise. device: where the world computes.
     ablate: removes a part of a tiny world, for honest baselines.
-    weights, refiner, dtype, offload, frame_size: of released worlds only, see
-    `wm_env.model.released.presets.ReleasedSettings`.
+    dtype: "float32" or "bfloat16", in which a learned world computes its products; None is float32 for the
+    embedded worlds, on a CPU and elsewhere.
+    weights, refiner, offload, frame_size: of released worlds only, see
+    `wm_env.model.released.presets.ReleasedSettings`, whose `dtype` this is too.
     """
 
     world: Any = "tiny"
@@ -80,7 +82,7 @@ class EnvConfig:
             refiner=self.refiner,
             dtype=self.dtype,
             offload=tuple(self.offload),
-            frame_size=None if self.frame_size is None else (self.frame_size[0], self.frame_size[1]),
+            frame_size=None if self.frame_size is None else tuple(self.frame_size),  # type: ignore[arg-type]
         )
         return resolve_world(self.world, self.device, self.ablate, released, self.obs_type == "latent")
 
@@ -91,8 +93,10 @@ class EnvConfig:
             obs_size = spec.frame_size
         elif isinstance(self.obs_size, int):
             obs_size = (self.obs_size, self.obs_size)
-        else:
+        elif len(self.obs_size) == 2:
             obs_size = (int(self.obs_size[0]), int(self.obs_size[1]))
+        else:
+            raise ValueError(f"obs_size={self.obs_size} must be one number or (height, width)")
         return Rules(
             world=world,
             task=make_task(self.task),

@@ -35,7 +35,8 @@ def resolve_world(
     """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
 
     device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
-    released: where a released world's weights lie and how they are placed; only released worlds take any.
+    released: where a released world's weights lie and how they are placed; only released worlds take any of
+    it but `dtype`, which every learned world takes ("float32" by default, "bfloat16" is faster in batches).
     latents: the preset `twin` shall have latents too, those of the embedded `tiny`; a learned world always
     has its own.
     """
@@ -44,8 +45,12 @@ def resolve_world(
     _check_device(device)
     settings = released or ReleasedSettings()
     name = _released_name(world) if isinstance(world, str | Path) else None
-    if name is None and settings != ReleasedSettings():
-        raise ValueError("weights, refiner, dtype, offload and frame_size belong to released worlds only")
+    if name is None and replace(settings, dtype=None) != ReleasedSettings():
+        raise ValueError("weights, refiner, offload and frame_size belong to released worlds only")
+    if settings.dtype is not None and (world == "twin" or not isinstance(world, str | Path)):
+        raise ValueError(
+            f"dtype={settings.dtype!r} goes with learned worlds by name or folder, not with {world!r}"
+        )
     if ablate is not None and (name is not None or world == "twin"):
         raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
     if name is not None:
@@ -53,7 +58,9 @@ def resolve_world(
             settings = replace(settings, weights=str(Path(world).resolve()))
         return _released(name, device, settings)
     if isinstance(world, str | Path):
-        return _twin(device, latents) if str(world) == "twin" else _learned(str(world), device, ablate)
+        if str(world) == "twin":
+            return _twin(device, latents)
+        return _learned(str(world), device, ablate, settings.dtype or "float32")
     if not isinstance(world, World):
         raise ValueError(
             f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
@@ -95,7 +102,7 @@ def _released_name(world: str | Path) -> str | None:
     return released_name(folder)
 
 
-def _learned(name: str, device: str, ablate: Ablation | None) -> World:
+def _learned(name: str, device: str, ablate: Ablation | None, dtype: str) -> World:
     if name not in EMBEDDED and not Path(name).is_dir():
         raise ValueError(
             f"unknown world {name!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
@@ -104,13 +111,13 @@ def _learned(name: str, device: str, ablate: Ablation | None) -> World:
     if name not in EMBEDDED:
         name = str(Path(name).resolve())
         stamp = max((file.stat().st_mtime_ns for file in Path(name).iterdir()), default=0)
-    return _load_once(name, device, ablate, stamp)
+    return _load_once(name, device, ablate, dtype, stamp)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_once(name: str, device: str, ablate: Ablation | None, stamp: int) -> World:
+def _load_once(name: str, device: str, ablate: Ablation | None, dtype: str, stamp: int) -> World:
     """Load a learned world; `stamp` (newest file time) makes a rewritten folder load afresh."""
-    return load_world(name, device=device, ablate=ablate)
+    return load_world(name, device=device, ablate=ablate, dtype=dtype)
 
 
 def _check_device(device: str) -> None:
