@@ -276,6 +276,7 @@ def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
 
 def test_bfloat16_products_leave_the_state_in_float32_and_the_pictures_alike(memory_world: str) -> None:
     exact, coarse = (gym.make("SanaWM-v0", world=memory_world, dtype=dtype) for dtype in (None, "bfloat16"))
+    assert coarse.unwrapped.world is gym.make("SanaWM-v0", world=f"{memory_world}[bfloat16]").unwrapped.world
     for env in (exact, coarse):
         env.reset(seed=1)
         env.step(1)
@@ -463,6 +464,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
     ({"world": TwinWorld(), "obs_type": "latent"}, "no latents"),
     ({"world": "twin", "dtype": "bfloat16"}, "learned world"),
+    ({"world": "twin[bfloat16]"}, "learned world"),
     ({"world": "tiny", "dtype": "int8"}, "float32, bfloat16"),
     ({"world": "tiny", "offload": ()}, "released worlds only"),
     ({"world": "twin", "obs_size": 0}, "positive"),

@@ -22,6 +22,8 @@ from wm_env.twin import TwinWorld, twin_like
 from wm_env.world import World
 
 EMBEDDED = ("tiny", "tiny-pure")
+IN_BFLOAT16 = "[bfloat16]"  # at the end of a world's name
+REFINERS = ("default", "none", "tiny", "ltx2")
 PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
 
 
@@ -31,19 +33,26 @@ def resolve_world(
     ablate: Ablation | None = None,
     released: ReleasedSettings | None = None,
     latents: bool = False,
+    refiner: str = "default",
 ) -> World:
     """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
 
     device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
     released: where a released world's weights lie and how they are placed; only released worlds take any of
-    it but `dtype`, which every learned world takes ("float32" by default, "bfloat16" is faster in batches).
+    it but `dtype`, which every learned world takes ("float32" by default, "bfloat16" is faster in batches);
+    a name such as "tiny[bfloat16]" says the same.
     latents: the preset `twin` shall have latents too, those of the embedded `tiny`; a learned world always
-    has its own.
+    has its own. refiner: "default" for what a world comes with (`tiny` has one, `tiny-pure` and the released
+    worlds have none), "none", "tiny" or "ltx2".
     """
+    if refiner not in REFINERS:
+        raise ValueError(f"unknown refiner {refiner!r}; valid are {', '.join(REFINERS)}")
     if ablate is not None and ablate not in ABLATIONS:
         raise ValueError(f"unknown ablate {ablate!r}; valid are None, {', '.join(ABLATIONS)}")
     _check_device(device)
     settings = released or ReleasedSettings()
+    if isinstance(world, str) and world.endswith(IN_BFLOAT16):
+        world, settings = world.removesuffix(IN_BFLOAT16), replace(settings, dtype="bfloat16")
     name = _released_name(world) if isinstance(world, str | Path) else None
     if name is None and replace(settings, dtype=None) != ReleasedSettings():
         raise ValueError("weights, refiner, offload and frame_size belong to released worlds only")
@@ -54,13 +63,21 @@ def resolve_world(
     if ablate is not None and (name is not None or world == "twin"):
         raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
     if name is not None:
+        if refiner == "tiny":
+            raise ValueError(f"refiner='tiny' belongs to tiny worlds; world {str(world)!r} takes none or ltx2")
+        if refiner != "default":
+            settings = replace(settings, refiner=refiner)
         if name != str(world):
             settings = replace(settings, weights=str(Path(world).resolve()))
         return _released(name, device, settings)
+    if refiner == "ltx2":
+        raise ValueError(f"refiner='ltx2' belongs to released worlds; world {str(world)!r} is none of them")
+    if refiner == "tiny" and (world == "twin" or not isinstance(world, str | Path)):
+        raise ValueError(f"refiner='tiny' goes with tiny worlds by name or folder, not with {world!r}")
     if isinstance(world, str | Path):
         if str(world) == "twin":
             return _twin(device, latents)
-        return _learned(str(world), device, ablate, settings.dtype or "float32")
+        return _learned(str(world), device, ablate, settings.dtype or "float32", refiner)
     if not isinstance(world, World):
         raise ValueError(
             f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
@@ -102,7 +119,7 @@ def _released_name(world: str | Path) -> str | None:
     return released_name(folder)
 
 
-def _learned(name: str, device: str, ablate: Ablation | None, dtype: str) -> World:
+def _learned(name: str, device: str, ablate: Ablation | None, dtype: str, refiner: str) -> World:
     if name not in EMBEDDED and not Path(name).is_dir():
         raise ValueError(
             f"unknown world {name!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
@@ -111,13 +128,15 @@ def _learned(name: str, device: str, ablate: Ablation | None, dtype: str) -> Wor
     if name not in EMBEDDED:
         name = str(Path(name).resolve())
         stamp = max((file.stat().st_mtime_ns for file in Path(name).iterdir()), default=0)
-    return _load_once(name, device, ablate, dtype, stamp)
+    return _load_once(name, device, ablate, dtype, refiner, stamp)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_once(name: str, device: str, ablate: Ablation | None, dtype: str, stamp: int) -> World:
+def _load_once(
+    name: str, device: str, ablate: Ablation | None, dtype: str, refiner: str, stamp: int
+) -> World:
     """Load a learned world; `stamp` (newest file time) makes a rewritten folder load afresh."""
-    return load_world(name, device=device, ablate=ablate, dtype=dtype)
+    return load_world(name, device=device, ablate=ablate, dtype=dtype, refiner=refiner)
 
 
 def _check_device(device: str) -> None:
