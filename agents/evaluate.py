@@ -103,6 +103,8 @@ def evaluate(
     """
     if not seeds:
         raise ValueError("evaluation needs at least one seed")
+    if max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1, or no episode need end")
     envs = SanaWMVectorEnv(
         min(num_envs, len(seeds)),
         max_episode_steps=max_episode_steps,

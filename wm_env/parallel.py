@@ -22,7 +22,7 @@ from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils import seeding
 
 from wm_env.config import EnvConfig
-from wm_env.core import State, infos, initial, observation, transition
+from wm_env.core import State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, wishes
 from wm_env.model.kinematics import KEYS
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
@@ -117,6 +117,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         if self._closed:
             raise ClosedEnvironmentError("this environment is closed; make a new one")
         wish = wishes(self._defaults, options, self._world.spec.frame_size)
+        check_wishes(self._rules, wish)
         if seed is not None or self._generator is None:
             self._generator, _ = seeding.np_random(seed)
         episode = draw_episode(self._generator, wish, self._world.spec, self.config.temperature)

@@ -70,9 +70,9 @@ def load_snapshot(path: str | Path) -> Snapshot:
     if text is None:
         raise ValueError(f"{str(path)!r} is a safetensors file but not a snapshot of wm_env")
     content = json.loads(text)
-    if content["format"] != FORMAT:
+    if content.get("format") != FORMAT:
         raise ValueError(
-            f"{str(path)!r} is a snapshot of format {content['format']}; this version reads {FORMAT}"
+            f"{str(path)!r} is a snapshot of format {content.get('format')}; this version reads {FORMAT}"
         )
     return Snapshot(config=content["config"], facts=content["facts"], tensors=tensors)
 
@@ -117,9 +117,13 @@ def unpack(rules: Rules, snapshot: Snapshot, like: State | None) -> Moment:
     if differences:
         raise ValueError("the snapshot belongs to another configuration; " + "; ".join(differences))
     template = _any_state(rules) if like is None else like
-    expected = {name for name, _ in leaves(template)}
-    if expected != set(snapshot.tensors):
-        odd = sorted(expected ^ set(snapshot.tensors))
+    expected, found = (
+        {n: (tuple(x.shape), x.dtype) for n, x in pairs}
+        for pairs in (leaves(template), snapshot.tensors.items())
+    )
+    if expected != found:
+        names = expected.keys() | found.keys()
+        odd = sorted(name for name in names if expected.get(name) != found.get(name))
         raise ValueError(f"the snapshot and this environment differ in the tensors {odd}")
     state = unflatten(template, dict(snapshot.tensors))
     state = tree_map(lambda mine, theirs: mine.to(theirs.device), state, template)

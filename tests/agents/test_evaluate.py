@@ -103,5 +103,7 @@ def test_a_score_averages_its_episodes() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one seed"):
         evaluate(expert(), [], max_episode_steps=8, world="twin")
+    with pytest.raises(ValueError, match="max_episode_steps=0 must be at least 1"):
+        evaluate(expert(), [1], max_episode_steps=0, world="twin")
     with pytest.raises(ValueError, match="no proportion"):
         wilson(3, 2)

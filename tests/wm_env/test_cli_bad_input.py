@@ -27,6 +27,7 @@ BAD = {
     f"{CLIP} junk.npz": "'junk.npz' cannot be used",
     f"{CLIP} still.npy --overlay": "--compare and --overlay draw what is stepped",
     f"{CLIP} still.npy --threads 0": "--threads 0 must be at least 1",
+    "info --device nonsense": "device='nonsense' is not a torch device",
     "play --out picture.png": "picture.png' is not a folder",
 }
 

@@ -14,6 +14,8 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from wm_env.actions import ACTION_TYPES
+from wm_env.env import SanaWMEnv
+from wm_env.snapshot import Snapshot
 from wm_env.twin import TwinWorld
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -276,3 +278,13 @@ def test_stock_wrappers_accept_the_environment() -> None:
     observed, _ = env.reset(seed=0)
     assert observed.shape[0] == 3
     env.step(env.action_space.sample())
+
+
+def test_a_snapshot_with_tensors_of_another_shape_is_refused() -> None:
+    env = SanaWMEnv(world="twin")
+    env.reset(seed=0)
+    state, moment = env.state, env.snapshot()
+    tensors = {**moment.tensors, "chunk": moment.tensors["chunk"].repeat(2)}
+    with pytest.raises(ValueError, match=r"differ in the tensors \['chunk'\]"):
+        env.restore(Snapshot(config=moment.config, facts=moment.facts, tensors=tensors))
+    assert env.state is state

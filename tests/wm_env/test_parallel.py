@@ -118,3 +118,11 @@ def test_bad_modes_and_actions_are_refused() -> None:
     for action in (5, -1, 0.5, np.nan, [1, 2]):
         with pytest.raises(InvalidAction):
             shared.step({"mover": action, "looker": 0})
+
+
+def test_an_image_where_a_scene_is_needed_is_refused_before_anything_changes() -> None:
+    cameras = make("multi_camera")
+    cameras.reset(seed=0)
+    with pytest.raises(ValueError, match="needs a scene"):
+        cameras.reset(options={"image": np.zeros((64, 64, 3), np.uint8)})
+    assert cameras.agents == ["camera_0", "camera_1"]

@@ -16,6 +16,7 @@ substitute under the same name.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +84,31 @@ def read_split(bench: Path, split: str) -> Folder:
     kept = folder / "scene_set" / "kept_scenes.txt"
     chosen = set(kept.read_text().split()) if kept.is_file() else None
     scenes, problems = [], {}
-    for line in manifest.read_text().splitlines():
-        entry = json.loads(line)
-        name = entry["id"]
+    for number, line in enumerate(manifest.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            name = file_name(entry["id"])
+        except (ValueError, KeyError, TypeError) as error:
+            problems[f"line {number}"] = f"{manifest.name} has no scene there: {error!r}"
+            continue
         if chosen is not None and name not in chosen:
             continue
         try:
             scenes.append(_read_scene(folder, entry, pairs.get(name, ())))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             problems[name] = f"{type(error).__name__}: {error}"
     for name in sorted((chosen or set()) - {scene.id for scene in scenes} - set(problems)):
         problems[name] = f"listed in {kept.name} but absent from {MANIFEST}"
     return Folder(scenes, problems)
+
+
+def file_name(scene: Any) -> str:
+    """Return a scene's id, or raise `ValueError` where it cannot be part of a file's name."""
+    if not isinstance(scene, str) or not scene or Path(scene).name != scene:
+        raise ValueError(f"the id {scene!r} is not a file name")
+    return scene
 
 
 def _read_scene(folder: Path, entry: Mapping[str, Any], pairs: Sequence[RevisitPair]) -> BenchScene:
@@ -130,8 +144,8 @@ def _pairs(path: Path) -> dict[str, list[RevisitPair]]:
                 for pair in scene["evaluation_pairs"]
             ]
             out[scene["id"]] = sorted(found, key=lambda pair: pair.quality_score)[:REVISIT_PAIRS]
-    except KeyError as error:
-        raise ValueError(f"{path} has an entry without {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not list revisit pairs by scene: {error!r}") from error
     return out
 
 
@@ -280,7 +294,7 @@ def read_results(method: Path) -> Results:
     splits = [split for split in SPLITS if (method / split).is_dir() or (method / "eval" / split).is_dir()]
     suffix = "_generated.mp4"
     return Results(
-        info=json.loads(info.read_text()),
+        info=_read(info),
         videos={
             split: {
                 path.name.removesuffix(suffix): path for path in sorted((method / split).glob(f"*{suffix}"))
@@ -302,4 +316,9 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -76,13 +76,20 @@ class Published:
         problems: dict[str, dict[str, str]] = {}
         for split, folder in folders.items():
             scenes = folder.scenes[: self.scenes]
+            refused: dict[str, str] = {}
             for scene in tqdm(scenes, unit="scene", desc=split):
                 path = video_path(self.out, split, scene.id)
-                if not path.exists():
-                    write_video(path, film_scene(world, scene, self.seed), world.spec.fps)
+                if path.exists():
+                    continue
+                try:
+                    frames = film_scene(world, scene, self.seed)
+                except ValueError as error:  # a broken picture or an impossible lens
+                    refused[scene.id] = str(error)
+                    continue
+                write_video(path, frames, world.spec.fps)
             revisits = score_revisits(scenes, self.out, split)
             found[split] = {"revisit_consistency": revisits}
-            problems[split] = folder.problems | revisits["unreadable"]
+            problems[split] = folder.problems | revisits["unreadable"] | refused
             for name, why in problems[split].items():
                 print(f"{split}/{name}: {why}")
         write_results(self.out, Results(info=info, videos={}, evaluations=found, poses={}))

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from wm_env import __version__
+from wm_env.cli.provenance import card_lines, find_card, provenance
 from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.released.plan import plans
 from wm_env.model.released.presets import RELEASED, ReleasedSettings, folder_of
@@ -26,7 +27,8 @@ class Info:
     """Print versions, hardware and the worlds with their facts and weight digests."""
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
-    """Folder of released weights: what it holds and whether it fits, without loading it."""
+    """A world (tiny, a folder), a training's folder or its .safetensors: where it comes from, part by part.
+    Or a folder of released weights: what it holds and whether it fits, without loading it."""
     world: str | None = None
     """One preset or checkpoint folder; all presets by default."""
     verify: bool = False
@@ -45,10 +47,16 @@ class Info:
     def run(self) -> dict[str, Any]:
         if self.plan:
             return self._plan()
+        card_file = None if self.path is None else find_card(self.path)
+        if card_file is not None:
+            card = provenance(card_file)
+            print("\n".join(card_lines(card)))
+            return card
         if self.path is not None:
             description = describe(self.path, verify=self.verify)
             print("\n".join(lines(description)))
             return description
+        resolve_world("twin", self.device)  # a device that is not there is an error, not a missing world
         result: dict[str, Any] = {
             "wm_env": __version__,
             "python": platform.python_version(),

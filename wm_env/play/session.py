@@ -93,8 +93,8 @@ class Session:
 
     def handle(self, message: dict[str, Any]) -> None:
         """Do what a page asks: `{"do": one of COMMANDS, ...}`; raise `ValueError` for anything else."""
-        do = message.get("do")
-        simple: dict[Any, Callable[[], None]] = {
+        do = str(message.get("do"))
+        simple: dict[str, Callable[[], None]] = {
             "step": self._single_step,
             "reset": self._reset,
             "new_scene": self._new_scene,

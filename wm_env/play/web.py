@@ -110,7 +110,12 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
             async with turn:
                 if not session.running:
                     continue
-                view = await asyncio.to_thread(session.advance)
+                try:
+                    view = await asyncio.to_thread(session.advance)
+                except (ValueError, OSError) as error:  # a film that has grown too long and a full disk
+                    session.paused = True
+                    await websocket.send_json({"error": str(error)})
+                    continue
             left = session.seconds_per_step - (time.perf_counter() - started)
             await websocket.send_json(
                 _message(

@@ -126,16 +126,34 @@ def test_a_broken_or_missing_video_is_listed_and_the_rest_is_scored(bench, tmp_p
     assert found["overall"]["lpips"] is None
 
 
+def test_broken_lines_and_files_are_listed_and_the_rest_is_read(bench) -> None:
+    folder = bench / "benchmark_v2_smooth_60s"
+    (folder / "indoor_002.npz").write_bytes(b"PK\x03\x04 no archive")
+    with (folder / "run_manifest.jsonl").open("a") as manifest:
+        manifest.write('\nnot JSON\n{"prompt": "no id"}\n{"id": "../outside"}\n')
+    found = read_split(bench, "simple_60s")
+    assert [scene.id for scene in found.scenes] == ["indoor_001"]
+    broken = {"line 6", "line 7", "line 8", "indoor_002"}
+    assert set(found.problems) == {"game_style_001", "outdoor_001", "lost_001"} | broken
+    (folder / "scene_trajectories_v2.json").write_text("[]")
+    with pytest.raises(ValueError, match="does not list revisit pairs"):
+        read_split(bench, "simple_60s")
+
+
 def test_the_command_films_what_it_can_and_says_what_it_could_not(
     bench, pure_world, tmp_path, capsys
 ) -> None:
+    (bench / "benchmark_v2_smooth_60s" / "images" / "indoor_001.png").write_bytes(b"no picture")
     words = ["bench", "published", "--bench", str(bench), "--out", str(tmp_path / "ours")]
     with pytest.raises(SystemExit) as exit:
         main([*words, "--world", pure_world, "--splits", "simple_60s", "--json", str(tmp_path / "r.json")])
     assert exit.value.code == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["videos"] == {"simple_60s": 2}
+    assert report["videos"] == {"simple_60s": 1}
     assert len(read_video(video_path(tmp_path / "ours", "simple_60s", "indoor_002"))) == FRAMES
-    assert set(report["problems"]["simple_60s"]) == {"game_style_001", "outdoor_001", "lost_001"}
+    assert set(report["problems"]["simple_60s"]) == {
+        *("game_style_001", "outdoor_001", "lost_001", "indoor_001"),
+    }
+    assert "not an image" in report["problems"]["simple_60s"]["indoor_001"]
     assert "game_style_001" in capsys.readouterr().out
     assert report["nulls"]["simple_60s/vbench_scores"] == "no evaluator wrote it"

@@ -139,7 +139,8 @@ def test_a_prompt_reaches_world_and_twin(settings: PlaySettings) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [{}, {"do": "dance"}, {"do": "keys", "held": "x"}, {"do": "keys"}, {"do": "take", "slot": 0}]
+    "message",
+    [{}, {"do": "dance"}, {"do": []}, {"do": "keys", "held": "x"}, {"do": "keys"}, {"do": "take", "slot": 0}],
 )
 def test_nonsense_is_refused_and_changes_nothing(settings: PlaySettings, message: dict[str, Any]) -> None:
     session = Session(settings)

@@ -86,6 +86,20 @@ def test_nonsense_is_answered_with_one_line(page: Any, text: str) -> None:
     assert "\n" not in message["error"]
 
 
+def test_a_film_that_cannot_be_written_pauses_the_session_and_says_so(
+    page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(session: Session) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Session, "advance", full)
+    while "error" not in (message := page.receive_json()):
+        pass
+    assert message["error"] == "No space left on device"
+    page.send_json({"do": "save"})
+    assert _until(page, lambda message: message["facts"]["kept"])["facts"]["paused"]
+
+
 def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
     with (
         pytest.raises(WebSocketDisconnect),
