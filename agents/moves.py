@@ -49,6 +49,42 @@ class Moves(VecEnvWrapper):
         return self.venv.step_wait()
 
 
+class LeadIn(VecEnvWrapper):
+    """An environment in `multikeys` whose episodes begin with a turn away, whatever the actions say.
+
+    Every episode turns left or right for 0 to `most` steps, drawn alike, before actions count: what was in
+    the start picture, all that a learned world knows, has to be searched for. Actions that do nothing carry
+    no gradient on average, so a learner may keep these steps.
+    """
+
+    def __init__(self, venv: VecEnv, most: int, seed: int) -> None:
+        super().__init__(venv)
+        self._most, self._random = most, np.random.default_rng(seed)
+        self._left = np.zeros(venv.num_envs, np.int64)  # steps until actions count
+        self._turn = np.zeros((venv.num_envs, len(KEYS)), np.int8)
+
+    def reset(self) -> Any:
+        self._draw(np.ones(self.num_envs, bool))
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        leading = self._left > 0
+        self._left -= leading
+        self.venv.step_async(np.where(leading[:, None], self._turn, actions))
+
+    def step_wait(self) -> Any:
+        observed, rewards, dones, infos = self.venv.step_wait()
+        self._draw(dones)
+        return observed, rewards, dones, infos
+
+    def _draw(self, begun: np.ndarray) -> None:
+        """Draw anew for the slots `(num_envs,)` bool that begin an episode."""
+        for slot in np.flatnonzero(begun):
+            self._left[slot] = self._random.integers(self._most + 1)
+            side = "ad"[self._random.integers(2)]
+            self._turn[slot] = [key == side for key in KEYS]
+
+
 class MovingAgent:
     """An agent that chooses numbers of moves, as an agent of `multikeys`."""
 

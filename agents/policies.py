@@ -49,7 +49,8 @@ class PPOSettings:
     after, for the baseline that cannot see. rollout: env steps a slot between updates. evaluate_every,
     checkpoint_every: env steps over all slots.
 
-    moves: the key combinations a policy chooses among, as in "w,a,d"; "" leaves it the action space. starts:
+    moves: the key combinations a policy chooses among, as in "w,a,d"; "" leaves it the action space. lead_in:
+    a training episode turns away for 0 to so many steps before actions count (`wm_env.agents.moves`). starts:
     the episodes trained on, `wm_env.agents.starts`, drawn from `scenes` scene seeds; evaluate_starts: those
     scored on. sight: "pixels" for SB3's convolutions, "goal-color" for `wm_env.agents.sight`. hidden: width
     of the layer between sight and action. reward_scale: factor on the rewards the learner sees.
@@ -60,6 +61,7 @@ class PPOSettings:
     split: str = "train"
     starts: str = "any"
     scenes: int = 512
+    lead_in: int = 0
     action_type: str = "keys"
     moves: str = ""
     obs_type: str = "rgb"
@@ -101,10 +103,10 @@ class PPOSettings:
         check_starts(self.evaluate_starts, self.task)
         if self.moves:
             held_table(self.moves)
-            if self.action_type != "multikeys":
-                raise ValueError(
-                    f"moves={self.moves!r} need action_type 'multikeys', not {self.action_type!r}"
-                )
+        if (self.moves or self.lead_in) and self.action_type != "multikeys":
+            raise ValueError(f"moves and lead_in need action_type 'multikeys', not {self.action_type!r}")
+        if not 0 <= self.lead_in < self.max_episode_steps:
+            raise ValueError(f"lead_in={self.lead_in} must be from 0 to max_episode_steps - 1")
         if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
             raise ValueError(f"reward_scale={self.reward_scale} must be a finite number above 0")
         for name in (

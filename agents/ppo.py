@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from wm_env.agents.evaluate import FIRST_SEED, Agent, Score, evaluate, summarize
-from wm_env.agents.moves import Moves, MovingAgent
+from wm_env.agents.moves import LeadIn, Moves, MovingAgent
 from wm_env.agents.policies import (
     Blindfold,
     PolicyAgent,
@@ -76,7 +76,8 @@ def train(
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "settings.json", asdict(settings))
-    watched = _as_trained(envs, settings)
+    done = 0 if newest is None else int(newest.stem.removeprefix("step-"))
+    watched = _as_trained(envs, settings, settings.seed + done)
     if newest is None:
         model = _model(settings, watched)
     else:
@@ -215,9 +216,11 @@ class _Diary(BaseCallback):
         self._bar.close()
 
 
-def _as_trained(envs: SanaWMVecEnv, settings: PPOSettings) -> Any:
-    """Return the environment as the learner meets it."""
+def _as_trained(envs: SanaWMVecEnv, settings: PPOSettings, seed: int) -> Any:
+    """Return the environment as the learner meets it; `seed` is that of the turns before an episode."""
     seen: VecEnv = Blindfold(envs) if settings.blind else envs
+    if settings.lead_in:
+        seen = LeadIn(seen, settings.lead_in, seed)
     watched: VecEnv = VecMonitor(Moves(seen, settings.moves) if settings.moves else seen)
     return ScaledReward(watched, settings.reward_scale) if settings.reward_scale != 1 else watched
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from wm_env.agents.moves import held_table
+from wm_env.agents.moves import LeadIn, held_table
 from wm_env.agents.sight import BRIGHT_GRID, MATCH_GRID, GoalSight, color_match
 from wm_env.agents.starts import evaluation_seeds, fits, training_scenes
 from wm_env.core import situation
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.scenes.materials import BEACON_COLORS
+from wm_env.sb3 import SanaWMVecEnv
 from wm_env.tasks.navigation import beacon_in_view
 
 COLORS = torch.tensor(list(BEACON_COLORS.values()))
@@ -60,6 +61,26 @@ def test_starts_are_what_their_rule_says() -> None:
     env.reset(seed=seed)
     assert bool(beacon_in_view(situation(env._rules, env.state)))
     assert evaluation_seeds("any", 2, "val") == [1_000_000, 1_000_001]
+
+
+def test_a_lead_in_turns_to_one_side_and_then_lets_go() -> None:
+    envs = LeadIn(SanaWMVecEnv(4, world="twin", max_episode_steps=5, action_type="multikeys"), most=3, seed=0)
+    envs.seed(0)
+    envs.reset()
+    forward = np.tile(np.eye(8, dtype=np.int8)[0], (4, 1))
+    turned, moved = [], []
+    for step in range(9):
+        _, _, dones, infos = envs.step(forward)
+        yaw = [math.degrees(math.atan2(info["c2w"][0, 2], info["c2w"][2, 2])) for info in infos]
+        turned.append(np.round(np.array(yaw) / 14.4, 1))
+        moved.append([np.linalg.norm(info["c2w"][:3, 3]) > 0 for info in infos])
+        assert dones.all() == (step == 4)
+    for slot in range(4):
+        for first, last in ((0, 4), (5, 8)):
+            walks = [moved[step][slot] for step in range(first, last + 1)]
+            away = abs(turned[last][slot])
+            assert walks == sorted(walks) and away <= 4 and abs(away - walks.index(True)) < 1
+    assert len({abs(round(float(value))) for value in turned[4]}) > 1  # not every episode the same
 
 
 def test_moves_are_rows_of_held_keys() -> None:

@@ -41,6 +41,8 @@ class AgentTrain:
     """Episodes trained on (objectnav): any; one or two rooms and the beacon within 30 steps; also in view."""
     scenes: int = 512
     """Scene seeds that near or in-view starts are drawn from."""
+    lead_in: int = 0
+    """Most steps that a training episode turns away before actions count; with --action-type multikeys."""
     action_type: Literal["keys", "multikeys", "camera"] = "keys"
     """Action space."""
     moves: str = ""
