@@ -52,7 +52,7 @@ class TransferSettings:
             )
         if self.learner.obs_type != "rgb":
             raise ValueError(
-                f"obs_type={self.learner.obs_type!r} cannot be scored in the twin, which has pictures only"
+                f"transfer compares policies that see pictures, not obs_type={self.learner.obs_type!r}"
             )
         if self.learner.world == "twin":
             raise ValueError("world 'twin' is the true one already; give the learned world to transfer from")
@@ -126,7 +126,7 @@ def _saved_player(
     if trained.task != settings.learner.task:
         raise ValueError(f"policy {policy} was trained for {trained.task!r}, not {settings.learner.task!r}")
     if trained.obs_type != "rgb":
-        raise ValueError(f"policy {policy} sees {trained.obs_type!r}; the twin has pictures only")
+        raise ValueError(f"transfer compares policies that see pictures; {policy} sees {trained.obs_type!r}")
     judged = role == LEARNED and checkpoint is None
     return Player(
         role=role,

@@ -7,6 +7,7 @@ chunk boundaries, every `CHUNK` pixel frames. Poses are absolute camera-to-world
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,12 @@ CHUNK = 4  # pixel frames per chunk of the tiny world
 EYE_HEIGHT = 1.4
 FOV_RANGE = (60.0, 110.0)
 MOTION = KeyMotion(translation_speed=0.0625, rotation_speed_deg=3.6)
-TRAJECTORIES = ("forward", "out_and_back", "loop", "spin360", "look_away", "random_walk", "idle")
+TRAJECTORIES = (
+    *("forward", "out_and_back", "loop", "spin360", "look_away", "random_walk", "idle"),
+    *("figure8", "whip_pan"),
+)
+_LOOK_AWAY = re.compile(r"look_away_(\d+)")
+FULL_TURN = 25  # chunks of turning at full speed
 _START_STREAM, _FOV_STREAM, _WALK_STREAM = 101, 102, 103
 
 
@@ -67,9 +73,26 @@ def _level_pose(position: Tensor, yaw: float) -> Tensor:
     return assemble(rotation, position.double())
 
 
+def check_trajectory(name: str) -> None:
+    """Raise `ValueError` where `name` is no trajectory."""
+    if name not in TRAJECTORIES and _LOOK_AWAY.fullmatch(name) is None:
+        raise ValueError(
+            f"unknown trajectory {name!r}; expected one of {', '.join(TRAJECTORIES)}, or look_away_N to look "
+            "away for N chunks"
+        )
+
+
 def trajectory(name: str, chunks: int, seed: int = 0) -> list[str]:
-    """Return the keys held on each of `chunks` chunks ("" = none) of a named trajectory."""
+    """Return the keys held on each of `chunks` chunks ("" = none) of a named trajectory.
+
+    "look_away_8" turns away, waits 8 chunks, turns back and stays; "look_away" waits as long as it can.
+    """
+    check_trajectory(name)
     half = chunks // 2
+    dwell = _LOOK_AWAY.fullmatch(name)
+    if dwell is not None:
+        keys = ["d"] * 8 + [""] * int(dwell[1]) + ["a"] * 8
+        return (keys + [""] * chunks)[:chunks]
     match name:
         case "forward":
             return ["w"] * chunks
@@ -93,7 +116,12 @@ def trajectory(name: str, chunks: int, seed: int = 0) -> list[str]:
             return keys[:chunks]
         case "idle":
             return [""] * chunks
-    raise ValueError(f"unknown trajectory {name!r}; expected one of {', '.join(TRAJECTORIES)}")
+        case "figure8":  # a circle to the right, a circle to the left, over and over
+            return [("wd", "wa")[chunk // FULL_TURN % 2] for chunk in range(chunks)]
+        case "whip_pan":  # fast looks to both sides, then a few steps on
+            swing = ["d"] * 4 + ["a"] * 8 + ["d"] * 4 + ["w"] * 2
+            return [swing[chunk % len(swing)] for chunk in range(chunks)]
+    raise AssertionError(f"trajectory {name!r} is in the list but not made")
 
 
 def held_keys(keys: str) -> Tensor:

@@ -201,7 +201,7 @@ def test_quick_scores_what_comes_with_the_package_and_a_policy_of_ones_own(
 
 
 def test_impossible_comparisons_are_refused() -> None:
-    with pytest.raises(ValueError, match="pictures only"):
+    with pytest.raises(ValueError, match="that see pictures"):
         transfer_players.TransferSettings(learner=PPOSettings(obs_type="latent"))
     with pytest.raises(ValueError, match="learned world to transfer from"):
         transfer_players.TransferSettings(learner=PPOSettings(world="twin"))

@@ -1,7 +1,6 @@
 """What one rollout scores, in equal time bins: the row that drift reports are made of.
 
-Bin k of n covers the pixel frames (k F / n, (k + 1) F / n]; frame 0, the given start image, takes no part.
-Frames are averaged within a bin, never pooled over walks. Legend: `F` frames, `n` bins.
+Frames are averaged within a bin (`wm_env.bench.bins`), never pooled over walks. Legend: `F` frames, `n` bins.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.bench.bins import bin_means, bin_of
 from wm_env.bench.fidelity import FREEZE_MOTION, TRUE_MOTION
 from wm_env.bench.revisit import revisit_pairs
 from wm_env.bench.statistics import COMPONENTS, colour_distance, frame_statistics, histograms, seam
@@ -19,20 +19,8 @@ from wm_env.model.metrics import frame_errors, pose_errors, psnr, ssim
 
 STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
 SSIM_EVERY = 8
-
-
-def bin_of(frames: int, bins: int) -> np.ndarray:
-    """Return the bin `(F,)` of frames 1 .. F."""
-    return np.arange(frames) * bins // frames
-
-
-def bin_means(values: np.ndarray, bin_index: np.ndarray, bins: int) -> list[float]:
-    """Return the mean of `values` `(m,)` in every bin, NaN where a bin is empty; NaN values are left out."""
-    out = []
-    for k in range(bins):
-        inside = values[(bin_index == k) & np.isfinite(values)]
-        out.append(float(inside.mean()) if len(inside) else float("nan"))
-    return out
+ENDS = 0.15  # share of the frames at either end that start-end contrast compares
+LATEST = 12  # frames, the longest latency looked for
 
 
 def image_scores(frames: Tensor, truth: Tensor, bins: int) -> dict[str, list[float]]:
@@ -49,7 +37,10 @@ def image_scores(frames: Tensor, truth: Tensor, bins: int) -> dict[str, list[flo
 
 
 def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
-    """Return mean and variance of every statistic per bin, per-channel histograms per bin, and the seam."""
+    """Return mean and variance of every statistic per bin, the seam, and the start-end contrast.
+
+    drift15_STATISTIC = |mean over the first 15% of frames - mean over the last 15%|, as FramePack has it.
+    """
     where = bin_of(len(frames) - 1, bins)
     some = np.arange(1, len(frames), STATISTICS_EVERY)
     found = frame_statistics(frames[some], frames[some - 1])
@@ -60,7 +51,12 @@ def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
         name: [max(0.0, s - m * m) for s, m in zip(squares[name], means[name], strict=True)]
         for name in COMPONENTS
     }
-    return {"statistics": means, "variances": variances, "seam": seam(frames, chunk)}
+    ends = max(1, round(ENDS * len(some)))
+    contrast = {
+        f"drift15_{name}": float((values[:ends].mean() - values[-ends:].mean()).abs())
+        for name, values in found.items()
+    }
+    return {"statistics": means, "variances": variances, "seam": seam(frames, chunk), "drift15": contrast}
 
 
 def colour_scores(frames: Tensor, reference: Tensor | None, bins: int) -> list[float]:
@@ -86,6 +82,34 @@ def freeze_scores(frames: Tensor, truth: Tensor | None, bins: int) -> list[float
         wanted = _motion(truth)
     frozen = np.where(wanted > TRUE_MOTION, own < FREEZE_MOTION * wanted, np.nan)
     return bin_means(frozen.astype(float), where, bins)
+
+
+def latency_scores(frames: Tensor, wanted: np.ndarray) -> dict[str, float]:
+    """Return by how many frames the picture's motion follows the wanted motion `(F,)`, and how well.
+
+    frames: the lag in 0 .. 12 at which the correlation of the two motion energies is largest; correlation:
+    that correlation. NaN where either side hardly changes: a steady motion has no latency to be seen.
+    """
+    own = _motion(frames)
+    nothing = {"frames": float("nan"), "correlation": float("nan")}
+    if len(own) < 4 * LATEST or wanted.std() < 0.05 * max(wanted.mean(), 1e-9) or own.std() < 1e-6:
+        return nothing
+    length = len(own) - LATEST
+    found = [np.corrcoef(own[lag : lag + length], wanted[:length])[0, 1] for lag in range(LATEST + 1)]
+    best = int(np.argmax(found))
+    return {"frames": float(best), "correlation": float(found[best])} if np.isfinite(found).all() else nothing
+
+
+def wanted_motion(truth: Tensor | None, c2w: Tensor) -> np.ndarray:
+    """Return the motion `(F,)` that a clip should show: the truth's energy, else the commanded speed.
+
+    c2w: `(1 + F, 4, 4)`. Speed is metres a frame plus half a metre times radians a frame.
+    """
+    if truth is not None:
+        return _motion(truth)
+    steps = torch.linalg.inv(c2w[:-1]) @ c2w[1:]
+    vector = motion_vectors(steps)  # (F, 6)
+    return (vector[:, :3].norm(dim=1) + 0.5 * vector[:, 3:].norm(dim=1)).numpy()
 
 
 def _motion(frames: Tensor) -> np.ndarray:

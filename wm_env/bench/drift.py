@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,14 @@ from wm_env.bench.clip_metrics import (
     colour_scores,
     freeze_scores,
     image_scores,
+    latency_scores,
     pose_scores,
     revisit_scores,
+    wanted_motion,
 )
-from wm_env.bench.pose_estimate import gate, track_poses
+from wm_env.bench.drift_probes import add_seconds, probe_gate, probe_memories
+from wm_env.bench.error_split import encoded, latent_scores, place_scores
+from wm_env.bench.pose_estimate import track_poses
 from wm_env.bench.revisit import loop_closure
 from wm_env.bench.rollouts import (
     BINS,
@@ -44,14 +49,11 @@ from wm_env.bench.rollouts import (
     rows_per_scene,
     scene_group,
 )
-from wm_env.bench.row_file import Job, append_rows, finite, open_rows, write_json
-from wm_env.bench.telemetry import QUANTITIES, record, state_drift
-from wm_env.bench.walks import roll, starts, teacher_forced, walks
+from wm_env.bench.row_file import Job, append_rows, finite, open_rows, rounded, write_json
 from wm_env.files import atomic_path
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.scenes.paths import trajectory
 from wm_env.world import World
 
 FILM_FRAMES = 7
@@ -63,17 +65,21 @@ def drift(
     settings: DriftSettings,
     out: Path,
     *,
+    compared: int = 1,
     image: StartImage | None = None,
     prompt: str = "",
     report: Callable[[int, int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Walk everything that `out` does not hold yet, and return all rows of `out/rows.jsonl`.
 
-    worlds: the one that is judged first, its ablations after it. image: start from this picture, without a
+    worlds: the one that is judged first, others after it, then ablations. compared: how many of them are
+    worlds of their own, whose poses are estimated too. image: start from this picture, without a
     truth, instead of from scenes. report: called with (groups done, groups in all, what begins).
     """
     world = next(iter(worlds.values()))
     _check_frames(settings, world)
+    _check_alike(worlds)
+    whole = tuple(worlds)[:compared]
     identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
     identity |= {"rows": list(worlds), "image": image is not None, "prompt": prompt}
     plan = _plan(settings, image is None)
@@ -81,7 +87,7 @@ def drift(
     rows = open_rows(out, json.loads(json.dumps(identity)), plan, per_scene)
     done = {(row["trajectory"], row["scene"]) for row in rows}
     if image is None and settings.pose_every and not (out / "gate.json").exists():
-        write_json(out / "gate.json", _gate(world, settings))
+        write_json(out / "gate.json", probe_gate(world, settings))
     for index, (name, scenes) in enumerate(plan):
         if (name, scenes[0]) in done:
             continue
@@ -91,13 +97,13 @@ def drift(
             group = scene_group(world, settings, name, scenes)
         else:
             group = image_group(world, settings, name, image, prompt)
-        made = [finite(row) for row in _measure(worlds, settings, name, group, out)]
+        made = [rounded(finite(row)) for row in _measure(worlds, whole, settings, name, group, out)]
         append_rows(out, made)
         rows += made
     if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
         if report is not None:
             report(len(plan), len(plan), "state telemetry")
-        write_json(out / "telemetry.json", _telemetry(world, settings))
+        write_json(out / "telemetry.json", probe_memories(world, settings))
     if report is not None:
         report(len(plan), len(plan), "done")
     return rows
@@ -111,6 +117,18 @@ def _check_frames(settings: DriftSettings, world: World) -> None:
         )
 
 
+def _check_alike(worlds: Mapping[str, World]) -> None:
+    """Raise `ValueError` where worlds cannot be walked along one path."""
+    (first, world), *others = worlds.items()
+    for name, other in others:
+        for field in ("frames_per_step", "frame_size", "max_translation", "max_rotation_deg", "fps"):
+            here, there = world.spec.__dict__[field], other.spec.__dict__[field]
+            if here != there:
+                raise ValueError(
+                    f"worlds {first!r} and {name!r} cannot share a report: {field} {here}, {there}"
+                )
+
+
 def _plan(settings: DriftSettings, scenes: bool) -> list[Job]:
     """Return the groups: trajectory and scene seeds; a picture is one scene with the seed as its number."""
     seeds = list(range(settings.seed, settings.seed + settings.scenes)) if scenes else [settings.seed]
@@ -122,25 +140,52 @@ def _plan(settings: DriftSettings, scenes: bool) -> list[Job]:
 
 
 def _measure(
-    worlds: Mapping[str, World], settings: DriftSettings, name: str, group: Group, out: Path
+    worlds: Mapping[str, World],
+    whole: Sequence[str],
+    settings: DriftSettings,
+    name: str,
+    group: Group,
+    out: Path,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one group, and keep the films of its first scene."""
+    """Yield the rows of one group, and keep the films of its first scene and the time every row took."""
     first, world = next(iter(worlds.items()))
     films = settings.seed in group.scenes
+    true = None
+    if isinstance(world, LearnedWorld) and group.truth is not None:
+        true = encoded(world, group.truth.frames, group.truth.depth)
+    spent: dict[str, float] = {}
     for noise in range(settings.seeds):
-        for row, frames in rollouts(worlds, group, noise):
-            poses = None
+        started = time.process_time()
+        for row, made in rollouts(worlds, group, noise):
+            spent[row] = spent.get(row, 0.0) + time.process_time() - started
+            poses = latents = None
             if group.truth is not None and settings.pose_every:
-                poses = _poses(group, frames, row, first, settings.pose_every)
+                poses = _poses(group, made.frames, row, whole, settings.pose_every)
+            own = worlds.get(row, world)
+            if made.latents is not None and true is not None and _same_codec(own, world):
+                latents = latent_scores(made.latents, true, BINS)
             for slot, scene in enumerate(group.scenes):
-                found = _score(world, group, slot, frames[slot], row == first)
+                found = _score(world, group, slot, made.frames[slot], row == first)
                 if row == SHUFFLED:  # walked elsewhere: it never came back to the commanded poses
                     found["revisit"] = []
                 if poses is not None:
                     found |= poses[slot]
+                if latents is not None:
+                    found["latent"] = latents[slot]
                 yield {"trajectory": name, "row": row, "scene": scene, "noise": noise, **found}
-            if films and noise == 0 and row == first:
-                _keep_film(out, name, frames, group)
+            if films and noise == 0 and row in whole:
+                _keep_film(out, name, row, made.frames, group)
+            started = time.process_time()
+    walked = len(group.scenes) * settings.seeds * settings.steps * world.spec.frames_per_step
+    add_seconds(out, spent, walked / world.spec.fps)
+
+
+def _same_codec(one: World, other: World) -> bool:
+    """Return whether two worlds have equal autoencoders, so that their latents can be compared."""
+    if not (isinstance(one, LearnedWorld) and isinstance(other, LearnedWorld)):
+        return False
+    mine, theirs = one.vae.state_dict(), other.vae.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) -> dict[str, Any]:
@@ -150,6 +195,7 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
     found: dict[str, Any] = dict(appearance_scores(frames, BINS, chunk))
     found["colour"] = colour_scores(frames, truth, BINS)
     found["freeze"] = freeze_scores(frames, truth, BINS)
+    found["latency"] = latency_scores(frames, wanted_motion(truth, group.c2w[slot]))
     found["revisit"] = revisit_scores(frames, truth, group.c2w[slot], world.spec.fps)
     if truth is not None:
         found |= image_scores(frames, truth, BINS)
@@ -158,10 +204,12 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
     return found
 
 
-def _poses(group: Group, frames: Tensor, row: str, first: str, every: int) -> list[dict[str, Any]] | None:
-    """Return pose scores of the judged world, and of a camera that never moved for the repeated frame."""
+def _poses(
+    group: Group, frames: Tensor, row: str, whole: Sequence[str], every: int
+) -> list[dict[str, Any]] | None:
+    """Return pose scores of the worlds that are compared, and of a camera that never moved for `REPEAT`."""
     truth = group.truth
-    if truth is None or row not in (first, REPEAT):
+    if truth is None or row not in (*whole, REPEAT):
         return None
     commanded = truth.start_c2w[:, None] @ truth.c2w
     total = frames.shape[1] - 1
@@ -174,6 +222,7 @@ def _poses(group: Group, frames: Tensor, row: str, first: str, every: int) -> li
             for i in range(len(commanded))
         ]
     track = track_poses(truth.scene, frames, commanded, truth.intrinsics, every)
+    places = place_scores(truth.scene, track, frames, truth.frames, truth.intrinsics, BINS)
     out = []
     for slot in range(len(commanded)):
         asked, got = commanded[slot, track.frames], track.c2w[slot]
@@ -186,57 +235,19 @@ def _poses(group: Group, frames: Tensor, row: str, first: str, every: int) -> li
         if slot < TOP_DOWN_WALKS:
             relative = [relative_to_first(path)[:, [0, 2], 3].tolist() for path in (asked, got)]
             found["top_down"] = {"commanded": relative[0], "realised": relative[1], "lost": lost.tolist()}
-        out.append({"pose": found})
+        out.append({"pose": found, "place": places[slot]})
     return out
 
 
-def _gate(world: World, settings: DriftSettings) -> dict[str, Any]:
-    """Return the pose estimator's errors on damaged truth of the first scenes."""
-    seeds = range(settings.seed, settings.seed + min(8, settings.scenes))
-    truth = walks(
-        world.spec,
-        split=settings.split,
-        seeds=seeds,
-        keys=[trajectory("random_walk", 8, seed) for seed in seeds],
-    )
-    commanded = truth.start_c2w[:, None] @ truth.c2w
-    return gate(truth.scene, truth.frames, commanded, truth.intrinsics, every=16)._asdict()
-
-
-def _telemetry(world: LearnedWorld, settings: DriftSettings) -> dict[str, Any]:
-    """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
-    seeds = range(settings.seed, settings.seed + min(4, settings.scenes))
-    truth = walks(
-        world.spec,
-        split=settings.split,
-        seeds=seeds,
-        keys=[trajectory("random_walk", settings.steps, seed) for seed in seeds],
-    )
-    told = starts(world, truth)
-    with record(world, keep_states=True) as free:
-        roll(world, told, truth.c2w)
-    with record(world, keep_states=True) as forced:
-        teacher_forced(world, told, truth)
-    drifted = state_drift(free, forced)
-    return {
-        "walks": len(seeds),
-        "seconds_per_chunk": world.spec.frames_per_step / world.spec.fps,
-        "percentiles": [5, 50, 95],
-        "meaning": QUANTITIES,
-        "quantities": {name: np.round(table, 6).tolist() for name, table in free.quantiles().items()},
-        "contraction_violations": free.violations(),
-        "state_drift": {name: np.round(table, 6).tolist() for name, table in drifted.items()},
-    }
-
-
-def _keep_film(out: Path, name: str, frames: Tensor, group: Group) -> None:
+def _keep_film(out: Path, name: str, row: str, frames: Tensor, group: Group) -> None:
     """Write the frames of the filmstrip of the group's first scene."""
     chosen = np.linspace(0, frames.shape[1] - 1, FILM_FRAMES).round().astype(int)
-    film: dict[str, Any] = {"frames": frames[0, chosen].numpy(), "index": chosen}
+    film: dict[str, Any] = {"frames": frames[0, chosen].numpy(), "index": chosen, "row": np.array(row)}
     if group.truth is not None:
         film["truth"] = group.truth.frames[0, chosen].numpy()
     (out / "films").mkdir(exist_ok=True)
-    with atomic_path(out / "films" / f"{name}.npz") as temporary:
+    file = f"{name}--{row}".replace("/", "-").replace(" ", "-")
+    with atomic_path(out / "films" / f"{file}.npz") as temporary:
         np.savez_compressed(temporary, **film)
 
 

@@ -5,6 +5,7 @@ matplotlib is in the `bench` extra and imported only here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,31 +13,42 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from wm_env.bench.rollouts import CODEC, FORCED, REPEAT, SHUFFLED, TWIN
+from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
 
 matplotlib.use("Agg")
 
-_COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#7a7a7a", "#c2377e", "#17a2b8", "#444444")
-_DASHED = (REPEAT, CODEC, TWIN, FORCED)
+COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#7a7a7a", "#c2377e", "#17a2b8", "#444444")
+_ANCHORS = {REPEAT: "#8a8a8a", COPY: "#b5b5b5", CODEC: "#222222", TWIN: "#000000", FORCED: "#5a5a5a"}
+_DASHES = {REPEAT: "--", COPY: ":", CODEC: (0, (6, 2)), TWIN: "-.", FORCED: (0, (3, 1, 1, 1))}
 _Z_SHOWN = ("luma", "contrast", "saturation", "sharpness", "noise", "motion", "blockiness", "clipped")
 
 
-def _new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return a figure of inches and its axes `(rows, columns)`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, squeeze=False))
 
 
 def _style(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return how every row is drawn, alike in all figures."""
-    names = [report["world"], *report["baselines"]]
+    """Return how every row is drawn, alike in all figures: worlds wide, anchors grey and dashed."""
+    worlds = [report["world"], *report["compared"]]
+    others = [name for name in report["baselines"] if name not in (*worlds, *_ANCHORS)]
+    coloured = dict(zip([*worlds, *others], itertools.cycle(COLOURS), strict=False))
     return {
         name: {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "linestyle": "--" if name in _DASHED else "-",
-            "linewidth": 2.2 if i == 0 else 1.3,
+            "color": _ANCHORS.get(name) or coloured[name],
+            "linestyle": _DASHES.get(name, "-"),
+            "linewidth": 2.4 if name in worlds else 1.2,
+            "zorder": 3 if name in worlds else 2,
         }
-        for i, name in enumerate(names)
+        for name in [*worlds, *others, *(name for name in _ANCHORS if name in report["baselines"])]
     }
+
+
+def _rows(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bins of every row, in the order in which they are drawn."""
+    found = {report["world"]: report["bins"], **report["baselines"]}
+    return {name: found[name] for name in _style(report)}
 
 
 def _centres(bins: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -45,9 +57,9 @@ def _centres(bins: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def over_time(report: Mapping[str, Any]) -> Figure:
     """Return PSNR, rotation error and motion energy against time, every row, bands, the trained length."""
-    rows = {report["world"]: report["bins"], **report["baselines"]}
-    style = _style(report)
-    figure, axes = _new(9, 10.5, 3)
+    rows, style = _rows(report), _style(report)
+    worlds = (report["world"], *report["compared"])
+    figure, axes = new_figure(9, 10.5, 3)
     psnr, rotation, motion = axes[:, 0]
     shown = []
     for name, bins in rows.items():
@@ -58,7 +70,7 @@ def over_time(report: Mapping[str, Any]) -> Figure:
         else:
             psnr.plot(t, values, marker="o", markersize=3, label=name, **style[name])
             shown += values
-        if name in (report["world"], REPEAT) and all(cell["psnr"] and cell["psnr"]["lo"] for cell in bins):
+        if name in (*worlds, REPEAT) and all(cell["psnr"] and cell["psnr"]["lo"] for cell in bins):
             psnr.fill_between(
                 t,
                 [cell["psnr"]["lo"] for cell in bins],
@@ -68,9 +80,17 @@ def over_time(report: Mapping[str, Any]) -> Figure:
                 linewidth=0,
             )
         angles = [np.nan if cell["rot_err_deg"] is None else cell["rot_err_deg"] for cell in bins]
-        if np.isfinite(angles).any():
+        known = np.flatnonzero(np.isfinite(angles))
+        if len(known):
             label = f"{name} (a camera that stays)" if name == REPEAT else name
-            rotation.plot(t, angles, marker="o", markersize=3, label=label, **style[name])
+            rotation.plot(
+                np.array(t)[known],
+                np.array(angles)[known],
+                marker="o",
+                markersize=3,
+                label=label,
+                **style[name],
+            )
         motion.plot(t, [cell["motion"] for cell in bins], marker="o", markersize=3, **style[name])
     psnr.set_ylabel("PSNR against the twin (dB)")
     rotation.set_ylabel("rotation error (deg)")
@@ -95,20 +115,20 @@ def over_time(report: Mapping[str, Any]) -> Figure:
         )
     if rotation.lines and "rot_err_deg" not in report["nulls"]:
         rotation.set_yscale("symlog", linthresh=1.0)
-        rotation.set_ylim(bottom=0)
+        rotation.set_ylim(0, 180)
+        rotation.set_yticks([0, 1, 3, 10, 30, 90, 180], ["0", "1", "3", "10", "30", "90", "180"])
         lost = [cell["lost_share"] for cell in report["bins"]]
-        known = [x for x in lost if x is not None]
-        if known:
-            rotation.set_title(f"frames lost to the estimator: {100 * np.mean(known):.0f}%", fontsize=8)
+        shares = [x for x in lost if x is not None]
+        if shares:
+            rotation.set_title(f"frames lost to the estimator: {100 * np.mean(shares):.0f}%", fontsize=8)
         rotation.legend(fontsize=8)
     return figure
 
 
 def first_worst_last(report: Mapping[str, Any]) -> Figure:
-    """Return the PSNR of the first, the worst and the last bin of every row."""
-    rows = {report["world"]: report["bins"], **report["baselines"]}
-    rows = {name: bins for name, bins in rows.items() if bins[0]["psnr"] is not None and name != TWIN}
-    figure, axes = _new(9, 4)
+    """Return the PSNR of the first, the worst and the last bin of every row but the twin, at its cap."""
+    rows = {name: bins for name, bins in _rows(report).items() if bins[0]["psnr"] and name != TWIN}
+    figure, axes = new_figure(max(9.0, 1.15 * len(rows)), 4)
     axis = axes[0, 0]
     place = np.arange(len(rows))
     curves = [[cell["psnr"]["mean"] for cell in bins] for bins in rows.values()]
@@ -118,7 +138,7 @@ def first_worst_last(report: Mapping[str, Any]) -> Figure:
         "last bin": [curve[-1] for curve in curves],
     }
     for offset, (label, values) in enumerate(picked.items()):
-        bars = axis.bar(place + 0.27 * (offset - 1), values, 0.25, label=label, color=_COLOURS[offset])
+        bars = axis.bar(place + 0.27 * (offset - 1), values, 0.25, label=label, color=COLOURS[offset])
         axis.bar_label(bars, fmt="%.1f", fontsize=7)
     axis.set_xticks(place, [name.replace(" ", "\n", 1) for name in rows], fontsize=8)
     axis.set_ylabel("PSNR against the twin (dB)")
@@ -127,12 +147,12 @@ def first_worst_last(report: Mapping[str, Any]) -> Figure:
 
 
 def by_trajectory(report: Mapping[str, Any]) -> Figure:
-    """Return PSNR against time for every trajectory: the world, the first frame repeated, the codec."""
-    names = [report["world"], *(name for name in (REPEAT, CODEC, SHUFFLED) if name in report["baselines"])]
+    """Return PSNR against time for every trajectory and every row but the twin, which is at its cap."""
     style = _style(report)
+    names = [name for name in style if name != TWIN]
     trajectories = report["trajectories"]
     columns = min(4, len(trajectories))
-    figure, axes = _new(
+    figure, axes = new_figure(
         max(8, 3 * columns), 2.6 * -(-len(trajectories) // columns), -(-len(trajectories) // columns), columns
     )
     for axis in axes.flat[len(trajectories) :]:
@@ -153,10 +173,10 @@ def by_trajectory(report: Mapping[str, Any]) -> Figure:
 def deviations(report: Mapping[str, Any]) -> Figure:
     """Return the signed z of the statistics over time, small multiples, and their root mean square."""
     rows = report["statistics"]
-    names = [name for name in rows if name not in (TWIN, SHUFFLED)]
     style = _style(report)
+    names = [name for name in style if name in rows and name not in (COPY, SHUFFLED)]
     shown = (*_Z_SHOWN, "d_app")
-    figure, axes = _new(10, 7, 3, 3)
+    figure, axes = new_figure(10, 7, 3, 3)
     t = _centres(report["bins"])
     for axis, component in zip(axes.flat, shown, strict=True):
         for name in names:
@@ -174,12 +194,11 @@ def deviations(report: Mapping[str, Any]) -> Figure:
 
 def survival(report: Mapping[str, Any]) -> Figure:
     """Return the share of walks that are still useful against time (Kaplan-Meier)."""
-    figure, axes = _new(7, 4)
+    figure, axes = new_figure(7, 4)
     axis = axes[0, 0]
     rows = {name: found for name, found in report["horizon_h50"].items() if found is not None}
-    rows = {name: found for name, found in rows.items() if name not in (TWIN, CODEC, REPEAT)}
     style = _style(report)
-    for name, found in rows.items():
+    for name, found in ((name, rows[name]) for name in style if name in rows):
         t, alive = found["curve"]["t"], found["curve"]["alive"]
         median = found["median_s"]
         text = "not reached" if median is None else f"{median:.1f} s"
@@ -201,124 +220,86 @@ def survival(report: Mapping[str, Any]) -> Figure:
 
 def revisits(report: Mapping[str, Any]) -> Figure:
     """Return memory (left) and correctness (right) of revisited views against the time between the visits."""
-    figure, axes = _new(10, 4, 1, 2)
-    rows = {
-        name: found for name, found in report["revisit"].items() if name not in (TWIN, SHUFFLED) and found
-    }
+    figure, axes = new_figure(10, 4, 1, 2)
     style = _style(report)
+    rows = {name: report["revisit"][name] for name in style if report["revisit"][name]}
     for axis, key, title in (
         (axes[0, 0], "memory", "memory: PSNR to itself minus control (dB)"),
         (axes[0, 1], "truth", "correctness: PSNR to the twin (dB)"),
     ):
         for name, found in rows.items():
-            points = [(cell["gap_s"], cell[key]) for cell in found if cell[key] is not None]
-            if points:
+            points = [(cell["gap_s"], min(cell[key], 60.0)) for cell in found if cell[key] is not None]
+            if points and not (name == TWIN and key == "truth"):
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, **style[name])
         axis.set_xlabel("time between the visits (s)")
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
-    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", fontsize=8, ncols=4)
+    fit = report["memory_half_life"][report["world"]]
+    if fit is not None and not fit["at_bound"]:
+        d = np.linspace(0.5, max(cell["gap_s"] for cell in rows[report["world"]]), 60)
+        curve = fit["M0_db"] * 2 ** (-d / fit["half_life_s"]) + fit["c_db"]
+        label = f"fit: half-life {fit['half_life_s']:.1f} s"
+        axes[0, 0].plot(d, curve, color="black", linewidth=0.8, label=label)
+    _legend(figure, axes)
     return figure
 
 
-def top_down(report: Mapping[str, Any], walks: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return commanded and realised paths seen from above, four walks a row."""
-    columns = 4
-    lines = max(1, -(-len(walks) // columns))
-    figure, axes = _new(11, 2.9 * lines, lines, columns)
-    for axis in axes.flat[len(walks) :]:
-        axis.set_axis_off()
-    for axis, one in zip(axes.flat, walks, strict=False):
-        asked, got = np.array(one["commanded"]), np.array(one["realised"])
-        axis.plot(*asked.T, color="black", linewidth=2.5, alpha=0.4, label="commanded")
-        axis.plot(*got.T, color=_COLOURS[1], linewidth=1.2, label="realised")
-        gone = np.array(one["lost"])
-        axis.plot(*got[gone].T, "x", color="black", markersize=4, label="lost: as commanded")
-        axis.plot(*got[-1], marker="o", markersize=4, color=_COLOURS[1])
-        axis.set_aspect("equal", adjustable="datalim")
-        axis.set_title(f"{one['trajectory']}, scene {one['scene']}", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.25)
-    axes.flat[0].legend(fontsize=7)
-    figure.supxlabel("right (m)", fontsize=9)
-    figure.supylabel("forward (m)", fontsize=9)
+def pareto(report: Mapping[str, Any]) -> Figure:
+    """Return the mean PSNR over the episode against CPU-seconds per second of video."""
+    figure, axes = new_figure(8, 4.6)
+    axis = axes[0, 0]
+    style = _style(report)
+    for name, bins in _rows(report).items():
+        if name in (TWIN, REPEAT, COPY) or name not in report["cost"] or bins[0]["psnr"] is None:
+            continue
+        values = [cell["psnr"]["mean"] for cell in bins]
+        spread = [[np.mean(values) - min(values)], [max(values) - np.mean(values)]]
+        bar: dict[str, Any] = {"fmt": "o", "color": style[name]["color"], "capsize": 3, "elinewidth": 1}
+        axis.errorbar(report["cost"][name], np.mean(values), yerr=spread, label=name, **bar)
+    for name in (REPEAT, COPY):
+        if name in report["baselines"] and report["baselines"][name][0]["psnr"] is not None:
+            mean = np.mean([cell["psnr"]["mean"] for cell in report["baselines"][name]])
+            axis.axhline(mean, label=f"{name} (costs nothing)", **{**style[name], "zorder": 1})
+    axis.axvline(1.0, color="black", linewidth=0.6)
+    axis.text(1.0, 0.01, " real time", transform=axis.get_xaxis_transform(), fontsize=8, va="bottom")
+    axis.set_xscale("log")
+    axis.set_xlabel("CPU-seconds per second of video, log scale")
+    axis.set_ylabel("PSNR over the episode (dB); bar: worst to best bin")
+    axis.grid(alpha=0.25, which="both")
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
-def filmstrip(report: Mapping[str, Any], trajectory: str, film: Mapping[str, np.ndarray]) -> Figure:
-    """Return truth, generated frames and their error at seven times, one above the other."""
-    index, frames = film["index"], film["frames"]
-    lines = [("generated", frames)]
-    if "truth" in film:
-        error = np.abs(frames.astype(int) - film["truth"].astype(int)).mean(-1)
-        lines = [("truth", film["truth"]), ("generated", frames), ("error", error)]
-    figure, axes = _new(1.6 * len(index), 1.65 * len(lines) + 0.2, len(lines), len(index))
-    for row, (label, pictures) in enumerate(lines):
-        for column, picture in enumerate(pictures):
-            axis = axes[row, column]
-            if label == "error":
-                axis.imshow(picture, cmap="magma", vmin=0, vmax=80)
-            else:
-                axis.imshow(picture, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title(f"{index[column] / report['fps']:.1f} s", fontsize=9)
-            if column == 0:
-                axis.set_ylabel(label, fontsize=9)
-    return figure
-
-
-def telemetry(found: Mapping[str, Any]) -> Figure:
-    """Return the memory of every GDN layer over the rollout: norm, half-life, recall, rank, state drift."""
-    tables = {name: np.array(table, dtype=float)[..., 1] for name, table in found["quantities"].items()}
-    panels = [
-        ("log10 of the norm of S", np.log10(np.maximum(tables["norm"], 1e-9))),
-        ("log10 of the half-life (s)", np.log10(tables["half_life"] * found["seconds_per_chunk"])),
-        ("recall of frame 0", tables["recall"]),
-        ("retention by the decay gates", tables["retention"]),
-        ("stable rank", tables["stable_rank"]),
-        ("|S - S*| / |S*|, S* fed with the truth", np.array(found["state_drift"]["relative"], dtype=float)),
-    ]
-    figure, axes = _new(11, 7.5, 3, 2)
-    seconds = len(tables["norm"]) * found["seconds_per_chunk"]
-    for axis, (title, table) in zip(axes.flat, panels, strict=True):
-        layers = table.shape[1]
-        drawn = axis.imshow(table.T, aspect="auto", cmap="viridis", extent=(0, seconds, layers - 0.5, -0.5))
-        figure.colorbar(drawn, ax=axis)
-        axis.set_title(f"{title} (median over heads)", fontsize=9)
-        axis.set_yticks(range(layers))
-        axis.set_ylabel("GDN layer", fontsize=8)
-    figure.supxlabel("time (s)", fontsize=9)
-    return figure
-
-
-def telemetry_curves(found: Mapping[str, Any]) -> Figure:
-    """Return quantiles over heads of half-life, recall, norm and write ratio against time, a line a layer."""
-    figure, axes = _new(11, 6, 2, 2)
-    names = (
-        ("half_life", "half-life of the decay gate (s)", found["seconds_per_chunk"]),
-        ("recall", "recall of frame 0", 1.0),
-        ("norm", "norm of S", 1.0),
-        ("write_ratio", "write ratio", 1.0),
+def split(report: Mapping[str, Any]) -> Figure:
+    """Return what the wrong place and the wrong picture cost (dB), and the error of the latents."""
+    figure, axes = new_figure(11, 3.8, 1, 3)
+    style = _style(report)
+    panels = (
+        ("geo_db", "wrong place: PSNR lost to the pose (dB)"),
+        ("app_db", "wrong picture: PSNR below the codec (dB)"),
+        ("latent_error", "latents: |z - z*| / |z*|"),
     )
-    for axis, (name, title, scale) in zip(axes.flat, names, strict=True):
-        table = np.array(found["quantities"][name], dtype=float) * scale  # (chunks, L, 3)
-        t = (np.arange(len(table)) + 1) * found["seconds_per_chunk"]
-        for layer in range(table.shape[1]):
-            colour = _COLOURS[layer % len(_COLOURS)]
-            axis.plot(t, table[:, layer, 1], color=colour, linewidth=1.2, label=f"layer {layer}")
-            axis.fill_between(
-                t, table[:, layer, 0], table[:, layer, 2], color=colour, alpha=0.08, linewidth=0
-            )
-        axis.set_yscale("log")
-        if name == "recall":
-            axis.set_ylim(bottom=1e-4)
-        axis.set_title(f"{title}: median and 5-95% of heads", fontsize=9)
+    for axis, (key, title) in zip(axes.flat, panels, strict=True):
+        for name, bins in _rows(report).items():
+            values = [np.nan if cell[key] is None else cell[key] for cell in bins]
+            if np.isfinite(values).any():
+                axis.plot(_centres(bins), values, marker="o", markersize=3, label=name, **style[name])
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("time (s)")
+        axis.set_xlim(0, report["seconds"])
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         axis.grid(alpha=0.25)
-    axes[0, 0].legend(fontsize=7, ncols=2)
-    figure.supxlabel("time (s)", fontsize=9)
+    _legend(figure, axes)
     return figure
+
+
+def _legend(figure: Figure, axes: np.ndarray) -> None:
+    """Put one legend above the panels, every label once."""
+    found: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
+    figure.legend(found.values(), found.keys(), loc="outside upper center", fontsize=8, ncols=4)
 
 
 def _wrapped(text: str, width: int = 70) -> str:

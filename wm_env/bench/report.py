@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wm_env.bench.intervals import Band
-from wm_env.files import atomic_path
+from wm_env.bench.page import number, opening, table, write_figures, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: 2px 10px; text-align: right }
-th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align: left }
-img { max-width: 100% } code { background: #f2f2f2 } figcaption { color: #555; font-size: 13px }
-"""
-DPI = 110
 
 
 def write_report(
@@ -37,33 +27,20 @@ def write_report(
 
     walks: commanded and realised tracks for the top-down figure. telemetry: None without GDN states.
     """
-    figures = _require_figures()
-    paths, blocks = [], []
-    for name, caption, figure in _draw(figures, out, report, walks, telemetry):
-        path = out / f"{name}.png"
-        data = _png(figure)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-        paths.append(path)
-        picture = base64.b64encode(data).decode()
-        blocks.append(
-            f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{picture}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
-    page = out / "report.html"
-    with atomic_path(page) as temporary:
-        temporary.write_text(_page(report, blocks, telemetry))
+    paths, blocks = write_figures(out, _draw(_require_figures(), out, report, walks, telemetry))
+    title = f"Drift of {', '.join([report['world'], *report['compared']])}"
+    page = write_page(out / "report.html", title, [*_text(report, telemetry), *blocks])
     return [*paths, page]
 
 
-def _require_figures() -> Any:
+def _require_figures() -> tuple[Any, Any]:
     try:
-        from wm_env.bench import figures
+        from wm_env.bench import figures, figures_walks
     except ImportError as error:
         raise ValueError(
             f"the report's figures need matplotlib ({error}): pip install 'wm-env[bench]'"
         ) from error
-    return figures
+    return figures, figures_walks
 
 
 def check_figures() -> None:
@@ -72,13 +49,14 @@ def check_figures() -> None:
 
 
 def _draw(
-    figures: Any,
+    modules: tuple[Any, Any],
     out: Path,
     report: Mapping[str, Any],
     walks: Sequence[Mapping[str, Any]],
     telemetry: Mapping[str, Any] | None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Yield (file stem, caption, figure)."""
+    figures, walked = modules
     yield (
         "over_time",
         "Truth, place and motion over the episode; dashed: anchors; bands: 95% over scenes.",
@@ -87,52 +65,66 @@ def _draw(
     if "psnr" not in report["nulls"]:
         yield "by_trajectory", "PSNR by trajectory.", figures.by_trajectory(report)
         yield "first_worst_last", "First, worst and last bin.", figures.first_worst_last(report)
+    if "psnr" not in report["nulls"] and report["cost"]:
+        yield "pareto", "Quality against cost on one CPU thread.", figures.pareto(report)
+    if any(cell["geo_db"] is not None for cell in report["bins"]):
+        yield "place_and_picture", "Wrong place or wrong picture, and the latents.", figures.split(report)
     yield "deviations", "Signed deviations of reference-free statistics.", figures.deviations(report)
     if any(found is not None for found in report["horizon_h50"].values()):
         yield "survival", "For how long a walk stays useful (Kaplan-Meier).", figures.survival(report)
     if any(report["revisit"].values()):
         yield "revisits", "Coming back: memory and correctness.", figures.revisits(report)
     if walks:
-        yield "top_down", "Commanded and realised paths from above.", figures.top_down(report, walks)
+        yield "top_down", "Commanded and realised paths from above.", walked.top_down(report, walks)
     for path in sorted((out / "films").glob("*.npz")):
         with np.load(path) as film:
-            figure = figures.filmstrip(report, path.stem, dict(film))
-        yield f"film_{path.stem}", f"{path.stem}: truth, generated, error (0 to 80 grey levels).", figure
+            figure = walked.filmstrip(report, dict(film))
+        caption = f"{path.stem.replace('--', ', ')}: truth, generated, error (0 to 80 grey levels)."
+        yield f"film_{path.stem}", caption, figure
     if telemetry is not None:
-        yield "telemetry", "GDN memories by layer over a random walk.", figures.telemetry(telemetry)
-        yield "telemetry_curves", "Decay gates, recall, norm, writes.", figures.telemetry_curves(telemetry)
+        yield "telemetry", "GDN memories by layer over a random walk.", walked.telemetry(telemetry)
+        yield "telemetry_curves", "Decay gates, recall, norm, writes.", walked.telemetry_curves(telemetry)
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _page(report: Mapping[str, Any], blocks: Sequence[str], telemetry: Mapping[str, Any] | None) -> str:
-    rows = {report["world"]: report["bins"], **report["baselines"]}
+def _text(report: Mapping[str, Any], telemetry: Mapping[str, Any] | None) -> list[str]:
+    """Return the page but for its figures."""
+    judged = report["world"]
+    rows = {judged: report["bins"], **report["baselines"]}
     titles = [f"{cell['t0']:.1f}-{cell['t1']:.1f} s" for cell in report["bins"]]
+
+    def by_bin(key: str, digits: int = 2) -> str:
+        cells = {name: [number(cell[key], digits) for cell in bins] for name, bins in rows.items()}
+        return table(titles, {name: row for name, row in cells.items() if set(row) != {"-"}}, judged)
+
+    psnr = {name: [_cell(cell["psnr"]) for cell in bins] for name, bins in rows.items()}
     parts = [
-        "<!doctype html><meta charset='utf-8'>",
-        f"<title>Drift of {html.escape(report['world'])}</title><style>{_STYLE}</style>",
-        f"<h1>Drift of {html.escape(report['world'])}</h1>",
-        f"<p>Weights sha256 <code>{report['weights_sha256'] or 'none'}</code>; {report['date']}; "
-        f"{html.escape(report['hardware'])}, {report['threads']} thread(s), torch {report['torch']}.<br>"
-        f"<code>{html.escape(report['command'])}</code></p>",
-        f"<p>Settings: <code>{html.escape(json.dumps(report['settings']))}</code></p>",
+        opening(report),
+        f"<p class='note'>Settings: <code>{html.escape(json.dumps(report['settings']))}</code></p>",
         *(f"<p><b>{html.escape(key)}</b>: {html.escape(why)}</p>" for key, why in report["nulls"].items()),
         "<h2>PSNR against the twin (dB), mean [95%]</h2>",
-        _table(titles, {name: [_cell(cell["psnr"]) for cell in bins] for name, bins in rows.items()}),
-        "<h2>Skill (0: first frame repeated, 1: codec)</h2>",
-        _table(titles, {name: [_number(cell["skill"]) for cell in bins] for name, bins in rows.items()}),
-        "<h2>Rotation error (deg), unaligned</h2>",
-        _table(
-            titles, {name: [_number(cell["rot_err_deg"]) for cell in bins] for name, bins in rows.items()}
+        table(titles, psnr, judged),
+        f"<h2>What {html.escape(judged)} gains over each row (dB), paired by scene</h2>",
+        "<p class='note'>* p &lt; 0.05 after Holm's correction over the bins.</p>",
+        table(
+            titles,
+            {name: [_gain_cell(cell) for cell in found] for name, found in report["gain_over"].items()},
         ),
+        "<h2>Skill (0: first frame repeated, 1: codec)</h2>",
+        by_bin("skill"),
+        "<h2>Rotation error (deg), unaligned</h2>",
+        by_bin("rot_err_deg"),
+        "<h2>Translation error (m), unaligned</h2>",
+        by_bin("trans_err"),
+        "<h2>Wrong place: PSNR lost to the pose (dB)</h2>",
+        by_bin("geo_db"),
+        "<h2>Wrong picture: PSNR below the codec at the estimated pose (dB)</h2>",
+        by_bin("app_db"),
+        "<h2>Latent error |z - z*| / |z*|</h2>",
+        by_bin("latent_error", 3),
         "<h2>Freeze index</h2>",
-        _table(titles, {name: [_number(cell["freeze"], 3) for cell in bins] for name, bins in rows.items()}),
+        by_bin("freeze", 3),
         "<h2>How PSNR falls</h2>",
-        _table(
+        table(
             ["first - last (dB)", "worst (dB)", "mean drop (dB)", "slope (dB/s)"],
             {
                 name: [
@@ -141,57 +133,91 @@ def _page(report: Mapping[str, Any], blocks: Sequence[str], telemetry: Mapping[s
                 ]
                 for name, found in report["growth"].items()
             },
+            judged,
         ),
-        "<h2>Faults (largest deviation in their direction)</h2>",
-        _table(
+        "<h2>Faults (largest deviation in their direction, standard deviations)</h2>",
+        table(
             list(next(iter(report["faults"].values()))),
-            {name: [_number(x) for x in found.values()] for name, found in report["faults"].items()},
+            {name: [number(x) for x in found.values()] for name, found in report["faults"].items()},
+            judged,
         ),
+        *_behaviour(report),
+    ]
+    if telemetry is not None:
+        parts += _memories(telemetry)
+    return [*parts, "<h2>Figures</h2>"]
+
+
+def _behaviour(report: Mapping[str, Any]) -> list[str]:
+    judged = report["world"]
+    lags = {
+        name: [Band(**found["frames"]).text(1), Band(**found["correlation"]).text()]
+        for name, found in report["latency"].items()
+        if found["frames"]["mean"] is not None
+    }
+    lives = {
+        name: [
+            f"{'over ' if found['at_bound'] else ''}{found['half_life_s']:.2f}",
+            number(found["M0_db"]),
+            number(found["c_db"]),
+            number(found["r2"]),
+            str(found["gaps"]),
+        ]
+        for name, found in report["memory_half_life"].items()
+        if found is not None
+    }
+    parts = [
         "<h2>Useful horizon H50</h2>",
-        _table(
+        table(
             ["median (s)", "walks", "reached"],
             {
-                name: [_number(found["median_s"]), str(found["walks"]), str(found["reached"])]
+                name: [number(found["median_s"]), str(found["walks"]), str(found["reached"])]
                 for name, found in report["horizon_h50"].items()
                 if found is not None
             },
+            judged,
         ),
+        "<h2>Latency of the picture behind the command</h2>",
+        table(["frames", "correlation"], lags, judged),
+        "<h2>Memory of a view: M(d) = M0 2^(-d / half-life) + c</h2>",
+        table(["half-life (s)", "M0 (dB)", "c (dB)", "r2", "gaps"], lives, judged)
+        if lives
+        else "<p>n too small: fewer than four gaps between visits.</p>",
     ]
-    if report["loop_closure"]:
-        parts += [
-            "<h2>Loop closure</h2>",
-            _table(
-                ["degrees", "share of the path"],
-                {
-                    name: [Band(**found["deg"]).text(), Band(**found["share_of_path"]).text(3)]
-                    for name, found in report["loop_closure"].items()
-                },
-            ),
-        ]
-    if report["gain"]:
-        axes = report["gain"]["diagonal"]
-        parts += [
-            "<h2>Gain: realised over commanded motion</h2>",
-            _table(list(axes), {report["world"]: [_number(x) for x in axes.values()]}),
-        ]
-    if telemetry is not None:
-        share = 100 * telemetry["contraction_violations"]
-        parts.append(f"<p>GDN steps that are no contraction: {share:.3f}% (must be 0).</p>")
-    return "\n".join([*parts, "<h2>Figures</h2>", *blocks, ""])
+    if any((report["loop_closure"] or {}).values()):
+        cells = {
+            f"{name}, {trajectory}": [Band(**one["deg"]).text(), Band(**one["share_of_path"]).text(3)]
+            for name, found in report["loop_closure"].items()
+            for trajectory, one in found.items()
+        }
+        parts += ["<h2>Loop closure</h2>", table(["degrees", "share of the path"], cells)]
+    gained = {name: found for name, found in (report["gain"] or {}).items() if found}
+    if gained:
+        axes = next(iter(gained.values()))["diagonal"]
+        cells = {name: [number(x) for x in found["diagonal"].values()] for name, found in gained.items()}
+        parts += ["<h2>Gain: realised over commanded motion</h2>", table(list(axes), cells, judged)]
+    if report["cost"]:
+        cells = {name: [number(found)] for name, found in report["cost"].items()}
+        parts += ["<h2>Cost</h2>", table(["CPU-seconds per second of video"], cells, judged)]
+    return parts
 
 
-def _table(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in ["", *titles])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in [name, *cells]) + "</tr>"
-        for name, cells in rows.items()
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _memories(telemetry: Mapping[str, Any]) -> list[str]:
+    share = 100 * telemetry["contraction_violations"]
+    found = telemetry["next_bin"]
+    names = [name for name in found if name != "pairs"]
+    return [
+        f"<p>GDN steps that are no contraction: {share:.3f}% (must be 0).</p>",
+        "<h2>Does a memory foretell the next bin's error? Spearman's rho within walks</h2>",
+        table([*names, "pairs"], {"rho": [*(number(found[name]) for name in names), str(found["pairs"])]}),
+        "<p class='note'>Evidence about the mechanism, no measure of quality; time alone moves both.</p>",
+    ]
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
     return "-" if found is None else Band(**found, n=0).text(1)
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _gain_cell(found: Mapping[str, Any]) -> str:
+    text = Band(**{key: found[key] for key in ("mean", "lo", "hi", "n")}).text(1)
+    return f"{text} *" if found["p_holm"] is not None and found["p_holm"] < 0.05 else text

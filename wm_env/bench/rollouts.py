@@ -1,7 +1,8 @@
 """What a drift benchmark walks: groups of walks, and every row of rollouts along them.
 
 Rows beside the world: the first frame repeated, the autoencoder alone, the twin rendered again, the world
-shown the poses of an unrelated walk, the world with a part removed, and the world fed with the true history.
+shown the poses of an unrelated walk, the world with a part removed, the world fed with the true history, and
+the floor of the latter: the last true frame of the chunk before.
 """
 
 from __future__ import annotations
@@ -13,18 +14,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wm_env.bench.walks import Walks, codec_only, repeat_first, roll, starts, teacher_forced, walk, walks
+from wm_env.bench.walks import (
+    Rolled,
+    Walks,
+    codec_only,
+    copy_last,
+    repeat_first,
+    roll_out,
+    starts,
+    teacher_forced,
+    walk,
+    walks,
+)
 from wm_env.images import StartImage
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.scenes.paths import TRAJECTORIES, trajectory
+from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
 from wm_env.twin import twin_like
 from wm_env.world import Start, World
 
 BINS = 6
 UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
-REPEAT, CODEC, TWIN, SHUFFLED, FORCED = (
+REPEAT, CODEC, TWIN, SHUFFLED, FORCED, COPY = (
     *("repeat first frame", "codec alone", "twin", "shuffled actions"),
-    "teacher forced",
+    *("teacher forced", "copy last true frame"),
 )
 
 
@@ -46,9 +58,10 @@ class DriftSettings:
     pose_every: int = 8
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.trajectories) - set(TRAJECTORIES))
-        if unknown or not self.trajectories:
-            raise ValueError(f"unknown trajectories {unknown}; known are {', '.join(TRAJECTORIES)}")
+        if not self.trajectories:
+            raise ValueError(f"no trajectory is given; known are {', '.join(TRAJECTORIES)}")
+        for name in self.trajectories:
+            check_trajectory(name)
         for name in ("scenes", "seeds", "steps", "batch"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
@@ -74,7 +87,7 @@ def rows_per_scene(worlds: Mapping[str, World], settings: DriftSettings, scenes:
     """Return how many rows `rollouts` makes for one trajectory and scene."""
     first, world = next(iter(worlds.items()))
     noisy = len(worlds) + int(not world.spec.sees_scene)
-    once = 1 + int(first != TWIN) + 2 * int(isinstance(world, LearnedWorld)) if scenes else 0
+    once = 2 + int(first != TWIN) + 2 * int(isinstance(world, LearnedWorld)) if scenes else 0
     return settings.seeds * noisy + once
 
 
@@ -116,19 +129,20 @@ def _unrelated(world: World, settings: DriftSettings, scenes: list[int]) -> Tens
     return walk(world.spec, None, torch.eye(4, dtype=torch.float64).repeat(len(scenes), 1, 1), keys)
 
 
-def rollouts(worlds: Mapping[str, World], group: Group, noise: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield (row name, frames uint8 `(B, 1 + F, h, w, 3)`); rows without noise only for the first seed."""
+def rollouts(worlds: Mapping[str, World], group: Group, noise: int) -> Iterator[tuple[str, Rolled]]:
+    """Yield (row name, what was made); rows without noise only for the first seed."""
     first, world = next(iter(worlds.items()))
     for row, asked in worlds.items():
-        yield row, roll(asked, group.told(asked, noise), group.c2w)
+        yield row, roll_out(asked, group.told(asked, noise), group.c2w)
     if not world.spec.sees_scene:
-        yield SHUFFLED, roll(world, group.told(world, noise), group.unrelated)
+        yield SHUFFLED, roll_out(world, group.told(world, noise), group.unrelated)
     if group.truth is None or noise:
         return
-    yield REPEAT, repeat_first(group.truth)
+    yield REPEAT, Rolled(repeat_first(group.truth), None)
+    yield COPY, Rolled(copy_last(group.truth, world.spec.frames_per_step), None)
     if first != TWIN:
         twin = twin_like(world.spec)
-        yield TWIN, roll(twin, starts(twin, group.truth), group.c2w)
+        yield TWIN, roll_out(twin, starts(twin, group.truth), group.c2w)
     if isinstance(world, LearnedWorld):
-        yield CODEC, codec_only(world, group.truth)
-        yield FORCED, teacher_forced(world, group.told(world, noise), group.truth)
+        yield CODEC, Rolled(codec_only(world, group.truth), None)
+        yield FORCED, Rolled(teacher_forced(world, group.told(world, noise), group.truth), None)

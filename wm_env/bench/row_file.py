@@ -74,6 +74,15 @@ def finite(value: Any) -> Any:
     return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+def rounded(value: Any) -> Any:
+    """Return a JSON value with every number at six significant digits, what a row is read to."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON value; the file appears only when it is complete."""
     with atomic_path(path) as temporary:

@@ -11,60 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.clip_metrics import gain_matrix
-from wm_env.bench.intervals import Band, band
+from wm_env.bench.behaviour import closures, gain, half_life, latency, revisits, start_end_contrast, survival
+from wm_env.bench.intervals import MIN_SCENES, RESAMPLES, Band, band
 from wm_env.bench.rollouts import BINS, CODEC, REPEAT
+from wm_env.bench.rows_table import Rows, entry
 from wm_env.bench.statistics import COMPONENTS, FAULTS, distance, standardise
-from wm_env.bench.survival import MIN_RANGE_DB, kaplan_meier, skill, useful_horizon
+from wm_env.bench.survival import skill
 
 ONE_VALUE = ("ssim", "mse", "mae", "freeze", "colour")
-
-
-class Rows:
-    """The rows of `rows.jsonl`, by row name, trajectory, scene and noise seed."""
-
-    def __init__(self, rows: Sequence[dict[str, Any]], judged: str) -> None:
-        self.judged = judged
-        self.trajectories = list(dict.fromkeys(row["trajectory"] for row in rows))
-        self.names = sorted({row["row"] for row in rows}, key=lambda name: (name != judged, name))
-        self.scenes = sorted({row["scene"] for row in rows})
-        self._by: dict[tuple[str, str, int], dict[int, dict[str, Any]]] = {}
-        for row in rows:
-            key = (row["row"], row["trajectory"], row["scene"])
-            self._by.setdefault(key, {})[row["noise"]] = row
-
-    def table(self, name: str, path: Sequence[str], trajectories: Sequence[str] | None = None) -> np.ndarray:
-        """Return entry `path` of a row `(scenes, seeds, bins)`, mean over trajectories, NaN if absent."""
-        families = [self.family(name, path, one) for one in trajectories or self.trajectories]
-        with np.errstate(invalid="ignore"):
-            stack = np.stack(families)
-            count = np.isfinite(stack).sum(0)
-            return np.where(count > 0, np.nansum(stack, 0) / np.maximum(count, 1), np.nan)
-
-    def family(self, name: str, path: Sequence[str], trajectory: str) -> np.ndarray:
-        """Return the same of one trajectory."""
-        out = []
-        for scene in self.scenes:
-            seeds = self._by.get((name, trajectory, scene), {})
-            out.append([_entry(seeds[noise], path) for noise in sorted(seeds)] or [[np.nan] * BINS])
-        return np.array(out, dtype=np.float64)
-
-    def each(self, name: str) -> list[dict[str, Any]]:
-        """Return the single rows of one name."""
-        return [row for key, seeds in self._by.items() if key[0] == name for row in seeds.values()]
-
-    def one(self, name: str, trajectory: str, scene: int) -> dict[str, Any] | None:
-        """Return the first seed's row, None where there is none."""
-        return next(iter(self._by.get((name, trajectory, scene), {}).values()), None)
-
-
-def _entry(row: dict[str, Any], path: Sequence[str]) -> list[float]:
-    value: Any = row
-    for key in path:
-        if key not in value:
-            return [np.nan] * BINS
-        value = value[key]
-    return [np.nan if x is None else x for x in value]
+PLACE = ("psnr_commanded", "psnr_estimated")
+LATENT = ("error", "mean_shift", "std_ratio")
 
 
 def summarise(
@@ -73,29 +29,40 @@ def summarise(
     seconds: float,
     gate: dict[str, Any] | None,
     seed: int = 0,
+    compared: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the report's numbers; gate: what the pose estimator's own test found, None if it did not run."""
+    """Return the report's numbers; gate: what the pose estimator's own test found, None if it did not run.
+
+    compared: rows that are worlds of their own, beside the judged one.
+    """
     table = Rows(rows, judged)
     edges = np.linspace(0.0, seconds, BINS + 1)
     nulls = _reasons(table, gate)
     poses = "rot_err_deg" not in nulls
     others = [name for name in table.names if name != judged]
+    whole = [name for name in (judged, *compared) if name in table.names]
+    visits = {name: revisits(table, name) for name in table.names}
+    z = _z_scores(table)
     return {
         "bins": bins_of(table, judged, edges, poses, seed),
         "baselines": {name: bins_of(table, name, edges, poses, seed) for name in others},
+        "compared": whole[1:],
         "nulls": nulls,
-        "gain_over": {name: _gains(table, name, seed) for name in others},
+        "gain_over": {name: gains(table, name, seed) for name in others},
         "trajectories": {
             one: {name: bins_of(table, name, edges, poses, seed, [one]) for name in table.names}
             for one in table.trajectories
         },
         "growth": {name: _growth(table, name, edges, seed) for name in table.names},
-        "statistics": _z_scores(table),
-        "faults": {name: faults(z) for name, z in _z_scores(table).items()},
-        "horizon_h50": {name: _survival(table, name, edges) for name in table.names},
-        "revisit": {name: _revisits(table, name) for name in table.names},
-        "loop_closure": _closures(table, seed) if poses else None,
-        "gain": _gain(table) if poses else None,
+        "statistics": z,
+        "faults": {name: faults(found) for name, found in z.items()},
+        "drift15": {name: start_end_contrast(table, name) for name in table.names},
+        "horizon_h50": {name: survival(table, name, edges) for name in table.names},
+        "revisit": visits,
+        "memory_half_life": {name: half_life(found) for name, found in visits.items()},
+        "latency": {name: latency(table, name, seed) for name in table.names},
+        "loop_closure": {name: closures(table, name, seed) for name in whole} if poses else None,
+        "gain": {name: gain(table, name) for name in whole} if poses else None,
         "pose_gate": gate,
     }
 
@@ -140,6 +107,8 @@ def bins_of(
     }
     upstream = table.table(name, ["pose", "upstream", "rot_err_deg"], trajectories)
     lost = table.table(name, ["pose", "lost_share"], trajectories)
+    place = {key: table.table(name, ["place", key], trajectories) for key in PLACE}
+    latent = {key: table.table(name, ["latent", key], trajectories) for key in LATENT}
     out = []
     for k in range(BINS):
         cell: dict[str, Any] = {"t0": float(edges[k]), "t1": float(edges[k + 1])}
@@ -153,9 +122,20 @@ def bins_of(
         for key, values in single.items():
             cell[key] = band(values[..., k], seed).mean
         cell["motion"] = band(motion[..., k], seed).mean
+        at = {key: band(values[..., k], seed).mean if poses else None for key, values in place.items()}
+        cell |= split(at["psnr_commanded"], at["psnr_estimated"], float(codec[k]))
+        for key, values in latent.items():
+            cell[f"latent_{key}"] = band(values[..., k], seed).mean
         cell["n"] = int(np.isfinite(psnr[..., k]).all(-1).sum()) or len(table.scenes)
         out.append(cell)
     return out
+
+
+def split(commanded: float | None, estimated: float | None, codec: float) -> dict[str, float | None]:
+    """Return what the wrong place (geo) and the wrong picture (app) cost in a bin, dB (`error_split`)."""
+    if commanded is None or estimated is None:
+        return {"geo_db": None, "app_db": None}
+    return {"geo_db": estimated - commanded, "app_db": codec - estimated if np.isfinite(codec) else None}
 
 
 def _interval(found: Band) -> dict[str, float | None] | None:
@@ -169,10 +149,40 @@ def _bin_average(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(flat, 0) / np.maximum(count, 1), np.nan)
 
 
-def _gains(table: Rows, name: str, seed: int) -> list[dict[str, Any]]:
-    """Return the judged world's PSNR minus the row's per bin, paired by scene (seeds averaged first)."""
+def gains(table: Rows, name: str, seed: int) -> list[dict[str, Any]]:
+    """Return the judged world's PSNR minus the row's per bin, paired by scene (seeds averaged first).
+
+    p: two-sided, of the bootstrap of the mean; p_holm: corrected for the bins that are looked at together.
+    """
     difference = table.table(table.judged, ["psnr"]).mean(1) - table.table(name, ["psnr"]).mean(1)
-    return [band(difference[:, k], seed).to_dict() for k in range(BINS)]
+    found = [band(difference[:, k], seed).to_dict() for k in range(BINS)]
+    raw = [bootstrap_p(difference[:, k], seed) for k in range(BINS)]
+    corrected = holm(raw)
+    return [cell | {"p": p, "p_holm": q} for cell, p, q in zip(found, raw, corrected, strict=True)]
+
+
+def bootstrap_p(values: np.ndarray, seed: int = 0) -> float | None:
+    """Return the two-sided p of a mean `(S,)` being 0: twice the share of resampled means beyond 0.
+
+    One resample is added to either side, so that p is never 0. None where n is too small for an interval.
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < MIN_SCENES:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(known), size=(RESAMPLES, len(known)))
+    means = known[drawn].mean(1)
+    return float(min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (RESAMPLES + 1)))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Return the p values after Holm: the i-th smallest of m times m - i, never falling, at most 1."""
+    known = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    out: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for place, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - place)))
+        out[index] = highest
+    return out
 
 
 def _growth(table: Rows, name: str, edges: np.ndarray, seed: int) -> dict[str, Any]:
@@ -197,24 +207,24 @@ def _z_scores(table: Rows) -> dict[str, dict[str, list[float]]]:
     spread = {}
     for component in COMPONENTS:
         if truth:
-            means = np.array([_entry(row, ["reference", "statistics", component]) for row in truth])
-            inner = np.array([_entry(row, ["reference", "variances", component]) for row in truth])
+            means = np.array([entry(row, ["reference", "statistics", component]) for row in truth])
+            inner = np.array([entry(row, ["reference", "variances", component]) for row in truth])
         else:
             rows = table.each(table.judged)
-            means = np.array([_entry(row, ["statistics", component])[:1] for row in rows])
-            inner = np.array([_entry(row, ["variances", component])[:1] for row in rows])
+            means = np.array([entry(row, ["statistics", component])[:1] for row in rows])
+            inner = np.array([entry(row, ["variances", component])[:1] for row in rows])
         spread[component] = float(np.sqrt(np.nanmean(inner) + np.nanvar(means)))
     for name in table.names:
         z: dict[str, np.ndarray] = {}
         for component in COMPONENTS:
             parts = []
             for row in table.each(name):
-                own = np.array(_entry(row, ["statistics", component]))
+                own = np.array(entry(row, ["statistics", component]))
                 reference = np.full(BINS, own[0])
                 if truth:
                     source = table.one(table.judged, row["trajectory"], row["scene"])
                     assert source is not None
-                    reference = np.array(_entry(source, ["reference", "statistics", component]))
+                    reference = np.array(entry(source, ["reference", "statistics", component]))
                 parts.append(standardise(own, reference, spread[component]))
             z[component] = np.nanmean(parts, axis=0)
         out[name] = {key: [float(x) for x in value] for key, value in z.items()}
@@ -229,77 +239,3 @@ def faults(z: dict[str, list[float]]) -> dict[str, float]:
         values = [sign * x for x in z[component] if np.isfinite(x)]
         found[name] = max(0.0, *values) if values else 0.0
     return found
-
-
-def _survival(table: Rows, name: str, edges: np.ndarray) -> dict[str, Any] | None:
-    """Return the useful horizon of the walks of a row and its survival curve; None without skill."""
-    times, reached = [], []
-    for row in table.each(name):
-        own, ends = np.array(_entry(row, ["psnr"])), []
-        for other in (REPEAT, CODEC):
-            source = table.one(other, row["trajectory"], row["scene"])
-            ends.append(np.full(BINS, np.nan) if source is None else np.array(_entry(source, ["psnr"])))
-        with np.errstate(invalid="ignore"):
-            skills = skill(own, ends[0], ends[1])
-        if np.isfinite(skills).any():
-            time, happened = useful_horizon(skills, edges)
-            times.append(time)
-            reached.append(happened)
-    if not times:
-        return None
-    curve = kaplan_meier(np.array(times), np.array(reached))
-    return {
-        "median_s": curve.median(),
-        "walks": len(times),
-        "reached": int(np.sum(reached)),
-        "curve": {"t": curve.times.tolist(), "alive": curve.alive.tolist()},
-        "rule": f"skill under 0.5 for a whole bin; not where codec - repeat < {MIN_RANGE_DB:g} dB",
-    }
-
-
-def _revisits(table: Rows, name: str) -> list[dict[str, Any]]:
-    """Return the mean over walks of revisit scores, by gap in whole seconds."""
-    gathered: dict[int, list[dict[str, Any]]] = {}
-    for row in table.each(name):
-        for pair in row["revisit"]:
-            gathered.setdefault(max(1, round(pair["gap_s"])), []).append(pair)
-    out = []
-    for gap, pairs in sorted(gathered.items()):
-        cell: dict[str, Any] = {"gap_s": gap, "pairs": len(pairs)}
-        for key in ("itself", "control", "memory", "truth"):
-            values = [pair[key] for pair in pairs if pair[key] is not None]
-            cell[key] = float(np.mean(values)) if values else None
-        out.append(cell)
-    return out
-
-
-def _gain(table: Rows) -> dict[str, Any] | None:
-    """Return how much of the commanded motion the judged world makes, by axis, over all its walks."""
-    found = [row["pose"]["motion"] for row in table.each(table.judged) if "motion" in row.get("pose", {})]
-    if not found:
-        return None
-    sums = [np.sum([one[key] for one in found], axis=0) for key in ("asked_asked", "got_asked")]
-    matrix, used = gain_matrix(*sums)
-    axes = ("right", "down", "forward", "pitch", "yaw", "roll")
-    return {
-        "diagonal": {axis: float(matrix[i, i]) if used[i] else None for i, axis in enumerate(axes)},
-        "matrix": [[float(x) if np.isfinite(x) else None for x in row] for row in matrix],
-        "meaning": "realised = matrix times commanded, metres and radians between samples; 1 is right",
-    }
-
-
-def _closures(table: Rows, seed: int) -> dict[str, Any]:
-    """Return the loop-closure error of the judged world by trajectory."""
-    out = {}
-    for trajectory in table.trajectories:
-        found = [
-            row["pose"]["closure"]
-            for row in table.each(table.judged)
-            if row["trajectory"] == trajectory and "closure" in row.get("pose", {})
-        ]
-        if found:
-            columns = {
-                key: np.array([x[key] for x in found], dtype=np.float64) for key in found[0]
-            }  # None: NaN
-            out[trajectory] = {key: band(values, seed).to_dict() for key, values in columns.items()}
-    return out

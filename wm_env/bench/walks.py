@@ -128,14 +128,33 @@ def take(truth: Walks, slots: slice, frames: int | None = None) -> Walks:
     )
 
 
-def roll(world: World, told: Sequence[Start], c2w: Tensor) -> Tensor:
-    """Return the world's frames uint8 `(B, 1 + F, h, w, 3)` along poses `(B, 1 + F, 4, 4)` from the start."""
+class Rolled(NamedTuple):
+    """What a world made of walks.
+
+    frames: uint8 `(B, 1 + F, h, w, 3)`. latents: float32 `(B, 1 + F/K, C, h', w')`, or None.
+    """
+
+    frames: Tensor
+    latents: Tensor | None
+
+
+def roll_out(world: World, told: Sequence[Start], c2w: Tensor) -> Rolled:
+    """Return what the world makes along poses `(B, 1 + F, 4, 4)` from the start."""
     first, state = world.begin(told)
-    shown = [first.frames.cpu()]
+    made = [first]
     for begin in range(1, c2w.shape[1], world.spec.frames_per_step):
         chunk, state = world.step_chunk(state, c2w[:, begin : begin + world.spec.frames_per_step])
-        shown.append(chunk.frames.cpu())
-    return torch.cat(shown, dim=1)
+        made.append(chunk)
+    latents = [chunk.latent.float().cpu() for chunk in made if chunk.latent is not None]
+    return Rolled(
+        frames=torch.cat([chunk.frames.cpu() for chunk in made], dim=1),
+        latents=torch.stack(latents, dim=1) if len(latents) == len(made) else None,
+    )
+
+
+def roll(world: World, told: Sequence[Start], c2w: Tensor) -> Tensor:
+    """Return the frames of `roll_out` alone."""
+    return roll_out(world, told, c2w).frames
 
 
 def codec_only(world: LearnedWorld, truth: Walks) -> Tensor:
@@ -155,6 +174,15 @@ def codec_only(world: LearnedWorld, truth: Walks) -> Tensor:
 def repeat_first(truth: Walks) -> Tensor:
     """Return the start image for ever, shaped like `truth.frames`: what no model at all would show."""
     return truth.frames[:, :1].expand_as(truth.frames)
+
+
+def copy_last(truth: Walks, chunk: int) -> Tensor:
+    """Return the last true frame of the chunk before, shaped like `truth.frames`.
+
+    No model at all with a true history would show this.
+    """
+    frame = torch.arange(truth.frames.shape[1])
+    return truth.frames[:, ((frame - 1).clamp_min(0) // chunk) * chunk]
 
 
 def in_batches(world: World, truth: Walks, batch: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,8 +96,8 @@ class Drift:
 
     out: Path
     """Folder to write to; it is made if missing."""
-    world: str = "tiny"
-    """Preset or checkpoint folder."""
+    world: tuple[str, ...] = ("tiny",)
+    """Presets or checkpoint folders; the first is judged, with ablations, the others stand beside it."""
     scenes: int = 32
     """Scenes; fewer than 5 give no confidence interval."""
     seeds: int = 1
@@ -105,7 +105,7 @@ class Drift:
     horizon: str = "16s"
     """Length of a walk, such as 16s or 60s."""
     trajectories: str = "forward,out_and_back,loop,spin360,look_away,random_walk,idle"
-    """Trajectories, joined by commas."""
+    """Trajectories, joined by commas; also figure8, whip_pan, and look_away_N to look away for N chunks."""
     split: Literal["train", "val", "heldout"] = "val"
     """Scene split."""
     image: Path | None = None
@@ -127,8 +127,10 @@ class Drift:
 
     def run(self) -> dict[str, Any]:
         check_figures()
-        worlds = with_ablations(self.world, self.device)
-        name, world = next(iter(worlds.items()))
+        whole = side_by_side(self.world, self.device)
+        (name, world), *others = whole.items()
+        ablated = with_ablations(self.world[0], self.device)
+        worlds = whole | {row: one for row, one in ablated.items() if one is not world}
         spec = world.spec
         settings = DriftSettings(
             trajectories=tuple(self.trajectories.split(",")),
@@ -145,12 +147,24 @@ class Drift:
         picture = None if self.image is None else start_image(str(self.image), None, spec.frame_size)
         torch.set_num_threads(self.threads)
         with tqdm(unit="group") as bar:
-            rows = drift(worlds, settings, self.out, image=picture, prompt=self.prompt, report=_counting(bar))
-        gate, telemetry = (_read(self.out / f"{part}.json") for part in ("gate", "telemetry"))
+            rows = drift(
+                worlds,
+                settings,
+                self.out,
+                compared=len(whole),
+                image=picture,
+                prompt=self.prompt,
+                report=_counting(bar),
+            )
+        gate, telemetry, timing = (
+            _read(self.out / f"{part}.json") for part in ("gate", "telemetry", "timing")
+        )
         seconds = settings.steps * spec.frames_per_step / spec.fps
         report = {
             "benchmark": "drift",
             **provenance(spec, command_line("drift")),
+            "world": name,
+            "weights": {row: one.spec.weights_sha256 for row, one in whole.items()},
             "settings": asdict(settings) | {"image": None if self.image is None else self.image.name},
             "seconds": seconds,
             "trained_seconds": spec.trained_steps * spec.frames_per_step / spec.fps,
@@ -160,14 +174,20 @@ class Drift:
                 "ssim": "uniform 11x11 window, biased moments",
                 "pose": "means over sampled frames, degrees and metres; rot_err_deg: first pose, unaligned",
             },
-            **summarise(rows, name, seconds, gate, self.seed),
+            **summarise(rows, name, seconds, gate, self.seed, [row for row, _ in others]),
+            "cost": {row: one["cpu_s"] / one["video_s"] for row, one in (timing or {}).items()},
         }
         report = finite(report)
         write_json(self.out / "drift.json", report)
         tracks = [
-            {"trajectory": row["trajectory"], "scene": row["scene"], **row["pose"]["top_down"]}
+            {
+                "world": row["row"],
+                "trajectory": row["trajectory"],
+                "scene": row["scene"],
+                **row["pose"]["top_down"],
+            }
             for row in rows
-            if row["row"] == name and row["noise"] == 0 and "top_down" in row.get("pose", {})
+            if row["row"] in whole and row["noise"] == 0 and "top_down" in row.get("pose", {})
         ]
         first = [one for one in tracks if one["scene"] < self.seed + 4]
         shown = first if "rot_err_deg" not in report["nulls"] else []
@@ -229,6 +249,16 @@ class Throughput:
             temporary.write_text(speed.markdown(report, [*lines, "", f"    {opening['command']}", ""]))
         print(f"{text}\n{table}")
         return report
+
+
+def side_by_side(names: Sequence[str], device: str) -> dict[str, World]:
+    """Return worlds by their names, by folder where two have the same name."""
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"--world {' '.join(names)} must be one or more different worlds")
+    found = [resolve_world(name, device) for name in names]
+    own = [world.spec.name for world in found]
+    told = own if len(set(own)) == len(own) else list(names)
+    return dict(zip(told, found, strict=True))
 
 
 def with_ablations(world: str, device: str) -> dict[str, World]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from wm_env.bench.pose_estimate import blurred, noisy
 from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.summary import summarise
 from wm_env.cli import main
+from wm_env.model.geometry import se3_exp
 from wm_env.model.metrics import PSNR_CAP
-from wm_env.twin import TwinWorld
+from wm_env.twin import TWIN_SPEC, TwinWorld
 from wm_env.world import Chunk, Start, WorldSpec
 
 SCENES, STEPS = 2, 12
@@ -179,7 +181,7 @@ def test_without_a_twin_what_needs_the_truth_is_null_with_a_reason(pure_world, t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--trajectories", "zigzag"], "unknown trajectories"),
+        (["--trajectories", "zigzag"], "unknown trajectory"),
         (["--horizon", "soon"], "not a time in seconds"),
         (["--horizon", "0.25s"], "too short"),
     ],
@@ -190,3 +192,53 @@ def test_bad_settings_are_refused_before_anything_is_walked(words, sentence, tmp
     assert exit.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out" / "rows.jsonl").exists()
+
+
+class Late(Damaged):
+    """The twin two frames late: every frame is the one shown two frames before."""
+
+    def step_chunk(self, state: DamagedState, c2w: Tensor) -> tuple[Chunk, DamagedState]:
+        chunk, twin = self.inner.step_chunk(state.twin, c2w)
+        kept = chunk.frames[:, -2:]
+        before = state.last if state.last.ndim == 5 else state.last[:, None].expand_as(kept)
+        frames = torch.cat([before, chunk.frames[:, :-2]], dim=1)
+        return chunk._replace(frames=frames), DamagedState(twin, state.step + 1, kept)
+
+
+def test_a_picture_that_comes_two_frames_late_has_a_latency_of_two(tmp_path: Path) -> None:
+    worlds = {"twin": TwinWorld(), "late": Late(gain)}
+    settings = DriftSettings(trajectories=("whip_pan",), scenes=2, steps=20, pose_every=0)
+    report = summarise(drift(worlds, settings, tmp_path), "twin", 5.0, None)
+    assert report["latency"]["twin"]["frames"]["mean"] == 0.0
+    assert report["latency"]["twin"]["correlation"]["mean"] == pytest.approx(1.0)
+    assert report["latency"]["late"]["frames"]["mean"] == 2.0
+
+
+class Elsewhere(Damaged):
+    """The twin seen from a camera that turns by four degrees too much."""
+
+    def step_chunk(self, state: DamagedState, c2w: Tensor) -> tuple[Chunk, DamagedState]:
+        off = se3_exp(torch.tensor([0.0, 0, 0, 0, np.radians(4.0), 0], dtype=torch.float64))
+        chunk, twin = self.inner.step_chunk(state.twin, c2w @ off)
+        return chunk, DamagedState(twin, state.step + 1, chunk.frames[:, -1])
+
+
+def test_a_right_picture_of_the_wrong_place_and_the_reverse_are_told_apart(tmp_path: Path) -> None:
+    worlds = {"elsewhere": Elsewhere(gain), "blur": Damaged(blur)}
+    settings = DriftSettings(trajectories=("random_walk",), scenes=2, steps=8, pose_every=16)
+    rows = drift(worlds, settings, tmp_path, compared=2)
+    report = summarise(rows, "elsewhere", 2.0, {"passed": True}, compared=["blur"])
+    assert report["compared"] == ["blur"] and set(report["gain"]) == {"elsewhere", "blur"}
+    last = {"elsewhere": report["bins"][-1], "blur": report["baselines"]["blur"][-1]}
+    assert last["elsewhere"]["rot_err_deg"] == pytest.approx(4.0, abs=1.0)
+    assert last["elsewhere"]["geo_db"] > 3.0
+    assert last["blur"]["rot_err_deg"] < 1.0
+    assert last["blur"]["geo_db"] < 1.0
+    assert last["blur"]["app_db"] is None  # the twin has no codec to compare the picture with
+
+
+def test_worlds_that_move_differently_share_no_report(tmp_path: Path) -> None:
+    slow = TwinWorld(dataclasses.replace(TWIN_SPEC, name="slow", max_translation=0.01))
+    with pytest.raises(ValueError, match=r"max_translation 0\.0625, 0\.01"):
+        drift({"twin": TwinWorld(), "slow": slow}, DriftSettings(scenes=1, steps=12), tmp_path, compared=2)
+    assert not any(tmp_path.iterdir())

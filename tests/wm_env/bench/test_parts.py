@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from wm_env.bench.clip_metrics import gain_matrix, motion_vectors
+from wm_env.bench.behaviour import half_life
+from wm_env.bench.clip_metrics import appearance_scores, gain_matrix, motion_vectors
+from wm_env.bench.drift_probes import pooled_rank_correlation
+from wm_env.bench.error_split import latent_scores
 from wm_env.bench.pose_estimate import gate, track_poses
 from wm_env.bench.revisit import loop_closure, revisit_pairs
 from wm_env.bench.statistics import colour_distance, frame_statistics, histograms
+from wm_env.bench.summary import bootstrap_p, holm
 from wm_env.bench.survival import kaplan_meier, skill, useful_horizon
 from wm_env.bench.telemetry import record, state_drift
 from wm_env.bench.throughput import slope_of
@@ -159,6 +163,64 @@ def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
     assert (recall[0] == 1.0).all()
     assert (np.diff(recall, axis=0) <= 1e-6).all()
     assert float(state_drift(free, free)["relative"].max()) == 0.0
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06 (never falling), 0.06
+    assert holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_bootstrap_p_is_small_for_a_clear_difference_and_missing_for_few_scenes() -> None:
+    clear, none = np.linspace(0.5, 1.5, 12), np.linspace(-1.0, 1.0, 12)
+    assert bootstrap_p(clear) == pytest.approx(2 / 5001)
+    assert bootstrap_p(none) > 0.5
+    assert bootstrap_p(clear[:4]) is None
+
+
+def test_the_half_life_of_a_memory_that_halves_every_three_seconds_is_found() -> None:
+    def cell(gap: float, memory: float | None) -> dict[str, float | None]:
+        return {"gap_s": gap, "memory": memory, "pairs": 4}
+
+    gaps = (1, 2, 4, 6, 9, 12)
+    found = half_life([cell(gap, 10 * 2 ** (-gap / 3) + 1) for gap in gaps])
+    assert found["half_life_s"] == pytest.approx(3.0, rel=0.05)
+    assert (found["M0_db"], found["c_db"]) == pytest.approx((10.0, 1.0), abs=0.2)
+    assert found["r2"] > 0.999 and not found["at_bound"]
+    assert half_life([cell(gap, 10.0 - 0.01 * gap) for gap in gaps])["at_bound"]  # hardly any decay
+    assert half_life([cell(1, 3.0), cell(2, 2.0), cell(3, None)]) is None
+    assert half_life([cell(gap, float(gap)) for gap in gaps]) is None  # grows: nothing is forgotten
+
+
+def test_the_start_end_contrast_of_a_clip_that_darkens_evenly() -> None:
+    level = torch.linspace(200, 100, 101).round()[:, None, None, None]
+    frames = level.expand(-1, 16, 16, 3).to(torch.uint8)
+    found = appearance_scores(frames, 6, 4)["drift15"]
+    # samples every third frame from 1: the first and last five are 12 frames wide, their centres 87 apart
+    assert found["drift15_luma"] == pytest.approx(87.0, abs=1.0)
+    assert found["drift15_saturation"] == 0.0
+
+
+def test_latents_of_half_the_size_are_half_wrong() -> None:
+    truth = torch.randn(1, 13, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    (half,) = latent_scores(0.5 * truth, truth, 6)
+    assert half["error"] == pytest.approx([0.5] * 6)
+    assert half["std_ratio"] == pytest.approx([0.5] * 6)
+    (same,) = latent_scores(truth, truth, 6)
+    assert same["error"] == [0.0] * 6 and same["mean_shift"] == [0.0] * 6
+
+
+def test_what_a_memory_foretells_is_a_rank_correlation_within_walks() -> None:
+    rising = np.array([[1.0, 2, 3], [10, 20, 30]])  # between the walks a is far apart; it shall not count
+    falling = np.array([[9.0, 5, 1], [900, 500, 100]])
+    assert pooled_rank_correlation(rising, rising) == pytest.approx(1.0)
+    assert pooled_rank_correlation(rising, falling) == pytest.approx(-1.0)
+    assert pooled_rank_correlation(np.ones((2, 3)), falling) is None
+
+
+def test_looking_away_waits_as_long_as_it_says() -> None:
+    keys = trajectory("look_away_4", 24)
+    assert keys == ["d"] * 8 + [""] * 4 + ["a"] * 8 + [""] * 4
 
 
 def test_a_slope_of_step_time_is_recovered_and_a_flat_one_covers_zero() -> None:
