@@ -15,11 +15,15 @@ the state carried over streams it. All are the same function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from wm_env.kernels.frame_gdn import IMPLEMENTATIONS
 from wm_env.model.attention import CrossAttention, GDNAttention, Geometry, SoftmaxAttention
@@ -79,19 +83,46 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, fed), BlockState(memory, tail)
 
 
+def recomputed(block: nn.Module) -> Callable[..., tuple[Tensor, BlockState]]:
+    """Return `block` as a function whose backward pass computes the block again from its inputs.
+
+    The second pass runs later, so it is given the attention backends that were allowed in the first.
+    """
+    backends = [
+        backend
+        for backend, allowed in (
+            (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled()),
+            (SDPBackend.FLASH_ATTENTION, torch.backends.cuda.flash_sdp_enabled()),
+            (SDPBackend.EFFICIENT_ATTENTION, torch.backends.cuda.mem_efficient_sdp_enabled()),
+            (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.cudnn_sdp_enabled()),
+        )
+        if allowed
+    ]
+    return functools.partial(
+        checkpoint,
+        block,
+        use_reentrant=False,
+        preserve_rng_state=False,  # a block draws nothing at random
+        context_fn=lambda: (contextlib.nullcontext(), sdpa_kernel(backends)),
+    )
+
+
 class DiT(nn.Module):
     """The stage-1 velocity model; see the module docstring for the equations.
 
     `impl` names the frame-GDN implementation; resolve "auto" beforehand (`wm_env.kernels.frame_gdn`).
+    `recompute`: where gradients are on, keep only each block's input and compute the rest again in the
+    backward pass.
     """
 
-    def __init__(self, cfg: DiTConfig, impl: str = "chunk") -> None:
+    def __init__(self, cfg: DiTConfig, impl: str = "chunk", recompute: bool = False) -> None:
         super().__init__()
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl={impl!r} is unknown; choose one of {IMPLEMENTATIONS}")
         width = cfg.hidden
         self.cfg = cfg
         self.impl = impl
+        self.recompute = recompute
         self.latent_in = nn.Linear(cfg.latent_channels, width)
         self.time_in, self.time_out = nn.Linear(256, width), nn.Linear(width, width)
         self.time_modulation = nn.Linear(width, 6 * width)
@@ -158,7 +189,8 @@ class DiT(nn.Module):
 
         states = []
         for i, block in enumerate(self.blocks):
-            x, block_state = block(
+            call = recomputed(block) if self.recompute and torch.is_grad_enabled() else block
+            x, block_state = call(
                 x, modulation, caption_text, plucker, geometry, (height, width),
                 None if state is None else state.blocks[i],
                 chunk_starts, every_chunk, compat_uniform_chunk, self.impl,
