@@ -10,11 +10,12 @@ tokens it has, is all that the others need of it. Each device computes its own m
 exchanged, and everyone folds those before it into the memory its first frame starts from: exact, not an
 approximation. Backwards (a bidirectional chunk) the same holds with the order of the frames reversed.
 
-    1. shard_map                    (C, H) of the frames here
-    2. gather_maps                  everybody's, differentiable
-    3. memory_before, memory_after  what reaches this shard from the left and from the right
-    4. frame_gdn(state=...)         chunk-causal, shards cut at chunk starts
-       bidirectional_shard          one chunk over all shards
+    1. shard_map             (C, H) of the frames here
+    2. exchange              everybody's, and what reaches this shard from the left and from the right:
+       memory_before         the maps of earlier shards applied in turn
+       memory_after          the reverse maps of later ones
+    3. frame_gdn(state=...)  chunk-causal, shards cut at chunk starts
+       bidirectional_shard   one chunk over all shards
 
 Legend: B batch, H heads, T latent frames here, N tokens per frame, D key dim, V value dim, P shards.
 """
@@ -181,7 +182,7 @@ class _AllGather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, x.contiguous(), group=group)
+        dist.all_gather(parts, x, group=group)
         return torch.stack(parts)
 
     @staticmethod
@@ -191,10 +192,48 @@ class _AllGather(torch.autograd.Function):
         return d_all[dist.get_rank(ctx.group)], None
 
 
-def gather_maps(own: ShardMap, group: dist.ProcessGroup | None = None) -> list[ShardMap]:
-    """Return the maps of all processes of `group` in the order of their ranks. Differentiable."""
-    C, H = (_AllGather.apply(x, group) for x in own.S)
-    zs: list[Affine | None] = [None] * len(C)
-    if own.z is not None:
-        zs = [Affine(c, h) for c, h in zip(*(_AllGather.apply(x, group) for x in own.z), strict=True)]
-    return [ShardMap(Affine(c, h), z) for c, h, z in zip(C, H, zs, strict=True)]
+def _tensors(shard: ShardMap) -> list[Tensor]:
+    return [*shard.S, *(() if shard.z is None else shard.z)]
+
+
+def _like(shard: ShardMap, parts: Sequence[Tensor]) -> ShardMap:
+    return ShardMap(Affine(*parts[:2]), None if shard.z is None else Affine(*parts[2:4]))
+
+
+def exchange(
+    own: ShardMap,
+    own_reverse: ShardMap | None = None,
+    state: GDNMemory | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[GDNMemory, GDNMemory | None]:
+    """Return the memory before this process's frames and, given `own_reverse`, the reverse one after them.
+
+    Processes of `group` hold consecutive shards in the order of their ranks. state: before the first shard,
+    None for zeros, the same on all. Differentiable; one collective forward, one backward, on every process:
+    also where nothing of the others matters (the first shard), its backward pass takes part in the exchange.
+    """
+    maps = [own] if own_reverse is None else [own, own_reverse]
+    tensors = [tensor for shard in maps for tensor in _tensors(shard)]
+    everybody = _AllGather.apply(torch.cat([tensor.flatten() for tensor in tensors]), group)  # (P, values)
+    found: list[list[ShardMap]] = [[] for _ in maps]
+    for row in everybody:
+        parts = [
+            part.view_as(tensor)
+            for part, tensor in zip(row.split([t.numel() for t in tensors]), tensors, strict=True)
+        ]
+        for i, shard in enumerate(maps):
+            share = len(parts) // len(maps)
+            found[i].append(_like(shard, parts[i * share : (i + 1) * share]))
+    rank = dist.get_rank(group)
+    tie = everybody.sum() * 0.0
+    before = _tied(memory_before(found[0], rank, state), own, tie)
+    return before, None if own_reverse is None else _tied(memory_after(found[1], rank), own_reverse, tie)
+
+
+def _tied(memory: GDNMemory | None, shard: ShardMap, tie: Tensor) -> GDNMemory:
+    """Return the memory (zeros for None) plus a zero that depends on `tie`."""
+    S = torch.zeros_like(shard.S.increment) if memory is None else memory.S
+    if shard.z is None:
+        return GDNMemory(S + tie, None)
+    z = torch.zeros_like(shard.z.increment[..., 0]) if memory is None or memory.z is None else memory.z
+    return GDNMemory(S + tie, z + tie)

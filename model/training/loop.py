@@ -7,7 +7,8 @@ The run lives in a folder:
     card.json      config, seed, commit, steps, hardware, wall time, metrics
 
 It may be cut into slices of seconds or steps; the schedule is a function of the declared `total_steps`, so
-any cutting gives the run that an uncut one would have given. `state.pt` is replaced atomically.
+any cutting gives the run that an uncut one would have given. `state.pt` is replaced atomically. Under a
+`Group` of processes (distributed.py) all of them hold the same run and process 0 writes the files.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from wm_env.model.checkpoint import check_tensors, write_atomic
+from wm_env.model.checkpoint import check_tensors, save_checkpoint, write_atomic
+from wm_env.model.training.distributed import (
+    SOLO,
+    Group,
+    averaging,
+    distribute,
+    gathered,
+    split_like,
+    split_state,
+)
+from wm_env.model.training.muon import ShardedMuon
 
 Rule = Literal["adamw", "muon", "slow", "frozen"]
 StepFn = Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]
@@ -42,7 +54,8 @@ class LoopConfig:
     lr, muon_lr: peak rates of AdamW and Muon; `slow_factor` scales lr for parameters ruled "slow".
     warmup_steps: linear warm-up; then constant for `constant_fraction` of the run, then linear to
         `final_lr_fraction` of the peak.
-    ema_decay: limit of the exponential moving average (shorter at the start).
+    ema_decay: limit of the exponential moving average (shorter at the start); 0 for none.
+    microbatches: draws of the step function whose mean gradient is one step (distributed.py).
     """
 
     total_steps: int
@@ -57,12 +70,16 @@ class LoopConfig:
     grad_clip: float = 1.0
     ema_decay: float = 0.998
     seed: int = 0
+    microbatches: int = 1
     log_every: int = 20
     eval_every: int = 500
     save_every_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.total_steps < 1 or self.warmup_steps < 0 or self.log_every < 1 or self.eval_every < 1:
+        if (
+            min(self.total_steps, self.log_every, self.eval_every, self.microbatches, self.warmup_steps + 1)
+            < 1
+        ):
             raise ValueError(f"training lengths must be positive: {self}")
         if not 0 <= self.constant_fraction <= 1 or not 0 <= self.ema_decay < 1 or self.lr <= 0:
             raise ValueError(f"constant_fraction in [0,1], ema_decay in [0,1) and lr > 0 are needed: {self}")
@@ -91,15 +108,20 @@ def default_rule(name: str, parameter: nn.Parameter) -> Rule:
     return "adamw"
 
 
+def freeze(model: nn.Module, rule: Callable[[str, nn.Parameter], Rule]) -> None:
+    """Let the parameters ruled "frozen" have no gradient."""
+    for name, parameter in model.named_parameters():
+        if rule(name, parameter) == "frozen":
+            parameter.requires_grad_(False)
+
+
 def make_optimizers(
     model: nn.Module, config: LoopConfig, rule: Callable[[str, nn.Parameter], Rule]
 ) -> list[torch.optim.Optimizer]:
-    """Return AdamW (normal and slow group) and, where `rule` asks for it, Muon; "frozen" ones get no grad."""
+    """Return AdamW (normal and slow group) and, where `rule` asks for it, Muon; none has "frozen" ones."""
     groups: dict[str, list[nn.Parameter]] = {"adamw": [], "muon": [], "slow": [], "frozen": []}
     for name, parameter in model.named_parameters():
         groups[rule(name, parameter)].append(parameter)
-    for parameter in groups["frozen"]:
-        parameter.requires_grad_(False)
     adamw = [
         {"params": groups[kind], "lr": config.lr * factor, "peak": config.lr * factor}
         for kind, factor in (("adamw", 1.0), ("slow", config.slow_factor))
@@ -111,8 +133,9 @@ def make_optimizers(
             torch.optim.AdamW(adamw, betas=config.betas, eps=1e-8, weight_decay=config.weight_decay)
         )
     if groups["muon"]:
+        split = any(isinstance(parameter, DTensor) for parameter in groups["muon"])
         optimizers.append(
-            torch.optim.Muon(
+            (ShardedMuon if split else torch.optim.Muon)(
                 [{"params": groups["muon"], "lr": config.muon_lr, "peak": config.muon_lr}],
                 momentum=0.95,
                 weight_decay=config.weight_decay,
@@ -157,7 +180,8 @@ class Run:
     step_fn(model, generator, step) -> (loss, metrics) draws its batch and its noise from `generator` (a CPU
     generator) and from nowhere else; its state is the data position. evaluate(model) -> metrics is called
     with the EMA weights in place. `settings` (JSON values) is what else decides the run; a resumed run
-    whose settings or config differ is refused.
+    whose settings or config differ is refused. `facts` (JSON values, such as the data) go on the card and
+    are not compared. `group` says who computes it and decides nothing else.
     """
 
     def __init__(
@@ -171,10 +195,16 @@ class Run:
         evaluate: EvalFn | None = None,
         rule: Callable[[str, nn.Parameter], Rule] = default_rule,
         resume: bool = True,
+        facts: Mapping[str, Any] | None = None,
+        group: Group = SOLO,
     ) -> None:
-        self.model, self.step_fn, self.config, self.out, self.evaluate = model, step_fn, config, out, evaluate
+        self.facts = dict(facts or {})
+        self.model, self.config, self.out, self.evaluate, self.group = model, config, out, evaluate, group
+        self.draws = group.own(config.microbatches)
         # through JSON, so that a config read back compares equal (tuples become lists)
         self.settings = json.loads(json.dumps({"loop": asdict(config), **(settings or {})}))
+        freeze(model, rule)
+        self.compute = distribute(model, lambda generator, step: step_fn(model, generator, step), group)
         self.optimizers = make_optimizers(model, config, rule)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step, self.wall_seconds = 0, 0.0
@@ -202,28 +232,46 @@ class Run:
         stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
         wall_before, window = self.wall_seconds, _Window()
         self.model.train()
-        while self.step < stop and (seconds is None or time.monotonic() - started < seconds):
+        while True:
+            now = time.monotonic()
+            running = self.step < stop and (seconds is None or now - started < seconds)
+            running, due = self.group.decide(running, now - saved > self.config.save_every_seconds)
+            if not running:
+                break
+            if due:
+                self.save()
+                saved = now
             metrics = self._train_step()
             window.add(metrics)
-            if report is not None:
+            if report is not None and self.group.main:
                 report(self.step, self.config.total_steps, metrics["loss"])
-            now = time.monotonic()
-            self.wall_seconds = wall_before + now - started
+            self.wall_seconds = wall_before + time.monotonic() - started
             last = self.step == stop
             if self.evaluate is not None and (self.step % self.config.eval_every == 0 or self.finished):
                 self._evaluate()
             if self.step % self.config.log_every == 0 or last:
                 self._log({"train": window.mean()})
                 window = _Window()
-            if now - saved > self.config.save_every_seconds:
-                self.save()
-                saved = now
         self.save()
         return Progress(self.step, self.finished, dict(self.metrics))
 
     def ema_weights(self) -> dict[str, Tensor]:
-        """Return the averaged weights (and the buffers), by state-dict name."""
-        return {name: tensor.clone() for name, tensor in self.ema.items()}
+        """Return the averaged weights (and the buffers), by state-dict name; all processes call it together.
+
+        Split weights (FSDP) are whole in process 0 and empty elsewhere.
+        """
+        return {name: gathered(tensor, self.group.main).clone() for name, tensor in self.ema.items()}
+
+    def export(
+        self,
+        path: Path,
+        change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+        **entries: Any,
+    ) -> None:
+        """Write `change` of the averaged weights as `path` (`NAME.safetensors`), `entries` in the card."""
+        weights = self.ema_weights()
+        if self.group.main:
+            save_checkpoint(path, change(weights), {**entries, **self.card()})
 
     def card(self) -> dict[str, Any]:
         """Return the provenance of the weights as JSON values."""
@@ -234,14 +282,15 @@ class Run:
             "steps": self.step,
             "wall_seconds": round(self.wall_seconds, 1),
             "hardware": hardware(self.device),
+            "processes": self.group.size,
             "torch": torch.__version__,
             "metrics": self.metrics,
+            **self.facts,
         }
 
     def save(self) -> None:
-        """Write `state.pt` and `card.json`, each atomically."""
-        buffer = io.BytesIO()
-        torch.save(
+        """Write `state.pt` and `card.json`, each atomically; all processes call it together."""
+        state = gathered(
             {
                 "settings": json.dumps(self.settings),
                 "step": self.step,
@@ -253,8 +302,12 @@ class Run:
                 "generator": self.generator.get_state(),
                 "torch_rng": torch.get_rng_state(),
             },
-            buffer,
+            self.group.main,
         )
+        if not self.group.main:
+            return
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         write_atomic(self.out / "state.pt", buffer.getvalue())
         write_atomic(self.out / "card.json", (json.dumps(self.card(), indent=2) + "\n").encode())
 
@@ -265,11 +318,10 @@ class Run:
                 group["lr"] = group["peak"] * scale
             optimizer.zero_grad(set_to_none=True)
         before = self.generator.get_state()
-        loss, metrics = self.step_fn(self.model, self.generator, self.step)
-        loss.backward()
+        metrics = self._gradients()
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(nn.utils.clip_grad_norm_(trained, self.config.grad_clip))
-        value = float(loss.detach())
+        clipped = nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
+        norm, value = float(gathered(clipped, True)), metrics["loss"]
         if not math.isfinite(value) or not math.isfinite(norm):
             self.generator.set_state(before)
             self.save()  # weights of the last good step; the update that would have spoilt them is not made
@@ -281,7 +333,40 @@ class Run:
             optimizer.step()
         self.step += 1
         self._update_ema()
-        return {"loss": value, "grad_norm": norm, **metrics}
+        return {**metrics, "grad_norm": norm}
+
+    def _gradients(self) -> dict[str, float]:
+        """Leave the gradient of the global batch in the parameters; return the mean loss and metrics.
+
+        Running statistics (float buffers) become the mean of what every draw would have made of them.
+        """
+        count = self.config.microbatches
+        if count == 1:
+            generators = [self.generator]
+            buffers: list[Tensor] = []
+        else:
+            seeds = torch.randint(2**62, (count,), generator=self.generator).tolist()
+            generators = [torch.Generator().manual_seed(seeds[draw]) for draw in self.draws]
+            buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        before = [buffer.clone() for buffer in buffers]
+        sums = [torch.zeros_like(buffer) for buffer in buffers]
+        found: list[dict[str, float]] = []
+        for i, generator in enumerate(generators):
+            for buffer, start in zip(buffers, before, strict=True):
+                buffer.copy_(start)
+            with averaging(self.compute, now=i == len(generators) - 1):
+                loss, metrics = self.compute(generator, self.step)
+                (loss / len(generators)).backward()
+            found.append({"loss": float(loss.detach()), **metrics})
+            for total, buffer in zip(sums, buffers, strict=True):
+                total += buffer / len(generators)
+        self.group.mean_(sums)
+        for buffer, total in zip(buffers, sums, strict=True):
+            buffer.copy_(total)
+        window = _Window()
+        for metrics in self.group.collect(found):
+            window.add(metrics)
+        return window.mean()
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -307,27 +392,34 @@ class Run:
         self._log({"eval": self.metrics})
 
     def _log(self, entry: dict[str, Any]) -> None:
+        if not self.group.main:
+            return
         line = {"step": self.step, "wall_seconds": round(self.wall_seconds, 1), **entry}
         with open(self.out / "losses.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
     def _load(self) -> None:
-        saved = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
-        different = different_keys(json.loads(saved["settings"]), self.settings)
+        saved = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
+        settings = json.loads(saved["settings"])
+        # a field younger than the run has its default: what the loop did before there was a choice
+        defaults = json.loads(json.dumps(asdict(LoopConfig(total_steps=self.config.total_steps))))
+        different = different_keys({**settings, "loop": defaults | settings["loop"]}, self.settings)
         if different:
             raise ValueError(
                 f"the run in {self.out} was started with other settings ({'; '.join(different)})"
             )
         check_tensors(saved["model"], self.model.state_dict(), str(self.out / "state.pt"))
-        self.model.load_state_dict(saved["model"])
-        self.ema = dict(saved["ema"])
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: split_like(t, own[name]) for name, t in saved["model"].items()})
+        self.ema = {name: split_like(tensor, self.ema[name]) for name, tensor in saved["ema"].items()}
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self.generator.set_state(saved["generator"].cpu())
-        torch.set_rng_state(saved["torch_rng"].cpu())
+            optimizer.load_state_dict(split_state(optimizer, state))
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch_rng"])
         self.step, self.wall_seconds = int(saved["step"]), float(saved["wall_seconds"])
         self.metrics = dict(saved["metrics"])
-        self._drop_lines_after(self.step)
+        if self.group.main:
+            self._drop_lines_after(self.step)
 
     def _drop_lines_after(self, step: int) -> None:
         log = self.out / "losses.jsonl"
@@ -346,16 +438,16 @@ class Run:
 
 
 class _Window:
-    """Mean of the metrics of the last few steps."""
+    """Mean of the metrics of the last few steps, each over the steps that reported it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        self.count += 1
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def mean(self) -> dict[str, float]:
-        return {name: total / max(1, self.count) for name, total in self.sums.items()}
+        return {name: total / self.counts[name] for name, total in self.sums.items()}

@@ -111,3 +111,50 @@ def test_the_rate_warms_up_stays_and_falls_to_its_end() -> None:
     assert lr_scale(30, config) == 1.0
     assert lr_scale(70, config) == pytest.approx(0.1 + 0.9 * 0.5)
     assert lr_scale(100, config) == pytest.approx(0.1)
+
+
+class Counting(nn.Module):
+    """A linear model whose buffer moves half-way to the mean of its input, as running statistics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.seen.lerp_(x.mean(0), 0.5)
+        return self.linear(x).square().mean()
+
+
+def test_microbatches_average_gradients_metrics_and_running_statistics(tmp_path: Path) -> None:
+    inputs: list[Tensor] = []
+
+    def draw(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        inputs.append(torch.randn(4, 3, generator=generator))
+        return model(inputs[-1]), {"first": float(inputs[-1][0, 0])}
+
+    config = replace(CONFIG, total_steps=1, microbatches=3, grad_clip=1e9)
+    model = Counting()
+    Run(model=model, step_fn=draw, config=config, out=tmp_path).advance()
+    assert len({float(x.sum()) for x in inputs}) == 3
+    reference = Counting()
+    torch.stack([reference.linear(x).square().mean() for x in inputs]).mean().backward()
+    for mine, expected in zip(model.linear.parameters(), reference.linear.parameters(), strict=True):
+        assert mine.grad is not None and expected.grad is not None
+        assert torch.allclose(mine.grad, expected.grad, atol=1e-6)
+    assert torch.allclose(model.seen, torch.stack([0.5 * x.mean(0) for x in inputs]).mean(0), atol=1e-6)
+    line = json.loads((tmp_path / "losses.jsonl").read_text().splitlines()[0])
+    assert line["train"]["first"] == pytest.approx(sum(float(x[0, 0]) for x in inputs) / 3, abs=1e-6)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    run_in(tmp_path).advance(steps=2)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    settings = json.loads(saved["settings"])
+    del settings["loop"]["microbatches"]
+    torch.save({**saved, "settings": json.dumps(settings)}, tmp_path / "state.pt")
+    assert run_in(tmp_path).step == 2
+    with pytest.raises(ValueError, match=r"loop\.microbatches: 1 -> 2"):
+        run_in(tmp_path, replace(CONFIG, microbatches=2))
