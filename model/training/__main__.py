@@ -1,7 +1,9 @@
-"""`python -m wm_env.model.training COMMAND`: data, vae, latents, refiner; needs torch, numpy, safetensors.
+"""`python -m wm_env.model.training COMMAND`: every training on torch, numpy and safetensors alone.
 
-The same trainings as `wm-env train`, for a bare checkout (a GPU machine without the command line's
-dependencies). Every command resumes what it finds in its output folder.
+The same as `wm-env train`, for a bare checkout (a GPU machine without the command line's dependencies).
+Every command resumes what it finds in its output folder. The world trains on several processes too:
+
+    torchrun --nproc-per-node 8 -m wm_env.model.training world --device cuda --microbatches 8 ...
 """
 
 from __future__ import annotations
@@ -12,12 +14,60 @@ from pathlib import Path
 
 import torch
 
+PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")  # `world.PRESETS`, not imported for --help
+
 
 def positive_float(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
+
+
+def add_world(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("world", help="train the transformer; runs under torchrun too")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/ shards")
+    parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
+    parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors that made the latents")
+    parser.add_argument("--out", type=Path, required=True, help="run folder, resumed if it exists")
+    parser.add_argument("--preset", choices=PRESETS, help="tiny unless --config is given")
+    parser.add_argument("--config", type=Path, help="recipe (.toml or .json) instead of a preset")
+    parser.add_argument("--init", type=Path, help="dit.safetensors to start from")
+    parser.add_argument("--lora", type=int, default=0, help="rank of corrections to --init, frozen itself")
+    parser.add_argument("--recompute", action="store_true", help="recompute blocks in the backward pass")
+    parser.add_argument("--microbatches", type=int, default=1, help="draws per step, shared by the processes")
+    parser.add_argument("--strategy", default="ddp", choices=("ddp", "fsdp"), help="under torchrun")
+    parser.add_argument("--seconds", type=positive_float, help="length of this slice")
+    parser.add_argument("--steps", type=int, help="steps of this slice")
+    parser.add_argument("--device", default="cpu")
+
+
+def train_world_here(options: argparse.Namespace) -> None:
+    from wm_env.model.training import world
+    from wm_env.model.training.distributed import joined
+    from wm_env.model.training.recipe import chosen, with_options
+
+    config = with_options(
+        chosen(options.preset, options.config),
+        lora=options.lora,
+        recompute=options.recompute,
+        microbatches=options.microbatches,
+    )
+    with joined(options.strategy, options.device) as (group, device):
+        run = world.train_world(
+            data=options.data,
+            latents=options.latents,
+            vae=options.vae,
+            out=options.out,
+            config=config,
+            init=options.init,
+            seconds=options.seconds,
+            steps=options.steps,
+            device=device,
+            group=group,
+        )
+        if group.main:
+            print(f"step {run.step}: {run.metrics}")
 
 
 def add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_training(commands, "depth", "train the depth network of an autoencoder further")
     add_training(commands, "refiner", "train the pixel refiner")
     add_training(commands, "refiner-rollouts", "train a world's refiner further, on its own rollouts")
+    add_world(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     torch.set_num_threads(options.threads)
@@ -97,6 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
             options.out / options.split,
             lambda done, of: print(f"shard {done}/{of}", flush=True),
         )
+    elif options.command == "world":
+        train_world_here(options)
     elif options.command == "depth":
         from wm_env.model.training import depth
 

@@ -12,7 +12,7 @@ The embedded worlds come from three runs (see docs/training.md for the commands)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from wm_env.model.refiner.tiny import TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
 from wm_env.model.text import HashTextEncoder
+from wm_env.model.training.clip_loss import ClipLossConfig, clip_step
+from wm_env.model.training.distributed import SOLO, Group
 from wm_env.model.training.flow_matching import (
     BatchSource,
     WorldLossConfig,
@@ -39,7 +41,8 @@ from wm_env.model.training.flow_matching import (
     step_function,
     world_loss,
 )
-from wm_env.model.training.loop import LoopConfig, Report, Run
+from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
+from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.vae import bf16_supported, load_vae, vae_config
 
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
@@ -50,14 +53,18 @@ class WorldTraining:
     """A run: architecture, losses and the step (as a share of the run) up to which each loss applies.
 
     half_lives: where the decay gates start, in latent frames per head; empty for where `init` left them.
+    lora: rank of corrections to a frozen start, 0 to train all weights. recompute: keep each block's input
+    alone for the backward pass; less memory, a forward pass more, the same gradients.
     """
 
     dit: DiTConfig
     loop: LoopConfig
-    stages: tuple[WorldLossConfig, ...]
+    stages: tuple[WorldLossConfig | ClipLossConfig, ...]
     ends: tuple[float, ...]
     half_lives: tuple[float, ...] = ()
     bf16: bool = True
+    lora: int = 0
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if len(self.stages) != len(self.ends) or list(self.ends) != sorted(self.ends) or self.ends[-1] != 1.0:
@@ -112,7 +119,7 @@ def build_dit(config: WorldTraining) -> DiT:
     """Return the transformer of a run with the run's seeded initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return DiT(config.dit)
+        return DiT(config.dit, recompute=config.recompute)
 
 
 def train_world(
@@ -127,12 +134,18 @@ def train_world(
     steps: int | None = None,
     device: str = "cpu",
     report: Report | None = None,
+    group: Group = SOLO,
 ) -> Run:
     """Train a slice of a run and return it; the averaged weights are written as `out/dit.safetensors`.
 
     data, latents: folders with `train/` and `val/`. vae: the autoencoder that made the latents. init: a
-    `dit.safetensors` to start from; inputs it lacks (the memory) start silent.
+    `dit.safetensors` to start from; inputs it lacks (the memory) start silent. group: the processes that
+    share the work (distributed.py).
     """
+    if config.lora and init is None:
+        raise ValueError(
+            f"lora={config.lora} corrects trained weights; give the dit.safetensors to start from"
+        )
     autoencoder, vae_card = load_vae(vae)
     model = build_dit(config).to(device)
     init_sha = None
@@ -140,10 +153,19 @@ def train_world(
         init_sha = _start_from(model, init)
     if config.half_lives:
         set_half_lives(model, config.half_lives)
+    if config.lora:
+        add_lora(model, config.lora, seed=config.loop.seed)
     sources = _sources(config, data, latents, "train", vae_card["sha256"])
     bf16 = config.bf16 and bf16_supported(torch.device(device))
     weights = channel_weights(autoencoder.eval(), torch.from_numpy(sources[0].shards.z[:16, 1]).float())
-    functions = [step_function(source, bf16, weights) for source in sources]
+    functions = [
+        clip_step(source, stage, bf16, weights)
+        if isinstance(stage, ClipLossConfig)
+        else step_function(source, bf16, weights)
+        for source, stage in zip(sources, config.stages, strict=True)
+    ]
+    lora: dict[str, Any] = {"lora": config.lora} if config.lora else {}
+    rule: Callable[[str, nn.Parameter], Rule] = lora_rule if config.lora else parameter_rule
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         return functions[config.stage(number)](module, generator, number)
@@ -161,12 +183,15 @@ def train_world(
             "vae_sha256": vae_card["sha256"],
             "init_sha256": init_sha,
             "bf16": bf16,
+            **lora,
         },
         evaluate=_evaluator(config, data, latents, vae_card["sha256"], weights),
-        rule=parameter_rule,
+        rule=rule,
+        facts={"data": {"clips": len(sources[0].shards), "latent_frames": sources[0].shards.groups}},
+        group=group,
     )
     run.advance(seconds=seconds, steps=steps, report=report)
-    save_checkpoint(out / "dit.safetensors", run.ema_weights(), {"part": "dit", **run.card()})
+    run.export(out / "dit.safetensors", merged if config.lora else dict, part="dit")
     return run
 
 
@@ -183,7 +208,21 @@ def _start_from(model: DiT, path: Path) -> str:
 def _sources(config: WorldTraining, data: Path, latents: Path, split: str, sha256: str) -> list[BatchSource]:
     shards = LatentShards(data / split, latents / split, sha256)
     captions = HashTextEncoder(width=config.dit.caption_channels).encode(shards.captions)
-    return [BatchSource(shards, captions, stage, bool(config.dit.memory_channels)) for stage in config.stages]
+    return [
+        BatchSource(shards, captions, drawn, bool(config.dit.memory_channels))
+        for drawn in _drawn(config.stages)
+    ]
+
+
+def _drawn(stages: Sequence[WorldLossConfig | ClipLossConfig]) -> list[WorldLossConfig]:
+    """Return what decides the clips of every stage."""
+    fields = ("batch", "frames", "text_dropout", "start_true")
+    return [
+        WorldLossConfig(**{field: dataclasses.asdict(stage)[field] for field in fields})
+        if isinstance(stage, ClipLossConfig)
+        else stage
+        for stage in stages
+    ]
 
 
 def _evaluator(

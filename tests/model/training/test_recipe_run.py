@@ -1,0 +1,43 @@
+"""A recipe's stages train one after the other, as corrections to a frozen start, into plain weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_env.model.checkpoint import load_checkpoint
+from wm_env.model.training.recipe import recipe, with_options
+from wm_env.model.training.world import build_dit, preset, train_world
+
+STAGES = [
+    {"kind": "clip", "until": 0.34, "batch": 2, "frames": 3},
+    {"kind": "clip", "until": 0.67, "batch": 2, "frames": 4, "chunk_frames": 1},
+    {"until": 1.0, "batch": 2, "frames": 4, "own_history": 0.5},
+]
+
+
+def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
+    clips: Path, latents: Path, vae_run: Path, tmp_path: Path
+) -> None:
+    arguments = {"data": clips, "latents": latents, "vae": vae_run / "vae.safetensors"}
+    train_world(out=tmp_path / "base", config=preset("smoke"), steps=2, **arguments)
+    start = tmp_path / "base" / "dit.safetensors"
+    loop = {"total_steps": 3, "log_every": 1, "eval_every": 3, "warmup_steps": 0}
+    config = recipe({"preset": "smoke", "lora": 2, "loop": loop, "stages": STAGES})
+    config = with_options(config, microbatches=2, recompute=True)
+    with pytest.raises(ValueError, match="lora=2 corrects trained weights"):
+        train_world(out=tmp_path / "none", config=config, **arguments)
+    run = train_world(out=tmp_path / "run", config=config, init=start, **arguments)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train" in line] == [1, 2, 3]
+    assert run.metrics["val_loss"] > 0
+    tensors, card = load_checkpoint(tmp_path / "run" / "dit.safetensors")
+    build_dit(config).load_state_dict(tensors, strict=True)
+    assert (card["settings"]["lora"], card["data"]["clips"]) == (2, 8)
+    assert [stage["frames"] for stage in card["settings"]["stages"]] == [3, 4, 4]
+    before, _ = load_checkpoint(start)
+    moved = {name for name, tensor in tensors.items() if not torch.equal(tensor, before[name])}
+    assert moved and all(name.startswith("blocks.") and name.endswith(".weight") for name in moved)
