@@ -2,9 +2,10 @@
 
     codec   mean|e| + 2 mean e^2 + |grad e|,   e = decode(z + noise) - pixels, inverse depth at half weight
     depth   mean|log(iz / iz*)| + mean|iz - iz*|,   iz = 1.2 m / z
+    kl      mean KL(N(z, t^2) || N(0, 1)) of the raw latents z, t the width of the noise; optional
 
 Latents are normalised with the statistics of the batch, so that the noise on them (a fixed posterior width,
-the KL term in closed form) cannot be made small by scaling the latents up; running statistics are kept in the
+not a learned one) cannot be made small by scaling the latents up; running statistics are kept in the
 buffers that encoding uses afterwards. The linear path starts as principal components and learns ten times
 slower: the full rate first destroys it.
 """
@@ -19,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
+from wm_env.model.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.data.rendered import Clips, open_clips
+from wm_env.model.training.distributed import SOLO, Group
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.vae.tiny import (
     GROUP,
@@ -47,6 +49,7 @@ class VAETraining:
     noise: float = 0.12  # largest standard deviation of the noise on a normalised latent
     start_fraction: float = 0.2  # windows that begin with the start image
     init_windows: int = 200
+    kl: float = 0.0  # weight of the KL term; the embedded weights were trained without it
     bf16: bool = True
 
 
@@ -115,6 +118,18 @@ def codec_loss(error: Tensor) -> Tensor:
     return e.abs().mean() + 2 * e.square().mean() + gradient
 
 
+def kl_loss(mean: Tensor, std: Tensor, width: Tensor) -> Tensor:
+    """Return the mean over latents z of KL(N(z, t^2) || N(0, 1)), in nats per value.
+
+        KL = (m^2 + s^2 + t^2 - 1 - ln t^2) / 2,   t = width * s
+
+    mean, std `(C,)`: m and s, of the encoder's raw latents over the batch. width: of the noise, in deviations
+    s. Least at m = 0, s = (1 + width^2)^(-1/2): it fixes the scale that normalisation leaves open.
+    """
+    t = width * std
+    return 0.5 * (mean.square() + std.square() + t.square() - 1 - 2 * t.clamp_min(1e-6).log()).mean()
+
+
 def depth_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """Return the loss of inverse depths `(B, H, W)`: relative plus absolute."""
     floor = 1.2 / 60
@@ -136,6 +151,7 @@ def training_step(
         mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
         z = (raw - mean[:, None, None]) / std[:, None, None]
         level = config.noise * torch.rand(batch * groups, 1, 1, 1, generator=generator)
+        divergence = kl_loss(mean, std, level.square().mean().sqrt().to(device))
         z = z + (level * torch.randn(z.shape, generator=generator)).to(device)
         z = z.unflatten(0, (batch, groups))
         previous = torch.cat([z[at_start, 0], z[:, :-1].flatten(0, 1)])  # the start group precedes itself
@@ -149,7 +165,11 @@ def training_step(
     with torch.no_grad():
         vae.latent_mean.lerp_(mean, 0.02)
         vae.latent_std.lerp_(std, 0.02)
-    return codec + 0.5 * depth, {"codec": float(codec.detach()), "depth": float(depth.detach())}
+    loss = codec + 0.5 * depth
+    if config.kl:
+        loss = loss + config.kl * divergence
+    metrics = {"codec": codec, "depth": depth, "kl": divergence}
+    return loss, {name: float(value.detach()) for name, value in metrics.items()}
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -215,11 +235,12 @@ def train_vae(
     device: str = "cpu",
     render_workers: int = 0,
     report: Report | None = None,
+    group: Group = SOLO,
 ) -> Run:
     """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
 
     data: folder with `train/` and `val/` clips. render_workers: processes that render where they are rendered
-    when they are read.
+    when they are read. group: the processes that share the work (distributed.py).
     """
     train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
     torch.manual_seed(config.loop.seed)
@@ -234,10 +255,17 @@ def train_vae(
         step_fn=lambda model, generator, _: training_step(model, train, config, generator),  # type: ignore[arg-type]
         config=config.loop,
         out=out,
-        settings={"vae": asdict(config.vae), "batch": config.batch, "groups": config.groups},
+        settings={
+            "vae": asdict(config.vae),
+            "batch": config.batch,
+            "groups": config.groups,
+            **({"kl": config.kl} if config.kl else {}),
+        },
         evaluate=lambda model: evaluate(model, val),  # type: ignore[arg-type]
         rule=linear_is_slow,
+        facts={"data": {"clips": len(train), "frames": train.frames}},
+        group=group,
     )
     run.advance(seconds=seconds, steps=steps, report=report)
-    save_checkpoint(out / "vae.safetensors", run.ema_weights(), run.card())
+    run.export(out / "vae.safetensors")
     return run
