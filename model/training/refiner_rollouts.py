@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.embedded import load_world
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.training.loop import LoopConfig, Report, Run
+from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
+from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.vae import bf16_supported, codec_loss, psnr
 from wm_env.model.vae.tiny import GROUP, to_pixels
 
@@ -37,12 +37,14 @@ HORIZONS = (4, 16, 64)  # pixel frames
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutTraining:
-    """Sizes of a run: `batch` clips per step, rolled out for 1 to `chunks` chunks."""
+    """Sizes of a run: `batch` clips per step, rolled out for 1 to `chunks` chunks. lora: rank of corrections
+    to the frozen refiner, 0 to train all of it."""
 
     loop: LoopConfig
     batch: int = 4
     chunks: int = 17
     bf16: bool = True
+    lora: int = 0
 
 
 def preset(name: str) -> RolloutTraining:
@@ -156,6 +158,8 @@ def train_on_rollouts(
     if refiner is None:
         raise ValueError(f"{world} has no refiner to train; use a world with memory, such as tiny")
     refiner.requires_grad_(True)
+    if config.lora:
+        add_lora(refiner, config.lora, seed=config.loop.seed)
     bf16 = config.bf16 and bf16_supported(torch.device(device))
 
     def step(model: nn.Module, generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
@@ -175,10 +179,13 @@ def train_on_rollouts(
             "batch": config.batch,
             "chunks": config.chunks,
             "world": loaded.spec.weights_sha256,
+            **({"lora": config.lora} if config.lora else {}),
         },
         evaluate=lambda _: evaluate(loaded, val),
+        rule=lora_rule if config.lora else default_rule,
+        facts={"data": {"clips": len(train), "frames": train.frames}},
     )
     run.advance(seconds=seconds, steps=steps, report=report)
     assert isinstance(refiner, TinyRefiner)
-    save_checkpoint(out / "refiner.safetensors", run.ema_weights(), run.card())
+    run.export(out / "refiner.safetensors", merged if config.lora else dict)
     return run

@@ -97,6 +97,8 @@ class TrainVAE:
     """Stop after this many steps; the preset's length by default."""
     seconds: float | None = None
     """Stop after this many seconds; continue later with --resume."""
+    kl: float = 0.0
+    """Weight of the KL term that fixes the scale of the raw latents, e.g. 1e-4; 0 for none."""
     seed: int = 0
     """Seed of initialisation, batches and noise."""
     resume: bool = False
@@ -115,7 +117,9 @@ class TrainVAE:
 
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
-        config = vae.preset(self.preset)
+        if self.kl < 0:
+            raise ValueError(f"--kl {self.kl} is a weight and cannot be negative")
+        config = dataclasses.replace(vae.preset(self.preset), kl=self.kl)
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
         run = vae.train_vae(
             data=self.data,
@@ -225,6 +229,8 @@ class TrainRefiner:
     """vae.safetensors that made the latents."""
     world: Path | None = None
     """World folder whose refiner is trained further, on its rollouts."""
+    lora: int = 0
+    """With --world: rank of corrections to its frozen refiner, merged into the result; 0 trains all of it."""
     out: Path
     """Run folder: losses, state, weights, card."""
     preset: Literal["tiny", "smoke"] = "tiny"
@@ -249,6 +255,8 @@ class TrainRefiner:
 
         if (self.world is None) != (self.latents is not None and self.vae is not None):
             raise ValueError("give --latents and --vae to train on imitated errors, or --world alone")
+        if self.lora and self.world is None:
+            raise ValueError(f"--lora {self.lora} corrects a trained refiner; give its --world")
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
         if self.world is not None:
@@ -273,7 +281,7 @@ class TrainRefiner:
     def _on_rollouts(self, world: Path) -> dict[str, Any]:
         from wm_env.model.training import refiner_rollouts
 
-        config = refiner_rollouts.preset(self.preset)
+        config = dataclasses.replace(refiner_rollouts.preset(self.preset), lora=self.lora)
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
         run = refiner_rollouts.train_on_rollouts(
             data=self.data,
@@ -300,10 +308,18 @@ class TrainWorld:
     """vae.safetensors that made the latents."""
     out: Path
     """Run folder: losses, state, weights, card."""
-    preset: Literal["base", "tiny-pure", "tiny", "smoke", "smoke-memory"] = "tiny"
-    """base comes first; tiny-pure and tiny start from it (--init); smoke and smoke-memory take seconds."""
+    preset: Literal["base", "tiny-pure", "tiny", "smoke", "smoke-memory"] | None = None
+    """base comes first; tiny-pure and tiny (the default) start from it (--init); smoke ones take seconds."""
+    config: Path | None = None
+    """Recipe instead of a preset: architecture, loop and stages in one .toml or .json file."""
     init: Path | None = None
     """dit.safetensors to start from."""
+    lora: int = 0
+    """Rank of corrections to the frozen --init, merged into the result; 0 trains all weights."""
+    recompute: bool = False
+    """Compute every block again in the backward pass: less memory, more time, the same gradients."""
+    microbatches: int = 1
+    """Batches drawn for one step; their mean gradient is used."""
     steps: int | None = None
     """Stop after this many steps; the preset's length by default."""
     seconds: float | None = None
@@ -321,10 +337,16 @@ class TrainWorld:
 
     def run(self) -> dict[str, Any]:
         from wm_env.model.training import world
+        from wm_env.model.training.recipe import chosen, with_options
 
+        config = with_options(
+            chosen(self.preset, self.config),
+            lora=self.lora,
+            recompute=self.recompute,
+            microbatches=self.microbatches,
+        )
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
-        config = world.preset(self.preset)
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
         run = world.train_world(
             data=self.data,
