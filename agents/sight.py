@@ -3,12 +3,14 @@
 ObjectNav names a colour, so the policy need not learn what colours are. With p a pixel in [0, 1]^3, g the
 beacon's colour and x - min(x) what is left of a colour without its grey,
 
-    match(p) = saturation(p) relu(cos(p - min p, g - min g) - c) / (1 - c),    c = 0.85
-    saturation(p) = min(1, (max p - min p) / 0.3)
+    match(p) = ramp(cos(p - min p, g - min g); 0.9, 1) ramp(max p - min p; 0.3, 0.6)
+    ramp(x; a, b) = clip((x - a) / (b - a), 0, 1)
 
 and the features are sqrt(mean of match) over the cells of a coarse grid (a far beacon is a few pixels) and
-the mean brightness over a coarser one. Nothing here is learned: a policy is a small network on top of it,
-which a few ten thousand steps can train. A blind policy gets a black picture: all features are zero.
+the mean brightness over a coarser one. Beacons glow: in 60 start pictures of training scenes 98% of their
+pixels have max - min above 0.5, as one in ten of the other pixels with their hue. Nothing here is learned: a
+policy is a small network on top of it, which a few ten thousand steps can train. A blind policy gets a black
+picture: all features are zero.
 Needs the extra `rl`.
 """
 
@@ -27,21 +29,24 @@ except ImportError as error:
     raise ImportError("wm_env.agents.sight needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 MATCH_GRID, BRIGHT_GRID = (3, 16), (3, 4)  # rows, columns
-SAME_HUE = 0.85  # cosine from which two hues begin to be alike; those of two beacons are at most 0.78 alike
-FULL_SATURATION = 0.3
+SAME_HUE = (0.9, 1.0)  # cosine; those of two beacons are at most 0.78 alike
+GLOWING = (0.3, 0.6)  # max - min
 
 
 def color_match(picture: Tensor, color: Tensor) -> Tensor:
-    """Return how much each pixel of `picture` `(B, 3, h, w)` in [0, 1] has the hue of `color` `(B, 3)`.
+    """Return how much each pixel of `picture` `(B, 3, h, w)` in [0, 1] glows in the hue of `color` `(B, 3)`.
 
-    `(B, h, w)` in [0, 1]; zero for grey and black pixels.
+    `(B, h, w)` in [0, 1]; zero for grey and dark pixels.
     """
     hue = picture - picture.amin(1, keepdim=True)  # (B, 3, h, w)
     wanted = color - color.amin(1, keepdim=True)  # (B, 3)
     along = torch.einsum("bchw,bc->bhw", hue, wanted / wanted.norm(dim=1, keepdim=True).clamp_min(1e-6))
-    cosine = along / hue.norm(dim=1).clamp_min(1e-6)
-    saturation = (hue.amax(1) / FULL_SATURATION).clamp(max=1)
-    return saturation * ((cosine - SAME_HUE) / (1 - SAME_HUE)).clamp(min=0)
+    return _ramp(along / hue.norm(dim=1).clamp_min(1e-6), SAME_HUE) * _ramp(hue.amax(1), GLOWING)
+
+
+def _ramp(x: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Return 0 below the first end, 1 above the second, straight between."""
+    return ((x - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
 
 
 class GoalSight(BaseFeaturesExtractor):

@@ -22,14 +22,17 @@ from wm_env.tasks.navigation import beacon_in_view
 COLORS = torch.tensor(list(BEACON_COLORS.values()))
 
 
-def test_a_colour_matches_itself_dark_or_bright_and_no_other_beacon_nor_grey() -> None:
-    for scale in (0.4, 1.0):
-        picture = (scale * COLORS)[:, :, None, None]  # (6, 3, 1, 1)
-        match = torch.stack([color_match(picture, color.expand(6, 3))[:, 0, 0] for color in COLORS], 1)
-        assert (match.diagonal() > 0.9).all()
-        assert (match - match.diagonal().diag() == 0).all()
-    grey = torch.full((1, 3, 1, 1), 0.7)
-    assert float(color_match(grey, COLORS[:1])) == 0
+def test_a_glowing_colour_matches_itself_and_no_other_beacon_nor_dark_or_grey_things() -> None:
+    def matches(pictures: torch.Tensor) -> torch.Tensor:
+        """How much each of `pictures` (n, 3), pixels, looks like each beacon, (n, 6)."""
+        shown = pictures[:, :, None, None]  # (n, 3, 1, 1)
+        return torch.stack([color_match(shown, c.expand(len(shown), 3))[:, 0, 0] for c in COLORS], 1)
+
+    for scale in (0.8, 1.0):
+        found = matches(scale * COLORS)
+        assert (found.diagonal() > 0.8).all() and not (found - found.diagonal().diag()).any()
+    assert not matches(0.3 * COLORS).any()  # a dark thing of the same hue
+    assert not matches(torch.full((1, 3), 0.7)).any()
 
 
 def test_sight_says_in_which_column_the_goals_colour_is() -> None:
