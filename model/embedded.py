@@ -28,6 +28,7 @@ from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 EMBEDDED = ("tiny", "tiny-pure")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+REFINERS = ("default", "tiny", "none")  # what a world comes with; its own, or an error; without
 MAX_TRANSLATION, MAX_ROTATION_DEG = 0.0625, 3.6  # metres and degrees per pixel frame
 
 
@@ -93,19 +94,25 @@ def build_world(
     ablate: Ablation | None = None,
     impl: str = "auto",
     dtype: str = "float32",
+    refiner: str = "default",
 ) -> LearnedWorld:
     """Return the world of these tensors, float32, on `device`; strict about every key.
 
-    dtype: "float32", or "bfloat16" to compute its products in that (`LearnedWorld`).
+    dtype: "float32", or "bfloat16" to compute its products in that (`LearnedWorld`). refiner: "default",
+    "tiny" for a world that must have one, or "none": frames, and the memory, as they were decoded.
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; valid are {', '.join(DTYPES)}")
+    if refiner not in REFINERS:
+        raise ValueError(f"unknown refiner {refiner!r} of an embedded world; valid are {', '.join(REFINERS)}")
+    if refiner == "tiny" and config.refiner is None:
+        raise ValueError(f"world {name!r} has no refiner (it has no 3D memory); leave refiner out")
     dit = DiT(config.dit, impl=resolve_impl(impl, device))
     vae = TinyVAE(config.vae)
-    refiner = None if config.refiner is None else TinyRefiner(config.refiner)
+    own = None if config.refiner is None else TinyRefiner(config.refiner)
     parts: dict[str, torch.nn.Module] = {"dit": dit, "vae": vae}
-    if refiner is not None:
-        parts["refiner"] = refiner
+    if own is not None:
+        parts["refiner"] = own
     unknown = sorted(key for key in tensors if key.split(".")[0] not in parts)
     if unknown:
         raise ValueError(f"world {name} holds tensors of no part of it: {unknown}")
@@ -117,6 +124,7 @@ def build_world(
     spec = WorldSpec(
         name=name
         + ("" if ablate is None else f"[ablate={ablate}]")
+        + ("" if own is None or refiner != "none" else "[refiner=none]")
         + ("" if dtype == "float32" else f"[{dtype}]"),
         frames_per_step=config.dit.temporal_stride,
         frame_size=(config.vae.size, config.vae.size),
@@ -131,7 +139,7 @@ def build_world(
         spec=spec,
         dit=dit,
         vae=vae,
-        refiner=refiner,
+        refiner=None if refiner == "none" else own,
         text=text,
         sampler=config.sampler,
         ablate=ablate,
@@ -155,6 +163,7 @@ def load_world(
     ablate: Ablation | None = None,
     impl: str = "auto",
     dtype: str = "float32",
+    refiner: str = "default",
 ) -> LearnedWorld:
     """Return the embedded world of a preset name or a checkpoint folder; see `build_world` for the settings.
 
@@ -171,6 +180,7 @@ def load_world(
         ablate=ablate,
         impl=impl,
         dtype=dtype,
+        refiner=refiner,
     )
 
 

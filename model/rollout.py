@@ -107,10 +107,14 @@ class RolloutState(NamedTuple):
     temperature: Tensor
 
 
-def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return standard normal noise `(B, *shape)`: slot b's depends on (seed[b], chunk[b]) alone."""
+def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
+    """Return standard normal noise `(B, *shape)`: slot b's depends on (seed[b], chunk[b], stream) alone.
+
+    stream: 0 for the latents, 1 for the refiner.
+    """
     pairs = zip(seed.tolist(), chunk.tolist(), strict=True)
-    keys = [(s * 0x9E3779B97F4A7C15 + c * 0xBF58476D1CE4E5B9) % 2**63 for s, c in pairs]
+    own = stream * 0x94D049BB133111EB
+    keys = [(s * 0x9E3779B97F4A7C15 + c * 0xBF58476D1CE4E5B9 + own) % 2**63 for s, c in pairs]
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(key)) for key in keys])
 
 
@@ -138,8 +142,8 @@ class LearnedWorld:
             raise ValueError(f"ablate={ablate!r} is unknown; choose one of {ABLATIONS} or None")
         if ablate == "memory" and not dit.cfg.memory_channels:
             raise ValueError("ablate='memory': this world has no 3D memory to remove")
-        if (refiner is not None) != bool(dit.cfg.memory_channels):
-            raise ValueError("the pixel refiner reads the 3D memory: use both or none")
+        if refiner is not None and not dit.cfg.memory_channels:
+            raise ValueError("the pixel refiner reads the 3D memory, which this world does not have")
         self.spec = spec
         self.dit, self.vae, self.refiner, self.text = dit, vae, refiner, text
         self.sampler, self.ablate, self.dtype = sampler, ablate, dtype
@@ -154,7 +158,7 @@ class LearnedWorld:
         pose = torch.eye(4, dtype=torch.float64).repeat(len(starts), self.spec.frames_per_step, 1, 1)
         text = tree_map(lambda x: x.to(self.device), self.text.encode([start.prompt for start in starts]))
         memory, tokens = None, None
-        if self.refiner is not None:
+        if self.dit.cfg.memory_channels:
             colour = images.float().movedim(-1, 1) / 127.5 - 1
             pixels = torch.cat([colour, inverse_depth(depth)[:, None]], dim=1)  # (B, 4, H, W)
             memory = start_memory(pixels, pose[:, 0].to(self.device))
@@ -189,7 +193,7 @@ class LearnedWorld:
         with self._precision():
             pixels, decode = self.vae.decode(latent, state.decode)  # (B, K, 4, H, W)
             if self.refiner is not None and warped is not None:
-                pixels = self.refiner(pixels, warped)
+                pixels = self.refiner(pixels, warped, self._refiner_noise(state, pixels))
         pixels = pixels.float()
         memory = state.memory
         if memory is not None:
@@ -254,6 +258,13 @@ class LearnedWorld:
                 velocity, _ = self.dit(x, level, chunk.text, chunk.camera, committed, memory=chunk.memory)
             x = x - (sigma - lower) * velocity
         return x[:, :, 0], committed
+
+    def _refiner_noise(self, state: RolloutState, pixels: Tensor) -> Tensor | None:
+        """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""
+        if self.refiner is None or not self.refiner.config.sigmas:
+            return None
+        noise = chunk_noise(state.seed, state.chunk, tuple(pixels.shape[1:]), stream=1).to(self.device)
+        return noise * state.temperature[:, None, None, None, None]
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return the block in which products are computed in the world's dtype."""

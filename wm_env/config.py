@@ -37,7 +37,9 @@ class EnvConfig:
     ablate: removes a part of a tiny world, for honest baselines.
     dtype: "float32" or "bfloat16", in which a learned world computes its products; None is float32 for the
     embedded worlds, on a CPU and elsewhere.
-    weights, refiner, offload, frame_size: of released worlds only, see
+    refiner: "default" for what the world comes with, None or "none" for frames as they are decoded, "tiny"
+    (the world `tiny` and what is distilled from it) or "ltx2" (released worlds).
+    weights, offload, frame_size: of released worlds only, see
     `wm_env.model.released.presets.ReleasedSettings`, whose `dtype` this is too.
     """
 
@@ -59,7 +61,7 @@ class EnvConfig:
     device: str = "cpu"
     ablate: Ablation | None = None
     weights: str | Path | None = None
-    refiner: str = "none"
+    refiner: str | None = "default"
     dtype: str | None = None
     offload: tuple[Offload, ...] = ("text",)
     frame_size: tuple[int, int] | None = None
@@ -79,12 +81,13 @@ class EnvConfig:
         """Return the world of these settings, loaded once per process."""
         released = ReleasedSettings(
             weights=None if self.weights is None else str(self.weights),
-            refiner=self.refiner,
             dtype=self.dtype,
             offload=tuple(self.offload),
             frame_size=None if self.frame_size is None else tuple(self.frame_size),  # type: ignore[arg-type]
         )
-        return resolve_world(self.world, self.device, self.ablate, released, self.obs_type == "latent")
+        refiner = "none" if self.refiner is None else self.refiner
+        latents = self.obs_type == "latent"
+        return resolve_world(self.world, self.device, self.ablate, released, latents, refiner)
 
     def rules(self, world: World) -> Rules:
         """Return the rules of these settings on `world`."""

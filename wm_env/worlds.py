@@ -64,7 +64,9 @@ def resolve_world(
         raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
     if name is not None:
         if refiner == "tiny":
-            raise ValueError(f"refiner='tiny' belongs to tiny worlds; world {str(world)!r} takes none or ltx2")
+            raise ValueError(
+                f"refiner='tiny' belongs to tiny worlds; world {str(world)!r} takes none or ltx2"
+            )
         if refiner != "default":
             settings = replace(settings, refiner=refiner)
         if name != str(world):

@@ -6,6 +6,12 @@ fine channels, blurred, mixed with their predecessor and noise; keyframes are tr
 then damaged (`keyframes.damage`). Clips with events teach the gate to drop keyframes of the old light.
 
     loss = |e| + e^2 + |grad e|,   e = refined - true pixels, inverse depth at half weight
+
+A refiner with noise levels is trained as a truncated flow (training.md 7) between the true frames x_h and the
+partly noised guess x_1 = (1 - s_0) x_l + s_0 eps: at a level s in (0, s_0], from a shifted logit-normal that
+ends there,
+
+    x = (1 - s/s_0) x_h + (s/s_0) x_1,    loss = |v(x, s) - (x_1 - x_h) / s_0|^2,    v = (x - x_0) / s
 """
 
 from __future__ import annotations
@@ -21,14 +27,21 @@ from torch import Tensor
 
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
+from wm_env.model.flow import shift_sigma
 from wm_env.model.memory import READ_BEST, SLOTS, choose_slots, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.refiner.truncated import REFINER_SIGMAS
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
 from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
 
+SHIFT = 3.0  # of the noise levels that a flow is trained at
+LOWEST = 0.05  # smallest of them: the loss has 1/s^2 of the error of x_0
 START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen by overlap
+
+
+PRESETS = ("tiny", "tiny-flow", "smoke", "smoke-flow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +56,19 @@ class RefinerTraining:
 
 
 def preset(name: str) -> RefinerTraining:
-    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests)."""
-    if name == "tiny":
+    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests).
+
+    `tiny-flow` and `smoke-flow` are the same networks with the noise levels of the released refiner.
+    """
+    sigmas = REFINER_SIGMAS if name.endswith("-flow") else ()
+    if name in ("tiny", "tiny-flow"):
         loop = LoopConfig(total_steps=1500, lr=2e-3, log_every=50, eval_every=250, ema_decay=0.995)
-        return RefinerTraining(refiner=TinyRefinerConfig(), loop=loop)
-    if name == "smoke":
+        return RefinerTraining(refiner=TinyRefinerConfig(sigmas=sigmas), loop=loop)
+    if name in ("smoke", "smoke-flow"):
         loop = LoopConfig(total_steps=40, lr=3e-3, warmup_steps=5, log_every=10, eval_every=40, ema_decay=0.8)
-        return RefinerTraining(refiner=TinyRefinerConfig(width=8, blocks=1), loop=loop, batch=4, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
+        refiner = TinyRefinerConfig(width=8, blocks=1, sigmas=sigmas)
+        return RefinerTraining(refiner=refiner, loop=loop, batch=4, bf16=False)
+    raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
 
 
 def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
@@ -168,8 +186,42 @@ def training_step(
     moment = Moment(*(part.to(device) for part in sample(shards, config.batch, generator)))
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and bf16_supported(device)):
         decoded, seen = make_batch(vae, moment, config.error, generator)
-        refined = refiner(decoded, seen)
-    return codec_loss(refined.float() - moment.truth), {}
+        return refiner_loss(refiner, decoded, seen, moment.truth, generator), {}
+
+
+def refiner_loss(
+    refiner: TinyRefiner, decoded: Tensor, seen: Tensor, goal: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the loss of the module docstring for decoded, goal `(B, 4, 4, H, W)`, seen `(B, 4, 5, H, W)`."""
+    sigmas = refiner.config.sigmas
+    if not sigmas:
+        return codec_loss(refiner(decoded, seen).float() - goal)
+    sigma = truncated_levels(len(decoded), sigmas[0], generator).to(decoded.device)
+    level = sigma[:, None, None, None, None]
+    noised = (1 - sigmas[0]) * decoded + sigmas[0] * normal_like(decoded, generator)  # x_1
+    x = goal + (level / sigmas[0]) * (noised - goal)
+    velocity = (x - refiner.aim(decoded, seen, x, sigma).float()) / level
+    depth_half = torch.tensor([1.0, 1.0, 1.0, 0.5], device=decoded.device)[:, None, None]
+    return ((velocity - (noised - goal) / sigmas[0]) * depth_half).square().mean()
+
+
+def truncated_levels(count: int, highest: float, generator: torch.Generator) -> Tensor:
+    """Return `(count,)` levels in [0.05, highest]: shift(sigmoid(n)) of normal n, those above left out."""
+    unshifted = highest / (SHIFT - (SHIFT - 1) * highest)  # inverse of `shift_sigma`
+    end = torch.special.ndtr(torch.logit(torch.tensor(unshifted, dtype=torch.float64)))
+    share = torch.rand(count, generator=generator, dtype=torch.float64) * end
+    normal = torch.special.ndtri(share.clamp_min(1e-9))
+    return shift_sigma(torch.sigmoid(normal), SHIFT).clamp(LOWEST, highest).float()
+
+
+def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal noise of the shape and on the device of `like`."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
+
+
+def refine_with(refiner: TinyRefiner, decoded: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the refined frames, with noise from `generator` where the refiner needs some."""
+    return refiner(decoded, seen, normal_like(decoded, generator) if refiner.config.sigmas else None)
 
 
 @torch.no_grad()
@@ -182,7 +234,7 @@ def evaluate(refiner: TinyRefiner, vae: TinyVAE, shards: LatentShards, batches: 
         moment = Moment(*(part.to(device) for part in sample(shards, 8, generator)))
         for name, noise in (("clean", None), ("rough", generator)):
             decoded, seen = make_batch(vae, moment, 0.8, noise)
-            refined = refiner(decoded, seen)
+            refined = refine_with(refiner, decoded, seen, generator)
             for what, frames in (("decoded", decoded), ("refined", refined)):
                 value = psnr(frames[:, :, :3], moment.truth[:, :, :3]).mean()
                 found.setdefault(f"{what}_{name}", []).append(value)

@@ -29,7 +29,8 @@ from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
 from wm_env.model.training.lora import add_lora, lora_rule, merged
-from wm_env.model.training.vae import bf16_supported, codec_loss, psnr
+from wm_env.model.training.refiner import refine_with, refiner_loss
+from wm_env.model.training.vae import bf16_supported, psnr
 from wm_env.model.vae.tiny import GROUP, to_pixels
 
 HORIZONS = (4, 16, 64)  # pixel frames
@@ -89,7 +90,7 @@ def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Se
         for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics, texts, seeds, strict=True)
     ]
     given: list[tuple[Tensor, Tensor]] = []
-    hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs))
+    hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs[:2]))
     try:
         _, state = world.begin(starts)  # type: ignore[arg-type]
         c2w = relative_to_first(clip.c2w.double())
@@ -130,7 +131,8 @@ def evaluate(world: LearnedWorld, shards: Clips, clips: int = 16) -> dict[str, f
     count = min(clips, len(shards))
     clip = shards.read_many(range(count), [span] * count)
     rollout = roll_out(world, clip, shards.captions, range(count))
-    refined = world.refiner(rollout.decoded, rollout.seen)
+    generator = torch.Generator().manual_seed(5)
+    refined = refine_with(world.refiner, rollout.decoded, rollout.seen, generator)
     found = {}
     for name, frames in (("refined", refined), ("decoded", rollout.decoded)):
         value = psnr(frames[:, :, :3], rollout.truth[:, :, :3]).unflatten(0, (-1, count))  # (n, B, 4)
@@ -166,8 +168,7 @@ def train_on_rollouts(
         clip, seeds = sample(train, config, generator)
         rollout = roll_out(loaded, clip, train.captions, seeds)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            refined = model(rollout.decoded, rollout.seen)
-        return codec_loss(refined.float() - goal(rollout)), {}
+            return refiner_loss(refiner, rollout.decoded, rollout.seen, goal(rollout), generator), {}
 
     run = Run(
         model=refiner,

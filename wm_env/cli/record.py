@@ -67,8 +67,8 @@ class Record:
     """Denoising steps of a whole path."""
     weights: Path | None = None
     """Folder of a released world's weights; where `wm-env download` puts them by default."""
-    refiner: Literal["none", "ltx2"] = "none"
-    """Second network of a released world."""
+    refiner: Literal["default", "none", "tiny", "ltx2"] = "default"
+    """Second network: tiny is that of the world tiny, which has it by default; ltx2 of released worlds."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of a released world; bfloat16 on a GPU by default."""
     offload: tuple[Literal["text", "vae", "refiner"], ...] = ("text",)
@@ -107,7 +107,9 @@ class Record:
             seed=self.seed,
             device=self.device,
             sampler_steps=self.sampler_steps,
-            settings=ReleasedSettings(**self._released()),
+            settings=ReleasedSettings(
+                **self._released() | {"refiner": "none" if self.refiner == "default" else self.refiner}
+            ),
         )
         return record_clip(clip, self.out)
 
