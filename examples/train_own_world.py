@@ -3,7 +3,7 @@
 CLIPS holds NAME.mp4 beside NAME.npz (or .json) with c2w (F, 4, 4) and intrinsics, see "Your own clips" in
 docs/training.md. To try it without any, record walks first:
 
-    wm-env record --world twin --format folder --episodes 12 --steps 16 --out walks
+    wm-env record --world twin --format folder --episodes 12 --steps 33 --out walks
     python examples/train_own_world.py --clips walks --layout episodes
 
 Sixty steps adapt a world, they do not make one from nothing; for more there is `wm-env train world`.
@@ -71,7 +71,7 @@ try:
 except BadClips as error:
     raise SystemExit(f"{error.report}\n{error}") from None
 say("\n".join(report_lines(done.left_out, len(clips))))
-say(f"{done.windows} training clips of {settings.frames} frames, {done.median_step:.3f} m a frame")
+say(f"{done.windows} training clips of {settings.frames} frames, {done.speed:.3f} m a frame")
 
 # 2. Take the shipped world apart and encode the clips with its autoencoder.
 parts = write_parts("tiny-pure", settings.out / "parts")

@@ -76,12 +76,16 @@ class BadClips(ValueError):
 
 
 class Imported(NamedTuple):
-    """What an import made: windows per split, clips used, clips left out, and the median motion per frame."""
+    """What an import made.
+
+    windows: training clips per split. clips: how many were used. left_out: the others. speed: metres per
+    frame, the 90th percentile of each clip, median over the clips.
+    """
 
     windows: dict[str, int]
     clips: int
     left_out: tuple[Problem, ...]
-    median_step: float
+    speed: float
 
 
 class _Window(NamedTuple):
@@ -150,7 +154,7 @@ def import_clips(
         if not any(out.iterdir()):
             out.rmdir()
     counts = {split: len(chosen) for split, chosen in windows.items()}
-    return Imported(counts, len(checked), tuple(problems), _median_step(checked))
+    return Imported(counts, len(checked), tuple(problems), _speed(checked))
 
 
 def _check_all(
@@ -241,7 +245,6 @@ def _arrays(window: _Window, caption: int, config: ImportConfig, depth_of: Depth
     }
 
 
-def _median_step(checked: Sequence[CheckedClip]) -> float:
-    """Return the median translation per frame in metres over all clips."""
-    steps = [float((c.c2w[1:, :3, 3] - c.c2w[:-1, :3, 3]).norm(dim=-1).median()) for c in checked]
-    return statistics.median(steps)
+def _speed(checked: Sequence[CheckedClip]) -> float:
+    steps = [(c.c2w[1:, :3, 3] - c.c2w[:-1, :3, 3]).norm(dim=-1) for c in checked]
+    return statistics.median(float(torch.quantile(step, 0.9)) for step in steps)

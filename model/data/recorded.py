@@ -24,7 +24,8 @@ from wm_env.model.geometry import check_intrinsics, check_rigid, rotation_angle_
 from wm_env.model.intrinsics import cover_crop, crop_intrinsics
 
 MAX_TURN_DEG = 45.0  # between two frames; more is a cut
-MAX_JUMP = 10.0  # a step this many times its neighbours and the clip's median is a cut
+MAX_JUMP = 10.0  # a step this many times its neighbours and the clip's median is a cut,
+MIN_JUMP = 0.5  # if it is this many metres: less is a camera that stood, blocked or idle, and moved once
 MAX_ZOOM = 0.02  # change of the intrinsics within a clip, in focal lengths
 
 
@@ -81,7 +82,9 @@ def check_clip(clip: Recorded, *, size: int, every: int, scale: float, rgb: Path
 
     scale: factor on the translations that makes them metres. Raises `ValueError` naming the fault.
     """
-    check_poses(clip.c2w)
+    c2w = clip.c2w.double().clone()
+    c2w[..., :3, 3] *= scale
+    check_poses(c2w)
     if clip.intrinsics.shape != (len(clip.c2w), 4) or not bool(torch.isfinite(clip.intrinsics).all()):
         raise ValueError(
             f"intrinsics {tuple(clip.intrinsics.shape)} are not {len(clip.c2w)} finite rows of 4"
@@ -104,13 +107,11 @@ def check_clip(clip: Recorded, *, size: int, every: int, scale: float, rgb: Path
         raise ValueError(f"{count} frames for {len(clip.c2w)} poses")
     intrinsics = one_camera(clip, source, size)
     np.save(rgb, np.stack(kept))
-    c2w = clip.c2w[::every].double().clone()
-    c2w[:, :3, 3] *= scale
-    return CheckedClip(clip.name, rgb, c2w, intrinsics, clip.caption, source)
+    return CheckedClip(clip.name, rgb, c2w[::every], intrinsics, clip.caption, source)
 
 
 def check_poses(c2w: Tensor) -> None:
-    """Raise `ValueError` unless `(F, 4, 4)` poses are finite, rigid and without jumps."""
+    """Raise `ValueError` unless poses `(F, 4, 4)` in metres are finite, rigid and without jumps."""
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or not len(c2w):
         raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected (F, 4, 4) camera-to-world")
     finite = torch.isfinite(c2w).flatten(1).all(1)
@@ -128,11 +129,12 @@ def check_poses(c2w: Tensor) -> None:
     step = (c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1)  # (F - 1,)
     around = F.pad(step, (1, 1))
     usual = torch.maximum(torch.maximum(around[:-2], around[2:]), step.median()).clamp_min(1e-6)
-    at = int((step / usual).argmax())
-    if float(step[at]) > MAX_JUMP * float(usual[at]):
+    ratio = torch.where(step > MIN_JUMP, step / usual, 0.0)
+    at = int(ratio.argmax())
+    if float(ratio[at]) > MAX_JUMP:
         raise ValueError(
-            f"the camera jumps {float(step[at]):.3g} between frames {at} and {at + 1}, "
-            f"{float(step[at] / usual[at]):.0f} times its usual step (a cut?)"
+            f"the camera jumps {float(step[at]):.3g} m between frames {at} and {at + 1}, "
+            f"{float(ratio[at]):.0f} times its usual step (a cut?)"
         )
 
 

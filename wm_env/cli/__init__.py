@@ -38,6 +38,7 @@ COMMANDS = {
     ),
     "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
     "train import": Command("wm_env.cli.train_import:TrainImport", "check recorded clips and make them data"),
+    "train parts": Command("wm_env.cli.train_import:TrainParts", "take a world apart, to train it further"),
     "train vae": Command("wm_env.cli.train:TrainVAE", "train the autoencoder and its depth network"),
     "train depth": Command("wm_env.cli.train:TrainDepth", "train the depth network further"),
     "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),

@@ -1,4 +1,4 @@
-"""`wm-env train import`: other people's clips, or one's own, as training data."""
+"""`wm-env train import|parts`: recorded clips as training data, and weights to go on from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, pr
 from wm_env.model.data.latent_zip import Decode, latent_clips
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
 from wm_env.model.data.recorded import Listed
-from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae
+from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae, write_parts
 from wm_env.model.released.folder import look_into, only
 from wm_env.model.training.vae import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
@@ -109,7 +109,7 @@ class TrainImport:
         print("\n".join(report_lines(done.left_out, len(listed))))
         print(f"{self.out}: {done.windows['train']} training clips, {done.windows['val']} for val")
         print(
-            f"median camera motion {done.median_step:.4f} m a frame; the tiny worlds move up to "
+            f"the cameras move up to {done.speed:.4f} m a frame, those of the tiny worlds "
             f"{MAX_TRANSLATION:g} (change it with --scale or --every)"
         )
         return {
@@ -117,7 +117,7 @@ class TrainImport:
             **asdict(config),
             "windows": done.windows,
             "clips": done.clips,
-            "median_step": done.median_step,
+            "speed": done.speed,
             "left_out": [problem._asdict() for problem in done.left_out],
         }
 
@@ -147,6 +147,25 @@ class TrainImport:
             return latent_clips(self.source, self.latents, tiny_decoder(vae), GROUP)
         decode, stride = ltx2_decoder(self.decoder, self.device)
         return latent_clips(self.source, self.latents, decode, stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParts:
+    """Take an embedded world apart: OUT/dit.safetensors for --init, OUT/vae.safetensors for --vae."""
+
+    out: Path
+    """Folder of the parts."""
+    world: str = "tiny-pure"
+    """Preset or checkpoint folder."""
+    seed: int = 0
+    """Accepted for uniformity; nothing is random here."""
+    json: Path | None = None
+    """File for the result as JSON."""
+
+    def run(self) -> dict[str, Any]:
+        parts = {name: str(path) for name, path in write_parts(self.world, self.out).items()}
+        print("\n".join(parts.values()))
+        return {"world": self.world, "parts": parts}
 
 
 def tiny_decoder(vae: TinyVAE) -> Decode:

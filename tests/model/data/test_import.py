@@ -227,7 +227,7 @@ def test_every_second_frame_and_a_scale_change_the_motion(tmp_path: Path) -> Non
         write_video(tmp_path / "clips", f"c{seed}", seed)
     listed = video_clips(tmp_path / "clips", Files())
     config = ImportConfig(size=32, frames=5, every=2, scale=0.1)
-    assert brought_in(listed, tmp_path / "out", config).median_step == pytest.approx(0.05 * 2 * 0.1, rel=1e-2)
+    assert brought_in(listed, tmp_path / "out", config).speed == pytest.approx(0.05 * 2 * 0.1, rel=1e-2)
     assert ClipShards(tmp_path / "out" / "train").read(0).rgb.shape[0] == 5
 
 
@@ -249,3 +249,13 @@ def test_settings_that_make_no_data_are_refused(tmp_path: Path) -> None:
             video_clips(tmp_path / "clips", Files()), tmp_path / "out", ImportConfig(size=32, frames=9)
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_blocked_camera_that_moves_once_is_no_cut(tmp_path: Path) -> None:
+    """As an agent against a wall does: turning on the spot, and one step of the usual size."""
+    for name, metres in (("once", 0.05), ("twice", 0.05), ("cut", 5.0)):
+        c2w = torch.eye(4).double().repeat(FRAMES, 1, 1)
+        c2w[4:, 0, 3] = metres
+        write_video(tmp_path / "clips", name, c2w=c2w.numpy())
+    done = brought_in(video_clips(tmp_path / "clips", Files()), tmp_path / "out", skip_bad=True)
+    assert [problem.clip for problem in done.left_out] == ["cut"]
