@@ -29,7 +29,8 @@ from wm_env.model.camera import CameraInput
 from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.dit import DiT
 from wm_env.model.flow import STUDENT_STEPS, denoise_chunk, listed_schedule
-from wm_env.model.released_names import convert, table
+from wm_env.model.released.stage1 import name_from_diffusers, rows_in_diffusers
+from wm_env.model.released_names import convert
 from wm_env.model.text import TextTokens
 
 TINY = dataclasses.replace(sana_wm(), hidden=128, heads=4, depth=4, caption_channels=48, latent_channels=16)
@@ -119,7 +120,8 @@ class Bench:
         for parameter in theirs.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         ours = DiT(cfg).eval()
-        ours.load_state_dict(convert(_released(theirs), _rows(cfg)))
+        released = {name_from_diffusers(key): value for key, value in theirs.state_dict().items()}
+        ours.load_state_dict(convert(released, rows_in_diffusers(cfg)))
         grid, frames = (8, 12), 7
         x = torch.randn(1, cfg.latent_channels, frames, *grid)
         timestep = torch.full((1, frames), 500.0)
@@ -172,20 +174,6 @@ def _forward_camera(cfg: DiTConfig, frames: int, grid: tuple[int, int], device: 
     lens = torch.tensor([grid[1] / 2, grid[1] / 2, grid[1] / 2, grid[0] / 2], device=device)
     conditions = torch.cat([c2w.flatten(2), lens.expand(1, frames, 4)], dim=-1)
     return CameraInput(conditions, torch.randn(1, cfg.plucker_channels, frames, *grid, device=device))
-
-
-def _released(theirs: torch.nn.Module) -> dict[str, Tensor]:
-    renamed = {"t_embedder.linear_1": "t_embedder.mlp.0", "t_embedder.linear_2": "t_embedder.mlp.2"}
-    out = {}
-    for name, value in theirs.state_dict().items():
-        for old, new in renamed.items():
-            name = name.replace(old, new)
-        out[name] = value
-    return out
-
-
-def _rows(cfg: DiTConfig) -> list[Any]:
-    return [row for row in table(cfg) if row.released not in ("pos_embed", "y_embedder.y_embedding")]
 
 
 def _wait(device: str) -> None:

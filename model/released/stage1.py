@@ -69,9 +69,7 @@ def released_entries(stage1: Stage1File) -> Entries:
     entries: Entries = {}
     for key, entry in stored.items():
         name = key.removeprefix("model.")
-        if stage1.is_diffusers:
-            for theirs, released in _DIFFUSERS_NAMES.items():
-                name = name.replace(theirs, released) if name.startswith(theirs) else name
+        name = name_from_diffusers(name) if stage1.is_diffusers else name
         if name in entries:
             raise ValueError(f"{stage1.path} holds {name!r} twice, with and without the prefix 'model.'")
         entries[name] = entry
@@ -80,8 +78,20 @@ def released_entries(stage1: Stage1File) -> Entries:
 
 def rows_of(stage1: Stage1File, cfg: DiTConfig) -> list[Row]:
     """Return the table of the file's layout."""
-    rows = table(cfg)
-    return [row for row in rows if row.released not in _NOT_IN_DIFFUSERS] if stage1.is_diffusers else rows
+    return rows_in_diffusers(cfg) if stage1.is_diffusers else table(cfg)
+
+
+def name_from_diffusers(key: str) -> str:
+    """Return the released name of a key in the diffusers layout."""
+    for theirs, released in _DIFFUSERS_NAMES.items():
+        if key.startswith(theirs):
+            return released + key.removeprefix(theirs)
+    return key
+
+
+def rows_in_diffusers(cfg: DiTConfig) -> list[Row]:
+    """Return the part of the table that the diffusers layout holds."""
+    return [row for row in table(cfg) if row.released not in _NOT_IN_DIFFUSERS]
 
 
 def check_stage1(stage1: Stage1File, cfg: DiTConfig) -> Entries:
