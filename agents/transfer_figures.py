@@ -9,8 +9,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from wm_env.agents.transfer_metrics import LEARNED, SIM, TRUE
+from wm_env.agents.transfer_metrics import LEARNED, RANDOM, SIM, TRUE
 
 matplotlib.use("Agg")
 
@@ -68,14 +69,19 @@ def curves(report: Mapping[str, Any]) -> Figure:
         for environment, key in _KEYS.items():
             cells = [point[key]["reward"] for point in points]
             _line(axis, steps, cells, environment)
+        if RANDOM in report["scores"]:
+            chance = report["scores"][RANDOM][TRUE]["reward"]["mean"]
+            axis.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=RANDOM)
         axis.set_title(role, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
         axis.set_xlabel("env steps of training")
         axis.set_ylabel("return")
         axis.grid(alpha=0.25)
     for axis in axes[len(roles) :]:
         axis.set_axis_off()
     _same_scale(axes[: len(roles)])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=9, ncols=3)
     return figure
 
 

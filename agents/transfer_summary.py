@@ -119,7 +119,8 @@ def summarise(
         nulls["exploitation"] = nulls["curves"] = (
             "no checkpoints were scored: the policies were not trained here"
         )
-    result["ranking"] = _ranking(final, curves, nulls)
+    seeing = {key: found for key, found in final.items() if table.sees[key[1]]}
+    result["ranking"] = _ranking(seeing, curves, nulls)
     nulls["simulation_lemma"] = (
         "the bound needs the largest error of a transition's distribution, which pictures do not give"
     )
@@ -265,7 +266,10 @@ def _ranking(
     curves: Mapping[str, list[dict[str, Any]]],
     nulls: dict[str, str],
 ) -> dict[str, Any] | None:
-    """Return how well the learned world orders policies and checkpoints by return."""
+    """Return how well the learned world orders policies and checkpoints by return.
+
+    final: of policies that see; the others are equal in both by construction and would flatter it.
+    """
     points = [
         (final[TRUE, role].table("reward").mean(), final[SIM, role].table("reward").mean())
         for role in dict.fromkeys(role for _, role in final)
@@ -276,7 +280,9 @@ def _ranking(
         for one in curve
     ]
     if len(points) < MIN_RANKED:
-        nulls["ranking"] = f"n too small: {len(points)} policies and checkpoints, {MIN_RANKED} needed"
+        nulls["ranking"] = (
+            f"n too small: {len(points)} policies and checkpoints that see, {MIN_RANKED} needed"
+        )
         return None
     true, sim = np.array(points).T
     return {**ranking(true, sim), "points": [[float(a), float(b)] for a, b in points]}

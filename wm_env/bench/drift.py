@@ -164,6 +164,8 @@ def _measure(
             own = worlds.get(row, world)
             if made.latents is not None and true is not None and _same_codec(own, world):
                 latents = latent_scores(made.latents, true, BINS)
+            elif row == REPEAT and true is not None:
+                latents = latent_scores(true[:, :1].expand_as(true), true, BINS)
             for slot, scene in enumerate(group.scenes):
                 found = _score(world, group, slot, made.frames[slot], row == first)
                 if row == SHUFFLED:  # walked elsewhere: it never came back to the commanded poses

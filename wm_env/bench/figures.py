@@ -17,7 +17,7 @@ from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
 
 matplotlib.use("Agg")
 
-COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#7a7a7a", "#c2377e", "#17a2b8", "#444444")
+COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#c2377e", "#17a2b8", "#7f5539", "#556b2f")
 _ANCHORS = {REPEAT: "#8a8a8a", COPY: "#b5b5b5", CODEC: "#222222", TWIN: "#000000", FORCED: "#5a5a5a"}
 _DASHES = {REPEAT: "--", COPY: ":", CODEC: (0, (6, 2)), TWIN: "-.", FORCED: (0, (3, 1, 1, 1))}
 _Z_SHOWN = ("luma", "contrast", "saturation", "sharpness", "noise", "motion", "blockiness", "clipped")
@@ -105,12 +105,14 @@ def over_time(report: Mapping[str, Any]) -> Figure:
         if report["trained_seconds"] <= report["seconds"]:
             axis.axvline(report["trained_seconds"], color="black", linestyle=":", linewidth=1)
     if np.isfinite(shown).any():
+        few = any(cell["psnr"]["lo"] is None for cell in report["bins"])
+        told = "n too small for a 95% band" if few else "band: 95%"
         figure.legend(
             *psnr.get_legend_handles_labels(),
             loc="outside upper center",
             fontsize=8,
             ncols=3,
-            title="band: 95%; dotted line: trained length",
+            title=f"{told}; dotted line: trained length",
             title_fontsize=8,
         )
     if rotation.lines and "rot_err_deg" not in report["nulls"]:
@@ -261,7 +263,8 @@ def pareto(report: Mapping[str, Any]) -> Figure:
             mean = np.mean([cell["psnr"]["mean"] for cell in report["baselines"][name]])
             axis.axhline(mean, label=f"{name} (costs nothing)", **{**style[name], "zorder": 1})
     axis.axvline(1.0, color="black", linewidth=0.6)
-    axis.text(1.0, 0.01, " real time", transform=axis.get_xaxis_transform(), fontsize=8, va="bottom")
+    edge = {"fontsize": 8, "va": "bottom", "ha": "right"}
+    axis.text(1.0, 0.01, "real time ", transform=axis.get_xaxis_transform(), **edge)
     axis.set_xscale("log")
     axis.set_xlabel("CPU-seconds per second of video, log scale")
     axis.set_ylabel("PSNR over the episode (dB); bar: worst to best bin")

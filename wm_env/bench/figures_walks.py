@@ -15,7 +15,7 @@ from wm_env.bench.figures import COLOURS, new_figure
 
 
 def top_down(report: Mapping[str, Any], walks: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return commanded and realised paths seen from above, four walks a row."""
+    """Return commanded and realised paths seen from above, four walks a row; marks are where they end."""
     columns = 4
     lines = max(1, -(-len(walks) // columns))
     figure, axes = new_figure(11, 2.9 * lines, lines, columns)
@@ -24,10 +24,14 @@ def top_down(report: Mapping[str, Any], walks: Sequence[Mapping[str, Any]]) -> F
     for axis, one in zip(axes.flat, walks, strict=False):
         asked, got = np.array(one["commanded"]), np.array(one["realised"])
         axis.plot(*asked.T, color="black", linewidth=2.5, alpha=0.4, label="commanded")
+        axis.plot(*asked[-1], marker="s", markersize=7, color="black", alpha=0.4, linestyle="none")
         axis.plot(*got.T, color=COLOURS[1], linewidth=1.2, label="realised")
         gone = np.array(one["lost"])
         axis.plot(*got[gone].T, "x", color="black", markersize=4, label="lost: as commanded")
-        axis.plot(*got[-1], marker="o", markersize=4, color=COLOURS[1])
+        axis.plot(*got[-1], marker="o", markersize=4, color=COLOURS[1], linestyle="none")
+        centre = (np.concatenate([asked, got]).max(0) + np.concatenate([asked, got]).min(0)) / 2
+        for side in (-0.6, 0.6):  # at least 1.2 m wide: a step is 0.25 m
+            axis.plot(*(centre + side), alpha=0)
         axis.set_aspect("equal", adjustable="datalim")
         beside = f"{one['world']}: " if report["compared"] else ""
         axis.set_title(f"{beside}{one['trajectory']}, scene {one['scene']}", fontsize=8)
