@@ -91,10 +91,19 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser = commands.add_parser(name, help=text)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/ shards")
     parser.add_argument("--out", type=Path, required=True, help="run folder, resumed if it exists")
-    parser.add_argument("--preset", default="tiny", choices=("tiny", "smoke"))
+    flows = ("tiny-flow", "smoke-flow") if name == "refiner" else ()
+    parser.add_argument("--preset", default="tiny", choices=("tiny", "smoke", *flows))
     parser.add_argument("--seconds", type=positive_float, help="length of this slice")
     parser.add_argument("--steps", type=int, help="steps of this slice")
-    parser.add_argument("--device", default="cpu")
+    if name != "distill":  # its rollouts run where the embedded worlds are made for, on a CPU
+        parser.add_argument("--device", default="cpu")
+    if name == "distill":
+        parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
+        parser.add_argument("--teacher", type=Path, required=True, help="world, or dit.safetensors (--world)")
+        parser.add_argument("--world", type=Path, help="world of the other parts of a dit.safetensors")
+        parser.add_argument("--init", type=Path, help="dit.safetensors that the student starts from")
+        parser.add_argument("--denoising-steps", type=int, default=1, choices=(4, 2, 1))
+        parser.add_argument("--method", default="ode", choices=("ode", "dmd"))
     if name in ("depth", "refiner"):
         parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
     if name == "refiner-rollouts":
@@ -113,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_training(commands, "depth", "train the depth network of an autoencoder further")
     add_training(commands, "refiner", "train the pixel refiner")
     add_training(commands, "refiner-rollouts", "train a world's refiner further, on its own rollouts")
+    add_training(commands, "distill", "train a world of fewer denoising steps")
     add_world(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
@@ -150,6 +160,21 @@ def main(arguments: list[str] | None = None) -> None:
         )
     elif options.command == "world":
         train_world_here(options)
+    elif options.command == "distill":
+        from wm_env.model.training import distill
+
+        run = distill.distill(
+            data=options.data,
+            latents=options.latents,
+            teacher=options.teacher,
+            world=options.world,
+            init=options.init,
+            out=options.out,
+            config=distill.preset(options.preset, options.method, options.denoising_steps),
+            seconds=options.seconds,
+            steps=options.steps,
+        )
+        print(f"step {run.step}: {run.metrics}")
     elif options.command == "depth":
         from wm_env.model.training import depth
 

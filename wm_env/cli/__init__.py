@@ -45,6 +45,9 @@ COMMANDS = {
     "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
     "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
     "train self-forcing": Command("wm_env.cli.train:TrainSelfForcing", "train a world on its own rollouts"),
+    "train distill": Command(
+        "wm_env.cli.train_distill:TrainDistill", "train a world of fewer denoising steps"
+    ),
     "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),

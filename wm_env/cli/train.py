@@ -233,8 +233,9 @@ class TrainRefiner:
     """With --world: rank of corrections to its frozen refiner, merged into the result; 0 trains all of it."""
     out: Path
     """Run folder: losses, state, weights, card."""
-    preset: Literal["tiny", "smoke"] = "tiny"
-    """tiny: the embedded weights, about 10 minutes on one CPU core; smoke: seconds."""
+    preset: Literal["tiny", "tiny-flow", "smoke", "smoke-flow"] = "tiny"
+    """tiny: the embedded weights, about 10 minutes on one CPU core; tiny-flow: three calls instead of one
+    (without --world); smoke ones take seconds."""
     steps: int | None = None
     """Stop after this many steps; the preset's length by default."""
     seconds: float | None = None
