@@ -35,7 +35,7 @@ Pick = Sequence[int] | slice
 
 
 class _Job(NamedTuple):
-    index: int
+    clip: int
     frames: tuple[int, ...]
     config: RenderConfig
 
@@ -84,7 +84,7 @@ class RenderedClips:
         jobs = [self._job(i, f) for i, f in zip(indices, frames, strict=True)]
         drawn: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
         drawn = map(_render, jobs) if self._pool is None else self._pool.map(_render, jobs)
-        clips = [self._clip(job.index, job.frames, *arrays) for job, arrays in zip(jobs, drawn, strict=True)]
+        clips = [self._clip(job.clip, job.frames, *arrays) for job, arrays in zip(jobs, drawn, strict=True)]
         return Clip(*(torch.stack(parts) for parts in zip(*clips, strict=True)))
 
     def _plan(self, index: int) -> ClipPlan:
@@ -187,7 +187,7 @@ def _plan(seed: int, config: RenderConfig) -> ClipPlan:
 
 
 def _render(job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    plan = _plan(job.config.first_seed + job.index, job.config)
+    plan = _plan(job.config.first_seed + job.clip, job.config)
     rgb, depth, part = render_frames(plan, job.frames, job.config.size)
     return rgb.numpy(), depth.numpy(), part.numpy()
 
