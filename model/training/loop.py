@@ -318,12 +318,15 @@ class Run:
                 group["lr"] = group["peak"] * scale
             optimizer.zero_grad(set_to_none=True)
         before = self.generator.get_state()
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         metrics = self._gradients()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         clipped = nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
         norm, value = float(gathered(clipped, True)), metrics["loss"]
         if not math.isfinite(value) or not math.isfinite(norm):
             self.generator.set_state(before)
+            for buffer, kept in buffers:  # running statistics have already seen what was wrong
+                buffer.copy_(kept)
             self.save()  # weights of the last good step; the update that would have spoilt them is not made
             raise FloatingPointError(
                 f"step {self.step}: loss {value}, gradient norm {norm}; stopped with the weights before this "

@@ -158,3 +158,13 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path: 
     assert run_in(tmp_path).step == 2
     with pytest.raises(ValueError, match=r"loop\.microbatches: 1 -> 2"):
         run_in(tmp_path, replace(CONFIG, microbatches=2))
+
+
+def test_a_stopped_run_keeps_its_running_statistics_too(tmp_path: Path) -> None:
+    def broken(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        return model(torch.full((4, 3), float("inf") if number == 1 else 1.0)), {}
+
+    run = Run(model=Counting(), step_fn=broken, config=CONFIG, out=tmp_path)
+    with pytest.raises(FloatingPointError, match="step 1"):
+        run.advance()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["model"]["seen"].tolist() == [0.5] * 3
