@@ -240,8 +240,12 @@ def train_vae(
     """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
 
     data: folder with `train/` and `val/` clips. render_workers: processes that render where they are rendered
-    when they are read. group: the processes that share the work (distributed.py).
+    when they are read. group: the processes that share the work (distributed.py), each with all weights.
     """
+    if group.size > 1 and group.strategy != "ddp":
+        raise ValueError(
+            f"the autoencoder trains with strategy ddp, not {group.strategy}: it is small enough"
+        )
     train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
     torch.manual_seed(config.loop.seed)
     vae = TinyVAE(config.vae)

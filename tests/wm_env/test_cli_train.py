@@ -62,3 +62,23 @@ def test_missing_inputs_are_named(kind: str, tmp_path: Path, capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "none" in error
     assert "Traceback" not in error
+
+
+def test_recipes_and_options_that_cannot_be_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[loop]\nspeed = 3\n")
+    paths = ("--data", tmp_path, "--out", tmp_path / "run")
+    world = ("train", "world", *paths, "--latents", tmp_path, "--vae", tmp_path / "vae.safetensors")
+    refiner = ("train", "refiner", *paths, "--latents", tmp_path, "--vae", tmp_path / "vae.safetensors")
+    for words, complaint in (
+        ((*world, "--config", recipe), "[loop] has unknown settings speed; known are total_steps"),
+        ((*world, "--config", recipe, "--preset", "tiny"), "exclude each other"),
+        ((*world, "--preset", "smoke", "--lora", "2"), "lora=2 corrects trained weights"),
+        ((*world, "--preset", "smoke", "--microbatches", "0"), "training lengths must be positive"),
+        ((*refiner, "--lora", "2"), "--lora 2 corrects a trained refiner; give its --world"),
+        (("train", "vae", *paths, "--kl", "-1"), "--kl -1.0 is a weight and cannot be negative"),
+    ):
+        assert status(*words) == 2
+        assert complaint in capsys.readouterr().err
