@@ -40,10 +40,9 @@ class LoRAConv2d(nn.Conv2d):
     """A convolution with a correction: lora_down `(rank, in, kh, kw)`, lora_up `(out, rank, 1, 1)`."""
 
     def __init__(self, base: nn.Conv2d, rank: int) -> None:
-        super().__init__(
-            base.in_channels, base.out_channels, base.kernel_size, base.stride, base.padding,
-            base.dilation, base.groups, base.bias is not None, base.padding_mode, device="meta",
-        )  # type: ignore[arg-type]  # fmt: skip
+        height, width = base.kernel_size
+        super().__init__(base.in_channels, base.out_channels, (height, width), device="meta")
+        self.stride, self.padding, self.dilation = base.stride, base.padding, base.dilation
         self.weight, self.bias = base.weight, base.bias
         taps = base.weight[0].numel()
         self.lora_down = nn.Parameter((torch.randn(rank, *base.weight.shape[1:]) / taps**0.5).to(base.weight))
@@ -58,10 +57,10 @@ def adapts(name: str, module: nn.Module) -> bool:
     """Return whether `add_lora` adapts a layer by default.
 
     These are the projections of the attention and feed-forward parts of a transformer's blocks, and every
-    dense convolution (the refiner); not gates, embeddings and the head of a transformer.
+    dense convolution with zero padding (the refiner); not gates, embeddings and the head of a transformer.
     """
     if isinstance(module, nn.Conv2d):
-        return module.groups == 1
+        return module.groups == 1 and module.padding_mode == "zeros"
     return isinstance(module, nn.Linear) and ".blocks." in f".{name}" and name.split(".")[-1] not in GATES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from wm_env.model.checkpoint import load_checkpoint
+from wm_env.model.embedded import world_path
+from wm_env.model.training import refiner_rollouts
 from wm_env.model.training.recipe import recipe, with_options
 from wm_env.model.training.world import build_dit, preset, train_world
 
@@ -41,3 +44,17 @@ def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
     before, _ = load_checkpoint(start)
     moved = {name for name, tensor in tensors.items() if not torch.equal(tensor, before[name])}
     assert moved and all(name.startswith("blocks.") and name.endswith(".weight") for name in moved)
+
+
+def test_a_refiner_learns_corrections_on_its_rollouts_and_comes_out_plain(
+    clips: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(refiner_rollouts.preset("smoke"), lora=2)
+    refiner_rollouts.train_on_rollouts(data=clips, world=Path("tiny"), out=tmp_path, config=config, steps=2)
+    tensors, card = load_checkpoint(tmp_path / "refiner.safetensors")
+    assert card["settings"]["lora"] == 2
+    whole, _ = load_checkpoint(world_path("tiny"))
+    before = {name.removeprefix("refiner."): t for name, t in whole.items() if name.startswith("refiner.")}
+    assert tensors.keys() == before.keys()
+    moved = {name for name, tensor in tensors.items() if not torch.equal(tensor, before[name].float())}
+    assert moved and all(name.endswith(".weight") for name in moved)
