@@ -1,4 +1,4 @@
-"""Fine-tune the small world on a folder of your own clips and walk in it. About 5 minutes on one CPU core.
+"""Fine-tune the small world on a folder of your own clips and walk in it. About 4 minutes of one CPU core.
 
 CLIPS holds NAME.mp4 beside NAME.npz (or .json) with c2w (F, 4, 4) and intrinsics, see "Your own clips" in
 docs/training.md. To try it without any, record walks first:
@@ -6,7 +6,8 @@ docs/training.md. To try it without any, record walks first:
     wm-env record --world twin --format folder --episodes 12 --steps 33 --out walks
     python examples/train_own_world.py --clips walks --layout episodes
 
-Sixty steps adapt a world, they do not make one from nothing; for more there is `wm-env train world`.
+A step takes about 1.4 s. 150 of them adapt a world, they do not make one from nothing; for more there is
+`wm-env train world`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ parser.add_argument("--frames", type=int, default=33, help="pixel frames of a tr
 parser.add_argument("--every", type=int, default=1, help="keep each n-th frame; a world runs at 16 a second")
 parser.add_argument("--scale", type=float, default=1.0, help="factor on translations that makes them metres")
 parser.add_argument("--skip-bad", action="store_true", help="leave out clips that cannot be used")
-parser.add_argument("--steps", type=int, default=60, help="training steps")
+parser.add_argument("--steps", type=int, default=150, help="training steps")
 settings = parser.parse_args()
 torch.set_num_threads(1)
 started = time.monotonic()
