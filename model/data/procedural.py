@@ -36,8 +36,8 @@ class RenderConfig:
     first_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 5 or (self.frames - 1) % 4:
-            raise ValueError(f"frames={self.frames} does not fit the VAE: need 4k+1, at least 5")
+        if self.frames < 9 or (self.frames - 1) % 4:  # an event needs a chunk before it and one after
+            raise ValueError(f"frames={self.frames} does not fit the VAE: need 4k+1, at least 9")
         if self.clips < 1 or self.clips_per_shard < 1 or self.size % 16:
             raise ValueError(f"clips and clips_per_shard must be positive, size a multiple of 16: {self}")
 

@@ -12,6 +12,7 @@ the report. Legend: `B` walks of a group, `F` pixel frames, `K` frames a step.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -81,7 +82,7 @@ def drift(
     _check_alike(worlds)
     whole = tuple(worlds)[:compared]
     identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
-    identity |= {"rows": list(worlds), "image": image is not None, "prompt": prompt}
+    identity |= {"rows": list(worlds), "image": image is not None and _digest(image), "prompt": prompt}
     plan = _plan(settings, image is None)
     per_scene = rows_per_scene(worlds, settings, image is None)
     rows = open_rows(out, json.loads(json.dumps(identity)), plan, per_scene)
@@ -107,6 +108,12 @@ def drift(
     if report is not None:
         report(len(plan), len(plan), "done")
     return rows
+
+
+def _digest(image: StartImage) -> str:
+    """Return what tells one start picture and its lens from another."""
+    lens = json.dumps(image.intrinsics).encode()
+    return hashlib.sha256(image.pixels.tobytes() + lens).hexdigest()
 
 
 def _check_frames(settings: DriftSettings, world: World) -> None:

@@ -9,13 +9,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
-
-matplotlib.use("Agg")
 
 COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#c2377e", "#17a2b8", "#7f5539", "#556b2f")
 _ANCHORS = {REPEAT: "#8a8a8a", COPY: "#b5b5b5", CODEC: "#222222", TWIN: "#000000", FORCED: "#5a5a5a"}

@@ -31,9 +31,13 @@ def open_rows(
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
     if complete != text:  # a line cut off by an interruption
-        path.write_text(complete)
-    lines = [json.loads(line) for line in complete.splitlines()]
-    if lines[0].get("settings") != identity:
+        with atomic_path(path) as temporary:
+            temporary.write_text(complete)
+    try:
+        lines = [json.loads(line) for line in complete.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is corrupted ({error}); delete it or choose another --out") from error
+    if not lines or lines[0].get("settings") != identity:
         raise ValueError(f"{path} holds rows of another world or other settings; choose another --out")
     return _whole_groups(path, lines, groups, per_scene)
 

@@ -74,11 +74,18 @@ def test_broken_shards_are_listed_clip_by_clip_when_they_are_opened(tmp_path: Pa
     c2w = np.load(file)
     c2w[1, 4, 0, 0] = np.nan
     np.save(file, c2w)
-    other = RenderConfig(clips=1, frames=5, size=16)
+    other = RenderConfig(clips=1, frames=13, size=16)
     render_shards(tmp_path / "other", other)
     (tmp_path / "other" / "shard-00000").rename(tmp_path / "shard-00007")
     with pytest.raises(ValueError, match="2 faults") as caught:
         ClipShards(tmp_path)
     said = str(caught.value)
-    assert "shard-00000 clip 1: pose 4" in said and "shard-00007 holds clips of 5 frames" in said
+    assert "shard-00000 clip 1: pose 4" in said and "shard-00007 holds clips of 13 frames" in said
     assert "clip 0" not in said
+
+
+def test_a_clip_is_long_enough_for_an_event_in_its_middle() -> None:
+    with pytest.raises(ValueError, match="at least 9"):
+        RenderConfig(frames=5)
+    for seed in range(3):
+        render_clip(seed, RenderConfig(frames=9, size=16, event_fraction=1.0))
