@@ -321,14 +321,35 @@ def distill(
     prefix = "student."
     tensors = {n.removeprefix(prefix): tensor for n, tensor in weights.items() if n.startswith(prefix)}
     save_checkpoint(out / "dit.safetensors", tensors, {"part": "dit", **run.card()})
-    with tempfile.TemporaryDirectory() as folder:
-        others = write_parts(parts, Path(folder))
-        export_world(
-            name=f"{loaded.spec.name}-{config.steps}step", dit=out / "dit.safetensors", vae=others["vae"],
-            refiner=others.get("refiner"), out=out / "world", sampler=sampler,
-            trained_steps=loaded.spec.trained_steps, metrics=run.metrics,
-        )  # fmt: skip
+    _export(
+        loaded, parts, f"{config.steps}step", sampler, out / "world", out / "dit.safetensors", run.metrics
+    )
     return run
+
+
+def export_undistilled(world: Path, steps: int, out: Path, shift: float = 2.0) -> None:
+    """Write the world folder `out`: `world` itself with that many Euler steps, for comparison."""
+    sampler = SamplerConfig(sigmas=student_levels(steps, shift))
+    _export(load_world(world), world, f"{steps}euler", sampler, out, None, {})
+
+
+def _export(
+    loaded: LearnedWorld,
+    world: Path,
+    suffix: str,
+    sampler: SamplerConfig,
+    out: Path,
+    dit: Path | None,
+    metrics: dict[str, float],
+) -> None:
+    """Write the parts of `world` as the world folder `out`, with another transformer if `dit` is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts = write_parts(world, Path(folder))
+        export_world(
+            name=f"{loaded.spec.name}-{suffix}", dit=dit or parts["dit"], vae=parts["vae"],
+            refiner=parts.get("refiner"), out=out, sampler=sampler,
+            trained_steps=loaded.spec.trained_steps, metrics=metrics,
+        )  # fmt: skip
 
 
 def _rule(method: Method) -> Callable[[str, nn.Parameter], Rule]:

@@ -131,6 +131,8 @@ class Drift:
         (name, world), *others = whole.items()
         ablated = with_ablations(self.world[0], self.device)
         worlds = whole | {row: one for row, one in ablated.items() if one is not world}
+        if isinstance(world, LearnedWorld) and world.refiner is not None:
+            worlds["refiner=none"] = resolve_world(self.world[0], self.device, refiner="none")
         spec = world.spec
         settings = DriftSettings(
             trajectories=tuple(self.trajectories.split(",")),

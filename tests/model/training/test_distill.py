@@ -1,0 +1,164 @@
+"""Distillation: the rollout's own frames get the gradient, losses point the right way, students load."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
+from wm_env.model.data.latents import LatentShards
+from wm_env.model.embedded import load_world, write_parts
+from wm_env.model.rollout import SamplerConfig
+from wm_env.model.training.distill import Lesson, Pupil, distill, export_undistilled, preset, teacher_gap
+from wm_env.model.training.distill_losses import (
+    add_noise,
+    finer_levels,
+    last_step,
+    matching_loss,
+    rollout_noise,
+    student_levels,
+)
+from wm_env.model.training.vae import load_vae
+from wm_env.model.training.world import export_world, train_world
+from wm_env.model.training.world import preset as world_preset
+
+SMOKE_GAP = 0.016  # weighted square to the teacher's ends: 0.0195 of the teacher's own 2 steps, 0.012 after
+SMOKE_MATCHED = 0.2  # the same, of a student that is off: 0.36 before
+CLOSE = 2e-4  # a frame computed alone against one of a batch, float32
+
+
+@pytest.fixture(scope="module")
+def teacher(clips: Path, latents: Path, vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world folder of a finished smoke training."""
+    out, vae = tmp_path_factory.mktemp("teacher"), vae_run / "vae.safetensors"
+    train_world(data=clips, latents=latents, vae=vae, out=out / "run", config=world_preset("smoke"))
+    export_world(
+        name="teacher", dit=out / "run" / "dit.safetensors", vae=vae, refiner=None,
+        out=out / "world", sampler=SamplerConfig(), trained_steps=3,
+    )  # fmt: skip
+    return out / "world"
+
+
+def lesson_of(teacher: Path, clips: Path, latents: Path, vae_run: Path, split: str = "train") -> Lesson:
+    """The lesson of a student of two steps that is still its teacher."""
+    world = load_world(teacher)
+    sha = load_vae(vae_run / "vae.safetensors")[1]["sha256"]
+    shards = LatentShards(clips / split, latents / split, sha)
+    pupil = Pupil(copy.deepcopy(world.dit), None)
+    return Lesson(world, pupil, world.dit, shards, preset("smoke", "dmd", 2))
+
+
+def test_levels_fall_from_noise_to_clean_and_the_teacher_passes_through_them() -> None:
+    assert student_levels(4, 8.0) == (1.0, 0.96, 0.889, 0.727, 0.0)  # the released student's list
+    assert student_levels(1, 2.0) == (1.0, 0.0)
+    levels = student_levels(2, 2.0)
+    fine = finer_levels(levels, 3)
+    assert fine[::3] == levels and len(fine) == 7 and list(fine) == sorted(fine, reverse=True)
+    with pytest.raises(ValueError, match="at least 1"):
+        student_levels(0, 2.0)
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_the_step_with_gradient_gives_the_frames_of_the_rollout(
+    taken: int, teacher: Path, clips: Path, latents: Path, vae_run: Path
+) -> None:
+    """Whatever step a rollout leaves after, repeating that step in training ends where the rollout did."""
+    lesson = lesson_of(teacher, clips, latents, vae_run)
+    world = lesson.worlds[taken - 1]
+    assert len(world.sampler.sigmas) == taken + 1
+    sample, seeds = lesson.draw(torch.Generator().manual_seed(1))
+    own, batch = lesson.roll_out(world, sample, seeds)
+    world.dit.requires_grad_(True)
+    x = last_step(world.dit, batch, own, rollout_noise(seeds, own), world.sampler.sigmas)
+    assert (x - own)[:, :, 1:].abs().max() < CLOSE * own.abs().max()
+    x[:, :, 1:].sum().backward()
+    assert all(p.grad is not None for name, p in world.dit.named_parameters() if name.startswith("head"))
+
+
+def test_matching_brings_a_gaussian_to_where_the_real_score_is() -> None:
+    """x = m + eps with scores known in closed form: m must go from -1 to the real mean 2."""
+    real_mean, mean = 2.0, torch.tensor(-1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([mean], lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        x = mean + torch.randn(8, 1, 4, 2, 2, generator=generator)
+        scored = add_noise(x.detach(), 2.0, generator)
+        s = scored.sigma[:, None, :, None, None]
+
+        def clean(centre: float, s: torch.Tensor = s, noisy: torch.Tensor = scored.noisy) -> torch.Tensor:
+            """E[x | x_s] for x ~ N(centre, 1), x_s = (1 - s) x + s eps."""
+            return centre + (1 - s) * (noisy - (1 - s) * centre) / ((1 - s) ** 2 + s**2)
+
+        optimizer.zero_grad()
+        matching_loss(x, clean(float(mean.detach())), clean(real_mean), torch.ones(1)).backward()
+        optimizer.step()
+    assert abs(float(mean.detach()) - real_mean) < 0.3
+
+
+def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itself(
+    teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
+) -> None:
+    held_out = lesson_of(teacher, clips, latents, vae_run, "val")
+    untrained = teacher_gap(held_out, held_out.teacher)
+    config = preset("smoke", "ode", 2)
+    run = distill(data=clips, latents=latents, teacher=teacher, out=tmp_path, config=config)
+    assert run.finished
+    assert run.metrics["gap"] < SMOKE_GAP < untrained
+    card = load_checkpoint(tmp_path / "dit.safetensors")[1]
+    assert card["settings"]["sampler"]["sigmas"] == list(config.levels)
+    world = load_world(tmp_path / "world")
+    assert world.sampler == SamplerConfig(sigmas=config.levels)
+    assert world.spec.name == "teacher-2step"
+
+
+def test_smoke_matching_pulls_a_student_back_that_is_off(
+    teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
+) -> None:
+    """A wrong bias shifts all that the student draws; only its score beside the teacher's can tell."""
+    tensors, card = load_checkpoint(write_parts(teacher, tmp_path / "parts")["dit"])
+    tensors["head.bias"][:4] -= 0.8
+    save_checkpoint(tmp_path / "off.safetensors", tensors, card)
+    held_out = lesson_of(teacher, clips, latents, vae_run, "val")
+    off = copy.deepcopy(held_out.teacher)
+    load_into(off, tensors, "off")
+    arguments = {"data": clips, "latents": latents, "teacher": teacher, "init": tmp_path / "off.safetensors"}
+    config = preset("smoke", "dmd", 2)
+    whole = distill(out=tmp_path / "whole", config=config, steps=4, **arguments)
+    for _ in range(2):
+        run = distill(out=tmp_path / "cut", config=config, steps=2, **arguments)
+    for name, tensor in whole.ema_weights().items():
+        assert torch.equal(tensor, run.ema_weights()[name]), name  # both networks resume exactly
+    run = distill(out=tmp_path / "cut", config=config, **arguments)
+    assert run.metrics["gap"] < SMOKE_MATCHED < teacher_gap(held_out, off)
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "losses.jsonl").read_text().splitlines()]
+    fake = [line["train"]["fake"] for line in lines if "train" in line]
+    assert fake[-1] < fake[0]
+    teacher_weights, _ = load_checkpoint(write_parts(teacher, tmp_path / "again")["dit"])
+    for name, tensor in teacher_weights.items():
+        if "A_log" in name or "dt_bias" in name:
+            assert torch.equal(run.ema_weights()[f"student.{name}"], tensor), name  # the memory's decays
+
+
+def test_the_teacher_can_be_exported_with_other_steps(teacher: Path, tmp_path: Path) -> None:
+    export_undistilled(teacher, 4, tmp_path)
+    world, own = load_world(tmp_path), load_world(teacher)
+    assert (world.spec.name, world.sampler.sigmas) == ("teacher-4euler", student_levels(4, 2.0))
+    assert all(torch.equal(a, b) for a, b in zip(world.dit.parameters(), own.dit.parameters(), strict=True))
+
+
+def test_a_teacher_of_parts_needs_their_world(
+    teacher: Path, clips: Path, latents: Path, tmp_path: Path
+) -> None:
+    arguments = {"data": clips, "latents": latents, "out": tmp_path, "config": preset("smoke", "ode")}
+    with pytest.raises(ValueError, match=r"dit\.safetensors needs a world"):
+        distill(teacher=tmp_path / "dit.safetensors", **arguments)
+    long = dataclasses.replace(preset("smoke", "ode"), frames=40)
+    with pytest.raises(ValueError, match="frames=40 are more than"):
+        distill(teacher=teacher, **{**arguments, "config": long})
+    with pytest.raises(ValueError, match="unknown method"):
+        preset("smoke", "gan")  # type: ignore[arg-type]
