@@ -49,7 +49,7 @@ def resolve_world(
         raise ValueError(f"unknown refiner {refiner!r}; valid are {', '.join(REFINERS)}")
     if ablate is not None and ablate not in ABLATIONS:
         raise ValueError(f"unknown ablate {ablate!r}; valid are None, {', '.join(ABLATIONS)}")
-    _check_device(device)
+    check_device(device)
     settings = released or ReleasedSettings()
     if isinstance(world, str) and world.endswith(IN_BFLOAT16):
         world, settings = world.removesuffix(IN_BFLOAT16), replace(settings, dtype="bfloat16")
@@ -141,7 +141,8 @@ def _load_once(
     return load_world(name, device=device, ablate=ablate, dtype=dtype, refiner=refiner)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise `ValueError` where torch knows no device of this name or the machine has none."""
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

@@ -27,6 +27,10 @@ BAD = {
     f"{CLIP} junk.npz": "'junk.npz' cannot be used",
     f"{CLIP} still.npy --overlay": "--compare and --overlay draw what is stepped",
     f"{CLIP} still.npy --threads 0": "--threads 0 must be at least 1",
+    "train vae --data x --out y --steps 0": "--steps 0 must be at least 1",
+    "train vae --data x --out y --seconds nan": "--seconds nan must be above 0",
+    "train vae --data x --out y --device nonsense": "device='nonsense' is not a torch device",
+    "train vae --data x --out y": "no shards in x/train",
     "info --device nonsense": "device='nonsense' is not a torch device",
     "play --out picture.png": "picture.png' is not a folder",
 }
@@ -43,17 +47,21 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
 @pytest.mark.parametrize("words", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(
     words: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()}
+    before = contents(desk)
     with pytest.raises(SystemExit) as ended:
         main(shlex.split(words))
     assert ended.value.code == 2
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert complaint.startswith("wm-env ") and BAD[words] in complaint
-    assert {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()} == before
+    assert contents(desk) == before
 
 
 def test_a_missing_extra_is_one_line(

@@ -97,11 +97,18 @@ def run(name: str, words: Sequence[str]) -> int:
 
 
 def _check_shared_options(options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where an option that many commands have makes no sense."""
-    if options.get("threads", 1) < 1:
-        raise ValueError(f"--threads {options['threads']} must be at least 1")
-    if options.get("seed", 0) < 0:
-        raise ValueError(f"--seed {options['seed']} must be at least 0")
+    """Raise `ValueError` where an option that many commands have makes no sense; None is left to them."""
+    for name, least in (("threads", 1), ("steps", 1), ("seed", 0)):
+        value = options.get(name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} {value} must be at least {least}")
+    seconds = options.get("seconds")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"--seconds {seconds} must be above 0")
+    if "device" in options:
+        from wm_env.worlds import check_device  # imports torch, which `wm-env --help` does not need
+
+        check_device(options["device"])
 
 
 def overview(commands: Mapping[str, Command] = COMMANDS) -> str:

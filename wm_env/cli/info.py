@@ -56,7 +56,6 @@ class Info:
             description = describe(self.path, verify=self.verify)
             print("\n".join(lines(description)))
             return description
-        resolve_world("twin", self.device)  # a device that is not there is an error, not a missing world
         result: dict[str, Any] = {
             "wm_env": __version__,
             "python": platform.python_version(),

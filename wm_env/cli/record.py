@@ -247,8 +247,6 @@ class Record:
         check_writable(sheet)
 
     def _check_numbers(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"--steps {self.steps} must be at least 1")
         if self.policy == "goal" and self.task not in ("pointnav", "objectnav", "imagenav"):
             raise ValueError(f"--policy goal needs a task with a goal to walk to, not --task {self.task}")
         if self.episodes < 1 or self.workers < 1:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from wm_env.files import check_writable
+from wm_env.files import check_folder
 
 
 def _bar(unit: str) -> Callable[..., None]:
@@ -38,8 +38,7 @@ def _run_folder(out: Path, resume: bool) -> None:
     """Raise unless `out` can take a run: new without `resume`."""
     if (out / "state.pt").exists() and not resume:
         raise ValueError(f"{out} already holds a run; add --resume to continue it or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    check_writable(out / "card.json")
+    check_folder(out)
 
 
 def _summary(run: Any, out: Path) -> dict[str, Any]:
@@ -303,12 +302,12 @@ class TrainWorld:
 
     data: Path
     """Folder with train/ and val/ clips."""
-    latents: Path
-    """Folder with their latents (`wm-env train latents`)."""
     vae: Path
     """vae.safetensors that made the latents."""
     out: Path
     """Run folder: losses, state, weights, card."""
+    latents: Path | None = None
+    """Folder with their latents (`wm-env train latents`); not needed for data that is rendered when read."""
     preset: Literal["base", "tiny-pure", "tiny", "smoke", "smoke-memory"] | None = None
     """base comes first; tiny-pure and tiny (the default) start from it (--init); smoke ones take seconds."""
     config: Path | None = None
