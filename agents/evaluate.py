@@ -133,7 +133,7 @@ def evaluate(
             if not ended.any():
                 continue
             told: list[int | None] = [None] * envs.num_envs
-            for slot in np.flatnonzero(ended):
+            for slot in np.flatnonzero(ended).tolist():
                 index = running[slot]
                 if index >= 0:
                     results[index] = EpisodeResult(

@@ -96,16 +96,18 @@ def quantities(returns: Scores, success: Scores, seed: int = 0) -> tuple[dict[st
         "transfer_ratio": (((TRUE, LEARNED), (TRUE, RANDOM)), span),
         "reverse_ratio": (((SIM, TWIN), (SIM, RANDOM)), own),
     }
-    for name, (above, below) in ratios.items():
-        absent = [key[1] for key in (*above, *below) if key not in J]
+    for name, (numerator, denominator) in ratios.items():
+        absent = [key[1] for key in (*numerator, *denominator) if key not in J]
         if absent:
             why[name] = f"no policy {absent[0]!r} was scored"
             continue
-        size = to_band(J[below[0]] - J[below[1]], starts)
-        if (size.lo if size.lo is not None else size.mean or 0.0) <= 0:
-            why[name] = f"its denominator, {below[0][1]!r} over random, is {size.text()}: not clearly above 0"
+        size = J[denominator[0]] - J[denominator[1]]
+        known = to_band(size, starts)
+        if (known.lo if known.lo is not None else known.mean or 0.0) <= 0:
+            who = f"{denominator[0][1]!r} over random"
+            why[name] = f"its denominator, {who}, is {known.text()}: not clearly above 0"
             continue
-        found[name] = to_band((J[above[0]] - J[above[1]]) / (J[below[0]] - J[below[1]]), starts)
+        found[name] = to_band((J[numerator[0]] - J[numerator[1]]) / size, starts)
     return found, why
 
 

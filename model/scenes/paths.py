@@ -91,8 +91,8 @@ def trajectory(name: str, chunks: int, seed: int = 0) -> list[str]:
     half = chunks // 2
     dwell = _LOOK_AWAY.fullmatch(name)
     if dwell is not None:
-        keys = ["d"] * 8 + [""] * int(dwell[1]) + ["a"] * 8
-        return (keys + [""] * chunks)[:chunks]
+        look = ["d"] * 8 + [""] * int(dwell[1]) + ["a"] * 8
+        return (look + [""] * chunks)[:chunks]
     match name:
         case "forward":
             return ["w"] * chunks
