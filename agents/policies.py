@@ -109,6 +109,11 @@ class PPOSettings:
             raise ValueError(f"lead_in={self.lead_in} must be from 0 to max_episode_steps - 1")
         if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
             raise ValueError(f"reward_scale={self.reward_scale} must be a finite number above 0")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate={self.learning_rate} must be a finite number above 0")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= self.__dict__[name] <= 1:
+                raise ValueError(f"{name}={self.__dict__[name]} must be in 0..1")
         for name in (
             *("max_episode_steps", "num_envs", "steps", "rollout", "batch_size", "epochs"),
             *("scenes", "hidden"),
@@ -252,8 +257,9 @@ def load_policy(
             raise FileNotFoundError(f"{str(policy)!r} holds no policy.safetensors of `agent train`")
         tensors, card = load_checkpoint(file)
         settings = _settings(card["settings"], str(file.with_suffix(".json")))
-        model = _build(settings, card, device)
-        load_into(model, tensors, f"policy {file.name}")
+        built = _build(settings, card, device)
+        load_into(built, tensors, f"policy {file.name}")
+        model = built
     chosen = PolicyAgent(model, settings.blind, deterministic)
     return MovingAgent(chosen, settings.moves) if settings.moves else chosen, settings
 
