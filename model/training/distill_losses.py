@@ -44,17 +44,14 @@ class Scored(NamedTuple):
 
 
 def student_levels(steps: int, shift: float) -> tuple[float, ...]:
-    """Return K+1 falling noise levels, 1 to 0: uniform, shifted towards 1, in whole timesteps."""
+    """Return K+1 falling noise levels, 1 to 0: uniform, shifted towards 1, in whole timesteps.
+
+    The levels of K steps are among those of any multiple of K.
+    """
     if steps < 1 or not shift > 0:
         raise ValueError(f"steps={steps} must be at least 1 and shift={shift} positive")
     uniform = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
     return tuple(round(s * TIMESTEPS) / TIMESTEPS for s in shift_sigma(uniform, shift).tolist())
-
-
-def finer_levels(levels: Sequence[float], substeps: int) -> tuple[float, ...]:
-    """Return `levels` with every step cut into `substeps` equal ones."""
-    cut = [a + (b - a) * i / substeps for a, b in pairwise(levels) for i in range(substeps)]
-    return (*cut, levels[-1])
 
 
 def clean_state(model: DiT, batch: WorldBatch, history: Tensor) -> DiTState:
@@ -88,19 +85,21 @@ def ode_loss(
     batch: WorldBatch,
     own: Tensor,
     levels: Sequence[float],
-    substeps: int,
+    teacher_levels: Sequence[float],
     generator: torch.Generator,
     weights: Tensor,
 ) -> Tensor:
-    """Return the ODE regression of frames 1..T-1; own `(B, C, T, h, w)`: the student's rollout."""
+    """Return the ODE regression of frames 1..T-1; own `(B, C, T, h, w)`: the student's rollout.
+
+    levels: the student's; among the teacher's.
+    """
     eps = _normal(own, generator)
     with torch.no_grad():
-        fine = finer_levels(levels, substeps)
-        path = euler_path(teacher, batch, eps, clean_state(teacher, batch, own), fine)
-    steps = len(levels) - 1
+        path = euler_path(teacher, batch, eps, clean_state(teacher, batch, own), teacher_levels)
+    steps, taken = len(levels) - 1, len(teacher_levels) - 1
     shape = (own.shape[0], own.shape[2])
     level = torch.randint(steps, shape, generator=generator).to(own.device)  # (B, T)
-    snapshots = torch.stack(path[: steps * substeps : substeps])  # (K, B, C, T, h, w)
+    snapshots = torch.stack(path[: taken : taken // steps])  # (K, B, C, T, h, w)
     at = torch.nn.functional.one_hot(level, steps).movedim(-1, 0).to(own.dtype)  # (K, B, T)
     noisy = (snapshots * at[:, :, None, :, None, None]).sum(0)
     sigma = torch.tensor(levels[:-1], device=own.device)[level]

@@ -33,6 +33,8 @@ class TrainDistill:
     """dit.safetensors that the student starts from; the teacher by default."""
     denoising_steps: Literal[4, 2, 1] = 1
     """Network calls a chunk that the student takes."""
+    teacher_steps: int = 4
+    """Network calls a chunk that the teacher takes; a multiple of the student's."""
     method: Literal["ode", "dmd"] = "ode"
     """ode: regression onto the teacher's paths; dmd: matching of distributions on the student's rollouts."""
     preset: Literal["tiny", "smoke"] = "tiny"
@@ -63,7 +65,7 @@ class TrainDistill:
             raise ValueError(f"guidance={self.guidance} belongs to --method dmd")
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
-        config = distill.preset(self.preset, self.method, self.denoising_steps)
+        config = distill.preset(self.preset, self.method, self.denoising_steps, self.teacher_steps)
         loop = dataclasses.replace(config.loop, seed=self.seed)
         if self.total_steps is not None:
             loop = dataclasses.replace(loop, total_steps=self.total_steps)
