@@ -30,6 +30,7 @@ from wm_env.model.attention import GDNAttention
 from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
+from wm_env.model.data.rendered import RenderedLatents
 from wm_env.model.dit import Block, DiT
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.memory import memory_tokens
@@ -131,7 +132,11 @@ class BatchSource:
     """Draws training batches from latent shards; every random choice comes from the caller's generator."""
 
     def __init__(
-        self, shards: LatentShards, captions: TextTokens, config: WorldLossConfig, memory: bool
+        self,
+        shards: LatentShards | RenderedLatents,
+        captions: TextTokens,
+        config: WorldLossConfig,
+        memory: bool,
     ) -> None:
         self.shards, self.captions, self.config, self.memory = shards, captions, config, memory
 

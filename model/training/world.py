@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wm_env.model.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.model.config import DiTConfig, tiny
-from wm_env.model.data.latents import LatentShards
+from wm_env.model.data.rendered import open_latents
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig
 from wm_env.model.memory import MEMORY_CHANNELS
@@ -44,6 +44,7 @@ from wm_env.model.training.flow_matching import (
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.vae import bf16_supported, load_vae, vae_config
+from wm_env.model.vae.tiny import TinyVAE
 
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
 
@@ -125,7 +126,7 @@ def build_dit(config: WorldTraining) -> DiT:
 def train_world(
     *,
     data: Path,
-    latents: Path,
+    latents: Path | None,
     vae: Path,
     out: Path,
     config: WorldTraining,
@@ -138,7 +139,8 @@ def train_world(
 ) -> Run:
     """Train a slice of a run and return it; the averaged weights are written as `out/dit.safetensors`.
 
-    data, latents: folders with `train/` and `val/`. vae: the autoencoder that made the latents. init: a
+    data, latents: folders with `train/` and `val/`; latents None for data that is rendered when read.
+    vae: the autoencoder that made the latents. init: a
     `dit.safetensors` to start from; inputs it lacks (the memory) start silent. group: the processes that
     share the work (distributed.py).
     """
@@ -155,9 +157,9 @@ def train_world(
         set_half_lives(model, config.half_lives)
     if config.lora:
         add_lora(model, config.lora, seed=config.loop.seed)
-    sources = _sources(config, data, latents, "train", vae_card["sha256"])
+    sources = _sources(config, data, latents, "train", autoencoder.eval(), vae_card["sha256"])
     bf16 = config.bf16 and bf16_supported(torch.device(device))
-    weights = channel_weights(autoencoder.eval(), torch.from_numpy(sources[0].shards.z[:16, 1]).float())
+    weights = channel_weights(autoencoder, torch.from_numpy(sources[0].shards.z[:16, 1]).float())
     functions = [
         clip_step(source, stage, bf16, weights)
         if isinstance(stage, ClipLossConfig)
@@ -185,7 +187,7 @@ def train_world(
             "bf16": bf16,
             **lora,
         },
-        evaluate=_evaluator(config, data, latents, vae_card["sha256"], weights),
+        evaluate=_evaluator(config, data, latents, autoencoder, vae_card["sha256"], weights),
         rule=rule,
         facts={"data": {"clips": len(sources[0].shards), "latent_frames": sources[0].shards.groups}},
         group=group,
@@ -205,8 +207,10 @@ def _start_from(model: DiT, path: Path) -> str:
     return card["sha256"]
 
 
-def _sources(config: WorldTraining, data: Path, latents: Path, split: str, sha256: str) -> list[BatchSource]:
-    shards = LatentShards(data / split, latents / split, sha256)
+def _sources(
+    config: WorldTraining, data: Path, latents: Path | None, split: str, vae: TinyVAE, sha256: str
+) -> list[BatchSource]:
+    shards = open_latents(data / split, (latents or data) / split, vae, sha256)
     captions = HashTextEncoder(width=config.dit.caption_channels).encode(shards.captions)
     return [
         BatchSource(shards, captions, drawn, bool(config.dit.memory_channels))
@@ -226,10 +230,16 @@ def _drawn(stages: Sequence[WorldLossConfig | ClipLossConfig]) -> list[WorldLoss
 
 
 def _evaluator(
-    config: WorldTraining, data: Path, latents: Path, sha256: str, weights: Tensor, batches: int = 6
+    config: WorldTraining,
+    data: Path,
+    latents: Path | None,
+    vae: TinyVAE,
+    sha256: str,
+    weights: Tensor,
+    batches: int = 6,
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function that measures the loss on fixed validation batches: mixed noise, and pure noise."""
-    source = _sources(config, data, latents, "val", sha256)[0]
+    source = _sources(config, data, latents, "val", vae, sha256)[0]
     kept = dataclasses.replace(
         source.config, history_noise=0.05, own_history=0.0, text_dropout=0.0, pure_noise=0.5
     )
@@ -244,8 +254,8 @@ def _evaluator(
             batch = tree_map(lambda x: x.to(model.latent_in.weight.device), batch)
             loss = world_loss(model, batch, kept, generator, weights)
             totals["val_loss"].append(float(loss.mean))
-            totals["val_pure"].append(float(loss.error[loss.pure].mean()))
-        return {name: sum(values) / len(values) for name, values in totals.items()}
+            totals["val_pure"] += loss.error[loss.pure].tolist()
+        return {name: sum(values) / len(values) for name, values in totals.items() if values}
 
     return evaluate
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from wm_env.model.data.latents import LatentShards
+from wm_env.model.data.procedural import RenderConfig
+from wm_env.model.data.rendered import write_recipe
 from wm_env.model.embedded import load_world
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import leaves, tree_map
@@ -167,3 +169,14 @@ def test_stages_must_cover_the_run() -> None:
         dataclasses.replace(preset("smoke"), ends=(0.7, 0.9))
     with pytest.raises(ValueError, match="unknown preset"):
         preset("huge")
+
+
+def test_a_world_trains_on_clips_that_are_rendered_when_read(vae_file: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        config = RenderConfig(split=split, clips=3, frames=17, clips_per_shard=3, event_fraction=0.5)
+        write_recipe(tmp_path / split, config)
+    config = dataclasses.replace(
+        preset("smoke"), loop=dataclasses.replace(preset("smoke").loop, eval_every=1)
+    )
+    run = train_world(data=tmp_path, latents=None, vae=vae_file, out=tmp_path / "run", config=config, steps=1)
+    assert run.step == 1 and run.metrics["val_loss"] > 0
