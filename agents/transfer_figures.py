@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wm_env.agents.transfer_metrics import LEARNED, RANDOM, SIM, TRUE
+from wm_env.bench.figures import DPI
 
 matplotlib.use("Agg")
 
@@ -20,7 +21,7 @@ _KEYS = {SIM: "sim", TRUE: "true"}
 
 
 def _new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 

@@ -94,11 +94,12 @@ def drift(
             continue
         if report is not None:
             report(index, len(plan), f"{name}, scenes {scenes[0]}-{scenes[-1]}")
+        films = all(name != before for before, _ in plan[:index])  # the first group of a trajectory
         if image is None:
             group = scene_group(world, settings, name, scenes)
         else:
             group = image_group(world, settings, name, image, prompt)
-        made = [rounded(finite(row)) for row in _measure(worlds, whole, settings, name, group, out)]
+        made = [rounded(finite(row)) for row in _measure(worlds, whole, settings, name, group, out, films)]
         append_rows(out, made)
         rows += made
     if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
@@ -139,10 +140,12 @@ def _check_alike(worlds: Mapping[str, World]) -> None:
 def _plan(settings: DriftSettings, scenes: bool) -> list[Job]:
     """Return the groups: trajectory and scene seeds; a picture is one scene with the seed as its number."""
     seeds = list(range(settings.seed, settings.seed + settings.scenes)) if scenes else [settings.seed]
+    stride = len(settings.trajectories) if settings.spread else 1
+    shares = {name: seeds[k % stride :: stride] for k, name in enumerate(settings.trajectories)}
     return [
-        (name, seeds[i : i + settings.batch])
-        for name in settings.trajectories
-        for i in range(0, len(seeds), settings.batch)
+        (name, own[i : i + settings.batch])
+        for name, own in shares.items()
+        for i in range(0, len(own), settings.batch)
     ]
 
 
@@ -153,10 +156,10 @@ def _measure(
     name: str,
     group: Group,
     out: Path,
+    films: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one group, and keep the films of its first scene and the time every row took."""
+    """Yield the rows of one group; keep the time every row took and, if `films`, those of its first scene."""
     first, world = next(iter(worlds.items()))
-    films = settings.seed in group.scenes
     true = None
     if isinstance(world, LearnedWorld) and group.truth is not None:
         true = encoded(world, group.truth.frames, group.truth.depth)
@@ -207,6 +210,7 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
     found["latency"] = latency_scores(frames, wanted_motion(truth, group.c2w[slot]))
     found["revisit"] = revisit_scores(frames, truth, group.c2w[slot], world.spec.fps)
     if truth is not None:
+        del found["variances"]  # deviations are told in spreads of the truth
         found |= image_scores(frames, truth, BINS)
         if judged:
             found["reference"] = appearance_scores(truth, BINS, chunk)

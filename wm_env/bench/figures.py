@@ -14,15 +14,18 @@ from matplotlib.figure import Figure
 
 from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
 
+DPI = 100
 COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#c2377e", "#17a2b8", "#7f5539", "#556b2f")
 _ANCHORS = {REPEAT: "#8a8a8a", COPY: "#b5b5b5", CODEC: "#222222", TWIN: "#000000", FORCED: "#5a5a5a"}
 _DASHES = {REPEAT: "--", COPY: ":", CODEC: (0, (6, 2)), TWIN: "-.", FORCED: (0, (3, 1, 1, 1))}
 _Z_SHOWN = ("luma", "contrast", "saturation", "sharpness", "noise", "motion", "blockiness", "clipped")
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, dpi: int = DPI
+) -> tuple[Figure, np.ndarray]:
     """Return a figure of inches and its axes `(rows, columns)`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
     return figure, np.atleast_1d(figure.subplots(rows, columns, squeeze=False))
 
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from wm_env.bench.figures import COLOURS, new_figure
 
+FILM_DPI = 72  # pictures of 64 pixels need no more, and a page holds many
+
 
 def top_down(report: Mapping[str, Any], walks: Sequence[Mapping[str, Any]]) -> Figure:
     """Return commanded and realised paths seen from above, four walks a row; marks are where they end."""
@@ -51,7 +53,7 @@ def filmstrip(report: Mapping[str, Any], film: Mapping[str, np.ndarray]) -> Figu
     if "truth" in film:
         error = np.abs(frames.astype(int) - film["truth"].astype(int)).mean(-1)
         lines = [("twin", film["truth"]), (own, frames), ("error", error)]
-    figure, axes = new_figure(1.6 * len(index), 1.65 * len(lines) + 0.2, len(lines), len(index))
+    figure, axes = new_figure(1.6 * len(index), 1.65 * len(lines) + 0.2, len(lines), len(index), FILM_DPI)
     for row, (label, pictures) in enumerate(lines):
         for column, picture in enumerate(pictures):
             axis = axes[row, column]

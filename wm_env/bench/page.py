@@ -14,7 +14,6 @@ from wm_env.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 110
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; color: #222;
   padding: 0 1em }
@@ -26,11 +25,14 @@ figure { margin: 2em 0 } figcaption { color: #555; font-size: 13px } .note { col
 
 
 def write_figures(out: Path, figures: Iterable[tuple[str, str, Figure]]) -> tuple[list[Path], list[str]]:
-    """Write (file stem, caption, figure) as PNG into `out`; return the paths and the HTML blocks."""
+    """Write (file stem, caption, figure) as PNG into `out`; return the paths and the HTML blocks.
+
+    A figure says by its own dpi how large it is.
+    """
     paths, blocks = [], []
     for name, caption, figure in figures:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
         path = out / f"{name}.png"
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getvalue())

@@ -45,7 +45,8 @@ class DriftSettings:
     """What is walked.
 
     scenes, seed: scene seeds SEED .. SEED + scenes - 1 of `split`. seeds: noise seeds of every scene. steps:
-    env steps. batch: scenes of a group. pose_every: frames between two pose estimates, 0 for none.
+    env steps. batch: scenes of a group. pose_every: frames between two pose estimates, 0 for none. spread:
+    every scene walks one of the trajectories, in turn, instead of all of them.
     """
 
     trajectories: tuple[str, ...] = TRAJECTORIES
@@ -56,6 +57,7 @@ class DriftSettings:
     steps: int = 64
     batch: int = 8
     pose_every: int = 8
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if not self.trajectories:
@@ -65,6 +67,10 @@ class DriftSettings:
         for name in ("scenes", "seeds", "steps", "batch"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        if self.spread and self.scenes < len(self.trajectories):
+            raise ValueError(
+                f"{self.scenes} scenes cannot be spread over {len(self.trajectories)} trajectories"
+            )
         if self.pose_every < 0 or self.seed < 0:
             raise ValueError(f"pose_every={self.pose_every} and seed={self.seed} must not be negative")
 

@@ -79,9 +79,9 @@ def finite(value: Any) -> Any:
 
 
 def rounded(value: Any) -> Any:
-    """Return a JSON value with every number at six significant digits, what a row is read to."""
+    """Return a JSON value with every number at five significant digits, what a row is read to."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.5g}")
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     return [rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -33,11 +33,10 @@ class Rows:
 
     def family(self, name: str, path: Sequence[str], trajectory: str) -> np.ndarray:
         """Return the same of one trajectory."""
-        out = []
-        for scene in self.scenes:
-            seeds = self._by.get((name, trajectory, scene), {})
-            out.append([entry(seeds[noise], path) for noise in sorted(seeds)] or [[np.nan] * BINS])
-        return np.array(out, dtype=np.float64)
+        found = [self._by.get((name, trajectory, scene), {}) for scene in self.scenes]
+        absent = [[np.nan] * BINS] * max(1, *(len(seeds) for seeds in found))  # walked by other scenes only
+        tables = [[entry(seeds[noise], path) for noise in sorted(seeds)] or absent for seeds in found]
+        return np.array(tables, dtype=np.float64)
 
     def each(self, name: str) -> list[dict[str, Any]]:
         """Return the single rows of one name."""

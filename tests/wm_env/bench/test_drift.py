@@ -132,6 +132,19 @@ def test_an_interrupted_run_ends_with_the_same_rows(tmp_path: Path) -> None:
         drift({"twin": TwinWorld()}, other, tmp_path)
 
 
+def test_spread_scenes_walk_one_trajectory_each_and_count_once(tmp_path: Path) -> None:
+    settings = DriftSettings(trajectories=("forward", "idle"), scenes=3, steps=6, pose_every=0, spread=True)
+    rows = drift({"twin": TwinWorld()}, settings, tmp_path)
+    walked = {(row["scene"], row["trajectory"]) for row in rows}
+    assert walked == {(0, "forward"), (1, "idle"), (2, "forward")}
+    assert {path.stem for path in (tmp_path / "films").iterdir()} == {"forward--twin", "idle--twin"}
+    report = summarise(rows, "twin", 1.5, None)
+    assert [cell["n"] for cell in report["bins"]] == [3] * 6
+    assert [cell["n"] for cell in report["trajectories"]["idle"]["twin"]] == [1] * 6
+    with pytest.raises(ValueError, match="1 scenes cannot be spread over 2"):
+        DriftSettings(trajectories=("forward", "idle"), scenes=1, spread=True)
+
+
 def run(*words: str) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["bench", "drift", *words])
