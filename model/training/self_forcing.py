@@ -17,6 +17,7 @@ way out. The rollout carries no gradient; one pass over it gives the states befo
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from wm_env.model.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import load_world, world_path
+from wm_env.model.embedded import load_world, world_path, write_parts
 from wm_env.model.geometry import invert_rigid, relative_to_first
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
@@ -49,6 +50,7 @@ from wm_env.model.training.flow_matching import (
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.training.refiner_rollouts import ClipStart
 from wm_env.model.training.vae import bf16_supported, psnr
+from wm_env.model.training.world import export_world
 from wm_env.model.vae.tiny import GROUP, to_pixels
 
 CRITIC_SCALE = 0.02
@@ -61,7 +63,8 @@ class SelfForcing:
     batch, frames: clips per step and latent frames per clip, the start included. far: share of steps that
     learn on such a window in the middle of a longer rollout of long clips (gradient inside the window only);
     short windows alone leave a world in a state it has never seen after some seconds. pure_noise: share of
-    frames at sigma = 1, the others are logit-normal. critic: how strong the critic pulls, relative to the
+    frames at sigma = 1; the others are at one of `sigmas`, the sampler's later levels, or, where there are
+    none, logit-normal. critic: how strong the critic pulls, relative to the
     truth (the ratio of the two gradients' norms at the weights of the head, before h_t; Esser et al. 2021,
     arXiv 2012.09841); 0 for none. critic_from: steps until it begins to, while it learns; it takes as many
     again to its full strength. truth_half_life: chunks.
@@ -73,9 +76,10 @@ class SelfForcing:
     frames: int = 17
     far: float = 0.0
     pure_noise: float = 0.8
+    sigmas: tuple[float, ...] = ()
     sigma_mean: float = 0.6
     sigma_std: float = 1.3
-    critic: float = 0.5
+    critic: float = 0.0
     critic_from: int = 0
     critic_width: int = 96
     truth_half_life: float = 12.0
@@ -239,7 +243,11 @@ def self_forcing_loss(
         made = torch.rand(shape, generator=generator) if kind == "uniform" else None
         return (torch.randn(shape, generator=generator) if made is None else made).to(z.device)
 
-    sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * draw("normal", count, frames))
+    if config.sigmas:
+        levels = torch.tensor(config.sigmas, device=z.device)
+        sigma = levels[(draw("uniform", count, frames) * len(levels)).long()]
+    else:
+        sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * draw("normal", count, frames))
     sigma = torch.where(draw("uniform", count, frames) < config.pure_noise, 1.0, sigma)
     eps = draw("normal", *z.shape)
     noisy = z + (eps - z) * sigma[:, None, :, None, None]
@@ -334,7 +342,7 @@ def train_self_forcing(
     steps: int | None = None,
     report: Report | None = None,
 ) -> Run:
-    """Train a slice of a run and return it; the averaged transformer is written as `out/dit.safetensors`.
+    """Train a slice of a run and return it; write `out/dit.safetensors` (averaged) and the world `out/world`.
 
     world: a world folder or preset, whose autoencoder (and refiner, with a memory) make the rollouts and
     whose transformer is trained on. far: data and latents of long clips, for `config.far`. init: a
@@ -385,6 +393,7 @@ def train_self_forcing(
         settings={
             **{key: value for key, value in asdict(config).items() if key not in ("loop", "bf16")},
             "half_lives": list(config.half_lives),
+            "sigmas": list(config.sigmas),
             "bf16": bf16,
             "dit": asdict(dit.cfg),
             "world": card["sha256"],
@@ -400,6 +409,12 @@ def train_self_forcing(
         if name.startswith("dit.")
     }
     save_checkpoint(out / "dit.safetensors", trained, {"part": "dit", **run.card()})
+    with tempfile.TemporaryDirectory() as folder:
+        parts = write_parts(world, Path(folder))
+        export_world(
+            name=out.name, dit=out / "dit.safetensors", vae=parts["vae"], refiner=parts.get("refiner"),
+            out=out / "world", sampler=loaded.sampler, trained_steps=config.frames - 1, metrics=run.metrics,
+        )  # fmt: skip
     return run
 
 

@@ -1,11 +1,12 @@
 """Training of the embedded transformers: presets, a resumable run, and the export of a whole world.
 
-The embedded worlds come from three runs (see docs/training.md for the commands):
+The embedded worlds come from these runs (see docs/training.md for the commands):
 
-    base        the plain path, constant learning rate
-    tiny-pure   from base: longer clips, own predictions in the history, learning rate to zero
+    base        the plain path, short clips
+    tiny-pure   from base: longer clips, own predictions in the history
     tiny        from base, the same, with the point memory as an input
 
+both of the last go on with self_forcing.py, on whole rollouts of their own, while the learning rate falls.
 `export_world` puts the averaged weights, the autoencoder and (for `tiny`) the refiner into one file.
 """
 
@@ -46,6 +47,8 @@ from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.vae import bf16_supported, load_vae, vae_config
 from wm_env.model.vae.tiny import TinyVAE
 
+HALF_LIVES = (8.0, 32.0, 100.0, 300.0, 1000.0)  # latent frames (a quarter of a second), one per head
+SLOW = 0.01  # the decay gates' share of the learning rate
 PRESETS = ("base", "tiny-pure", "tiny", "smoke", "smoke-memory")
 
 
@@ -80,23 +83,32 @@ class WorldTraining:
 def preset(name: str) -> WorldTraining:
     """Return a training by name; see the module docstring. `smoke` and `smoke-memory` take seconds."""
     if name == "base":
-        loop = LoopConfig(total_steps=1200, lr=1.2e-3, muon_lr=1.2e-3, constant_fraction=1.0, eval_every=200)
-        return WorldTraining(dit=tiny(), loop=loop, stages=(WorldLossConfig(),), ends=(1.0,))
+        loop = LoopConfig(
+            total_steps=1500,
+            lr=1.2e-3,
+            muon_lr=1.2e-3,
+            slow_factor=SLOW,
+            constant_fraction=1.0,
+            eval_every=200,
+        )
+        stages: tuple[WorldLossConfig, ...] = (WorldLossConfig(),)
+        return WorldTraining(dit=tiny(), loop=loop, stages=stages, ends=(1.0,), half_lives=HALF_LIVES)
     if name in ("tiny-pure", "tiny"):
-        stages: tuple[WorldLossConfig, ...] = (
+        memory = MEMORY_CHANNELS if name == "tiny" else 0
+        dropped = 0.3 if memory else 0.0  # tiny-pure has no window to drop
+        stages = (
             WorldLossConfig(batch=6, frames=8),
-            WorldLossConfig(batch=4, frames=12, own_history=0.3, window_dropout=0.5),
-            WorldLossConfig(batch=3, frames=17, own_history=0.5, window_dropout=0.4),
+            WorldLossConfig(batch=4, frames=14, pure_noise=0.5, own_history=0.5, window_dropout=dropped),
         )
         loop = LoopConfig(
-            total_steps=700, lr=1e-3, muon_lr=1e-3, constant_fraction=0.25, ema_decay=0.99, eval_every=100
-        )
-        memory = MEMORY_CHANNELS if name == "tiny" else 0
+            total_steps=1000, lr=1e-3, muon_lr=1e-3, slow_factor=SLOW, constant_fraction=1.0, ema_decay=0.99,
+            eval_every=100,
+        )  # fmt: skip
         return WorldTraining(
             dit=tiny(memory, window_chunks=1 if memory else 0),
             loop=loop,
             stages=stages,
-            ends=(0.4, 0.72, 1.0),
+            ends=(0.3, 1.0),
         )
     if name in ("smoke", "smoke-memory"):
         dit = dataclasses.replace(

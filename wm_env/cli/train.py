@@ -298,7 +298,7 @@ class TrainRefiner:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainWorld:
-    """Train the transformer of an embedded world; OUT/dit.safetensors is the result."""
+    """Train the transformer of an embedded world; OUT/dit.safetensors, and OUT/world to load."""
 
     data: Path
     """Folder with train/ and val/ clips."""
@@ -314,6 +314,8 @@ class TrainWorld:
     """Recipe instead of a preset: architecture, loop and stages in one .toml or .json file."""
     init: Path | None = None
     """dit.safetensors to start from."""
+    refiner: Path | None = None
+    """refiner.safetensors for OUT/world; a world with memory can only be loaded with one."""
     lora: int = 0
     """Rank of corrections to the frozen --init, merged into the result; 0 trains all weights."""
     recompute: bool = False
@@ -336,6 +338,7 @@ class TrainWorld:
     """File for the result as JSON."""
 
     def run(self) -> dict[str, Any]:
+        from wm_env.model.rollout import SamplerConfig
         from wm_env.model.training import world
         from wm_env.model.training.recipe import chosen, with_options
 
@@ -345,6 +348,9 @@ class TrainWorld:
             recompute=self.recompute,
             microbatches=self.microbatches,
         )
+        memory = bool(config.dit.memory_channels)
+        if self.refiner is not None and not memory:
+            raise ValueError(f"--refiner {self.refiner}: a world without memory has none; leave it out")
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
@@ -360,12 +366,25 @@ class TrainWorld:
             device=self.device,
             report=_bar("step"),
         )
+        if not memory or self.refiner is not None:
+            world.export_world(
+                name=self.out.name,
+                dit=self.out / "dit.safetensors",
+                vae=self.vae,
+                refiner=self.refiner,
+                out=self.out / "world",
+                sampler=SamplerConfig(),
+                trained_steps=config.stages[-1].frames - 1,
+                metrics=run.metrics,
+            )
         return _summary(run, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSelfForcing:
-    """Train a world further on its own rollouts, against the truth and a critic; OUT/dit.safetensors."""
+    """Train a world further on its own rollouts, against the truth (and a critic).
+
+    OUT/dit.safetensors, and OUT/world to load."""
 
     data: Path
     """Folder with train/ and val/ clips."""
@@ -383,8 +402,8 @@ class TrainSelfForcing:
     """Their latents."""
     far: float = 0.0
     """That share, in [0, 1]."""
-    critic: float = 0.3
-    """Strength of the critic relative to the truth; 0 trains on the truth alone (a blurred world)."""
+    critic: float = 0.0
+    """Strength of the critic relative to the truth; 0: the truth alone, as for the embedded worlds."""
     total_steps: int = 1000
     """Declared length; the learning rate falls over it."""
     learning_rate: float = 5e-4
