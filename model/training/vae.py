@@ -12,6 +12,7 @@ slower: the full rate first destroys it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,6 +231,7 @@ def train_vae(
     data: Path,
     out: Path,
     config: VAETraining,
+    init: Path | None = None,
     seconds: float | None = None,
     steps: int | None = None,
     device: str = "cpu",
@@ -239,7 +241,8 @@ def train_vae(
 ) -> Run:
     """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
 
-    data: folder with `train/` and `val/` clips. render_workers: processes that render where they are rendered
+    data: folder with `train/` and `val/` clips. init: a `vae.safetensors` to adapt to these clips; its sizes
+    and its latent statistics are kept as the start, in place of those of `config`. render_workers: processes that render where they are rendered
     when they are read. group: the processes that share the work (distributed.py), each with all weights.
     """
     if group.size > 1 and group.strategy != "ddp":
@@ -248,8 +251,15 @@ def train_vae(
         )
     train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
     torch.manual_seed(config.loop.seed)
+    given, init_sha = None, None
+    if init is not None:
+        given, card = load_vae(init)
+        init_sha = card["sha256"]
+        config = dataclasses.replace(config, vae=given.config)
     vae = TinyVAE(config.vae)
-    if not (out / "state.pt").exists():
+    if given is not None:
+        vae.load_state_dict(given.state_dict())
+    elif not (out / "state.pt").exists():
         generator = torch.Generator().manual_seed(config.loop.seed + 1)
         pixels, _ = sample_windows(train, config.init_windows, 2, config.start_fraction, generator)
         init_from_patches(vae, pixels[:, 1], pixels[:, 0])
@@ -264,6 +274,7 @@ def train_vae(
             "batch": config.batch,
             "groups": config.groups,
             **({"kl": config.kl} if config.kl else {}),
+            **({"init_sha256": init_sha} if init_sha else {}),
         },
         evaluate=lambda model: evaluate(model, val),  # type: ignore[arg-type]
         rule=linear_is_slow,

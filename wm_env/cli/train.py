@@ -92,6 +92,8 @@ class TrainVAE:
     """Run folder: losses, state, weights, card."""
     preset: Literal["tiny", "smoke"] = "tiny"
     """tiny: the embedded weights, about 15 minutes on one CPU core; smoke: seconds."""
+    init: Path | None = None
+    """vae.safetensors to adapt to these clips (of a world: `wm-env train parts`); its sizes are kept."""
     steps: int | None = None
     """Stop after this many steps; the preset's length by default."""
     seconds: float | None = None
@@ -124,6 +126,7 @@ class TrainVAE:
             data=self.data,
             out=self.out,
             config=config,
+            init=self.init,
             seconds=self.seconds,
             steps=self.steps,
             device=self.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from wm_env.model.data.latents import LatentShards
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.training import depth as depth_training
 from wm_env.model.training import refiner as refiner_training
+from wm_env.model.training import vae as vae_training
 from wm_env.model.training.refiner import load_refiner, train_refiner
 from wm_env.model.training.vae import load_vae, same_latents
 from wm_env.model.vae.tiny import TinyVAE
@@ -93,3 +95,18 @@ def test_training_depth_further_leaves_the_codec_as_it_was(
     assert same_latents(new_card) == [new_card["sha256"], card["sha256"]]
     changed = {n.split(".")[0] for n, t in after.state_dict().items() if not t.equal(before.state_dict()[n])}
     assert changed == {"depth_net"}
+
+
+def test_a_given_autoencoder_is_adapted_from_where_it_was(clips: Path, vae_run: Path, tmp_path: Path) -> None:
+    given, card = load_vae(vae_run / "vae.safetensors")
+    smoke = vae_training.preset("smoke")
+    other = dataclasses.replace(
+        smoke, loop=dataclasses.replace(smoke.loop, lr=1e-6, muon_lr=1e-6, eval_every=1)
+    )
+    arguments = {"data": clips, "config": other, "init": vae_run / "vae.safetensors"}
+    run = vae_training.train_vae(out=tmp_path, steps=1, **arguments)
+    assert run.settings["init_sha256"] == card["sha256"]
+    adapted, _ = load_vae(tmp_path / "vae.safetensors")
+    assert adapted.config == given.config
+    for (name, new), old in zip(adapted.named_parameters(), given.parameters(), strict=True):
+        assert (new - old).abs().max() < 1e-4, name
