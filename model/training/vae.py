@@ -242,8 +242,8 @@ def train_vae(
     """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
 
     data: folder with `train/` and `val/` clips. init: a `vae.safetensors` to adapt to these clips; its sizes
-    and its latent statistics are kept as the start, in place of those of `config`. render_workers: processes that render where they are rendered
-    when they are read. group: the processes that share the work (distributed.py), each with all weights.
+    take the place of those of `config`. render_workers: processes that render where clips are rendered when
+    they are read. group: the processes that share the work (distributed.py), each with all weights.
     """
     if group.size > 1 and group.strategy != "ddp":
         raise ValueError(
