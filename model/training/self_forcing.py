@@ -141,19 +141,24 @@ def roll_out_latents(
         for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics, texts, seeds, strict=True)
     ]
     chunk, state = world.begin(starts)  # type: ignore[arg-type]
-    latents, tokens, before = [chunk.latent], [state.pending.memory], state.dit
+    latents, tokens, before = [_present(chunk.latent)], [state.pending.memory], state.dit
     c2w = relative_to_first(clip.c2w.double())
     for t in range(1, (clip.rgb.shape[1] - 1) // GROUP + 1):
         if any(text[t] != text[t - 1] for text in texts):
             state = world.set_prompt(state, [row[t] if row[t] != row[t - 1] else None for row in texts])
         chunk, state = world.step_chunk(state, c2w[:, GROUP * t - 3 : GROUP * t + 1])
-        latents.append(chunk.latent)
+        latents.append(_present(chunk.latent))
         tokens.append(state.pending.memory)
         before = state.dit if t == first else before  # the pending chunk is not in it yet
     present = [token for token in tokens[first:] if token is not None]
     memory = torch.cat(present, dim=1).clone() if present else None
     z = torch.stack(latents[first:], dim=2).clone()
     return OwnHistory(z, memory, tree_map(torch.clone, before), first)  # clones: out of inference mode
+
+
+def _present(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x
 
 
 class Critic(nn.Module):
