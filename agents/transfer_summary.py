@@ -83,10 +83,10 @@ def summarise(
     """Return the numbers of a run; limit: env steps of an episode, replayed: what `transfer.replay` found."""
     table = Records(records)
     final = {
-        (environment, role): found
+        (environment, role): episodes
         for role in table.roles
         for environment in (SIM, TRUE)
-        if (found := table.get(role, environment)) is not None
+        if (episodes := table.get(role, environment)) is not None
     }
     returns = {key: found.table("reward") for key, found in final.items()}
     success = {key: found.table("success") for key, found in final.items()}
@@ -192,13 +192,13 @@ def replay_scores(replayed: Mapping[str, Any]) -> list[dict[str, Any]]:
     in either. Precision and recall are None in a bin without an ending.
     """
     rewards, ended = np.array(replayed["rewards"]), np.array(replayed["ended"], dtype=bool)
-    before = np.cumsum(ended.any(-1), axis=0) - ended.any(-1)
-    alive = before == 0  # (T, B)
+    before: np.ndarray = np.cumsum(ended.any(-1), axis=0) - ended.any(-1)
+    alive: np.ndarray = before == 0  # (T, B)
     out = []
     for chosen in np.array_split(np.arange(len(rewards)), BINS):
         if len(chosen) == 0:
             continue
-        use = alive[chosen]
+        use: np.ndarray = alive[chosen]
         gap = np.abs(rewards[chosen, :, 0] - rewards[chosen, :, 1])[use]
         sim, true = (ended[chosen][..., side][use] for side in (0, 1))
         both = int((sim & true).sum())
