@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from wm_env.agents.evaluate import evaluate, summarize
 from wm_env.agents.policies import SHIPPED, load_policy, policy_path
@@ -44,9 +45,10 @@ def test_the_blind_control_was_trained_alike() -> None:
 
 def test_the_seeing_policy_reaches_more_beacons_in_the_twin_than_the_blind_one() -> None:
     found = {}
+    torch.manual_seed(0)  # policies draw their actions
     for name in ("objectnav", "objectnav-blind"):
         agent, settings = load_policy(name)
-        seeds = evaluation_seeds(settings.evaluate_starts, 24, "val")
+        seeds = evaluation_seeds(settings.evaluate_starts, 16, "val")
         results = evaluate(
             agent,
             seeds,
