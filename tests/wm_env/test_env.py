@@ -226,13 +226,18 @@ def test_a_single_episode_works_on_one_thread_and_leaves_torchs_number_alone(
     make_twin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    step_chunk = TwinWorld.step_chunk
 
-    def watched(self: TwinWorld, *args: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return step_chunk(self, *args)
+    def watch(name: str) -> None:
+        method = getattr(TwinWorld, name)
 
-    monkeypatch.setattr(TwinWorld, "step_chunk", watched)
+        def watched(self: TwinWorld, *args: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return method(self, *args)
+
+        monkeypatch.setattr(TwinWorld, name, watched)
+
+    watch("begin")
+    watch("step_chunk")
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
