@@ -97,15 +97,15 @@ def closures(table: Rows, name: str, seed: int) -> dict[str, Any]:
 def half_life(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the fit M(d) = M0 2^(-d / half-life) + c to a row's revisit memories, by pairs; None: too few.
 
-    found: what `revisits` returns. The half-life is searched on a grid, M0 and c are linear. A half-life at
-    the longest of the grid, four times the longest gap, means that no decay is seen (`at_bound`).
+    found: what `revisits` returns. The half-life is searched on a grid up to the longest gap, M0 and c are
+    linear. At its end (`at_bound`) the memory outlasts what was walked.
     """
     points = [(cell["gap_s"], cell["memory"], cell["pairs"]) for cell in found if cell["memory"] is not None]
     if len(points) < MIN_GAPS:
         return None
     gap, memory, pairs = np.array(points, dtype=np.float64).T
     weight = np.sqrt(pairs)
-    grid = np.geomspace(0.25, 4 * gap.max(), 80)
+    grid = np.geomspace(0.25, gap.max(), 60)
     fits = []
     for value in grid:
         design = np.stack([2 ** (-gap / value), np.ones_like(gap)], 1)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
 
 DPI = 100
+TOP_DB = 45.0  # frames that hardly move repeat at up to the cap of 100 dB; nobody looks at those
 COLOURS = ("#1f6fb4", "#d9541e", "#2a9d55", "#8c5fbf", "#b8860b", "#c2377e", "#17a2b8", "#7f5539", "#556b2f")
 _ANCHORS = {REPEAT: "#8a8a8a", COPY: "#b5b5b5", CODEC: "#222222", TWIN: "#000000", FORCED: "#5a5a5a"}
 _DASHES = {REPEAT: "--", COPY: ":", CODEC: (0, (6, 2)), TWIN: "-.", FORCED: (0, (3, 1, 1, 1))}
@@ -92,6 +93,7 @@ def over_time(report: Mapping[str, Any]) -> Figure:
                 **style[name],
             )
         motion.plot(t, [cell["motion"] for cell in bins], marker="o", markersize=3, **style[name])
+    psnr.set_ylim(top=min(psnr.get_ylim()[1], TOP_DB))
     psnr.set_ylabel("PSNR against the twin (dB)")
     rotation.set_ylabel("rotation error (deg)")
     motion.set_ylabel("motion energy (grey levels)")
@@ -163,6 +165,7 @@ def by_trajectory(report: Mapping[str, Any]) -> Figure:
         for name in names:
             values = [np.nan if cell["psnr"] is None else cell["psnr"]["mean"] for cell in rows[name]]
             axis.plot(_centres(rows[name]), values, label=name, **style[name])
+        axis.set_ylim(top=min(axis.get_ylim()[1], TOP_DB))
         axis.set_title(trajectory, fontsize=9)
         axis.grid(alpha=0.25)
         axis.set_xlim(0, report["seconds"])
@@ -262,6 +265,7 @@ def pareto(report: Mapping[str, Any]) -> Figure:
         if name in report["baselines"] and report["baselines"][name][0]["psnr"] is not None:
             mean = np.mean([cell["psnr"]["mean"] for cell in report["baselines"][name]])
             axis.axhline(mean, label=f"{name} (costs nothing)", **{**style[name], "zorder": 1})
+    axis.set_ylim(top=min(axis.get_ylim()[1], TOP_DB))
     axis.axvline(1.0, color="black", linewidth=0.6)
     edge = {"fontsize": 8, "va": "bottom", "ha": "right"}
     axis.text(1.0, 0.01, "real time ", transform=axis.get_xaxis_transform(), **edge)

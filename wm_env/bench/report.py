@@ -59,11 +59,16 @@ def _draw(
     figures, walked = modules
     yield (
         "over_time",
-        "Truth, place and motion over the episode; dashed: anchors; bands: 95% over scenes.",
+        "Truth, place and motion over the episode; dashed: anchors; bands: 95% over scenes; above 45 dB is off "
+        "the scale.",
         figures.over_time(report),
     )
     if "psnr" not in report["nulls"]:
-        yield "by_trajectory", "PSNR by trajectory.", figures.by_trajectory(report)
+        yield (
+            "by_trajectory",
+            "PSNR by trajectory; above 45 dB is off the scale.",
+            figures.by_trajectory(report),
+        )
         yield "first_worst_last", "First, worst and last bin.", figures.first_worst_last(report)
     if "psnr" not in report["nulls"] and report["cost"]:
         yield "pareto", "Quality against cost on one CPU thread.", figures.pareto(report)
@@ -110,6 +115,7 @@ def _text(report: Mapping[str, Any], telemetry: Mapping[str, Any] | None) -> lis
             {name: [_gain_cell(cell) for cell in found] for name, found in report["gain_over"].items()},
         ),
         "<h2>Skill (0: first frame repeated, 1: codec)</h2>",
+        "<p class='note'>Over the walks whose codec is 1 dB or more above the repeated frame.</p>",
         by_bin("skill"),
         "<h2>Rotation error (deg), unaligned</h2>",
         by_bin("rot_err_deg"),
@@ -207,7 +213,8 @@ def _memories(telemetry: Mapping[str, Any]) -> list[str]:
     found = telemetry["next_bin"]
     names = [name for name in found if name != "pairs"]
     return [
-        f"<p>GDN steps that are no contraction: {share:.3f}% (must be 0).</p>",
+        f"<p>GDN steps with tr(K^T beta K) above 1, beyond the bound that guarantees a contraction: "
+        f"{share:.1f}% (should be 0; the norm's curve tells whether a memory grows).</p>",
         "<h2>Does a memory foretell the next bin's error? Spearman's rho within walks</h2>",
         table([*names, "pairs"], {"rho": [*(number(found[name]) for name in names), str(found["pairs"])]}),
         "<p class='note'>Evidence about the mechanism, no measure of quality; time alone moves both.</p>",

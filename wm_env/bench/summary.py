@@ -96,9 +96,8 @@ def bins_of(
 ) -> list[dict[str, Any]]:
     """Return one dict per bin: t0, t1 (s), psnr (mean, lo, hi), skill, rot_err_deg and more."""
     psnr = table.table(name, ["psnr"], trajectories)
-    repeat = _bin_average(table.table(REPEAT, ["psnr"], trajectories))
     codec = _bin_average(table.table(CODEC, ["psnr"], trajectories))
-    skills = skill(_bin_average(psnr), repeat, codec)
+    skills = _skills(table, name, trajectories or table.trajectories)
     single = {key: table.table(name, [key], trajectories) for key in ONE_VALUE}
     motion = table.table(name, ["statistics", "motion"], trajectories)
     pose = {
@@ -129,6 +128,21 @@ def bins_of(
         cell["n"] = int(np.isfinite(psnr[..., k]).all(-1).sum()) or len(table.scenes)
         out.append(cell)
     return out
+
+
+def _skills(table: Rows, name: str, trajectories: Sequence[str]) -> np.ndarray:
+    """Return the skill of the mean PSNRs `(bins,)` over the walks where codec - repeat is at least 1 dB.
+
+    Where the camera stands still the repeated frame is perfect and skill means nothing.
+    """
+    own, repeat, codec = (
+        np.concatenate([table.family(row, ["psnr"], one).mean(1) for one in trajectories])  # (walks, bins)
+        for row in (name, REPEAT, CODEC)
+    )
+    used = np.isfinite(own) & np.isfinite(skill(own, repeat, codec))
+    walks = used.sum(0)
+    means = [np.where(used, x, 0.0).sum(0) / np.maximum(walks, 1) for x in (own, repeat, codec)]
+    return np.where(walks > 0, skill(*means), np.nan)
 
 
 def split(commanded: float | None, estimated: float | None, codec: float) -> dict[str, float | None]:
