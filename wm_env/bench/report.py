@@ -59,8 +59,8 @@ def _draw(
     figures, walked = modules
     yield (
         "over_time",
-        "Truth, place and motion over the episode; dashed: anchors; bands: 95% over scenes; above 45 dB is off "
-        "the scale.",
+        "Truth, place and motion over the episode; dashed: anchors; bands: 95% over scenes; above 45 dB is "
+        "off the scale.",
         figures.over_time(report),
     )
     if "psnr" not in report["nulls"]:
