@@ -18,7 +18,7 @@ def test_the_printed_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert len(block.splitlines()) <= 6
         exec(block, names)
