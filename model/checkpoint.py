@@ -70,20 +70,28 @@ def save_checkpoint(
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"a checkpoint is written as NAME.safetensors, not {path.name!r}")
-    stored = {
-        name: tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in tensors.items()
-    }
-    stored = {name: tensor.contiguous().clone() for name, tensor in stored.items()}
-    data = save_bytes(stored)
+    data = _file_bytes(tensors, dtype)
     digest = hashlib.sha256(data).hexdigest()
-    parameters = sum(tensor.numel() for tensor in stored.values())
-    full_card = {**card, "sha256": digest, "bytes": len(data), "values": parameters}
+    values = sum(tensor.numel() for tensor in tensors.values())
+    full_card = {**card, "sha256": digest, "bytes": len(data), "values": values}
     text = json.dumps(full_card, indent=2, sort_keys=True, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)
     write_atomic(card_path(path), text.encode())
     return digest
+
+
+def file_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Return the SHA-256 that `save_checkpoint` would give these tensors."""
+    return hashlib.sha256(_file_bytes(tensors, dtype)).hexdigest()
+
+
+def _file_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
+    stored = {
+        name: tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
+    return save_bytes({name: tensor.contiguous().clone() for name, tensor in stored.items()})
 
 
 def load_card(path: Path) -> Card:

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint, with_prefix
+from wm_env.model.checkpoint import (
+    Card,
+    file_sha256,
+    load_checkpoint,
+    load_into,
+    save_checkpoint,
+    with_prefix,
+)
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
@@ -190,6 +197,13 @@ def embedded_vae(world: str | Path) -> tuple[TinyVAE, str]:
     vae = TinyVAE(EmbeddedConfig.from_dict(card["world"]).vae)
     load_into(vae, with_prefix(tensors, "vae"), f"world {path.stem}, part vae")
     return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False), card["sha256"]  # type: ignore[call-overload]
+
+
+def latents_of(world: str | Path) -> tuple[str, ...]:
+    """Return the SHA-256 of the weights whose latents a world speaks: its autoencoder as it was trained, and
+    as `write_parts` takes it out of the world."""
+    _, tensors, card = _load(world)
+    return card["parts"]["vae"]["sha256"], file_sha256(with_prefix(tensors, "vae"), torch.float32)
 
 
 def write_parts(world: str | Path, out: Path) -> dict[str, Path]:

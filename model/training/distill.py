@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
-from wm_env.model.embedded import load_world, world_path, write_parts
+from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
 from wm_env.model.rollout import LearnedWorld, SamplerConfig
 from wm_env.model.training.distill_losses import student_levels
 from wm_env.model.training.distill_steps import (
@@ -117,8 +117,8 @@ def distill(
     of from the teacher; the score network always starts from the teacher.
     """
     loaded, parts, teacher_sha = load_teacher(teacher, world)
-    vae_sha = load_checkpoint(world_path(parts))[1]["parts"]["vae"]["sha256"]
-    shards, val = (LatentShards(data / split, latents / split, vae_sha) for split in ("train", "val"))
+    accepted = latents_of(parts)
+    shards, val = (LatentShards(data / split, latents / split, *accepted) for split in ("train", "val"))
     if config.frames > shards.groups:
         raise ValueError(f"frames={config.frames} are more than the clips' {shards.groups} latent frames")
     master = loaded.dit
@@ -153,7 +153,7 @@ def distill(
             "sampler": asdict(sampler),
             "dit": asdict(student.cfg),
             "teacher": {"world": loaded.spec.name, "sha256": teacher_sha, "sigmas": loaded.sampler.sigmas},
-            "vae_sha256": vae_sha,
+            "vae_sha256": accepted[0],
             "init_sha256": init_sha,
         },
         evaluate=evaluate,

@@ -17,16 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.embedded import load_world
-from wm_env.model.geometry import relative_to_first
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
+from wm_env.model.training.clip_rollouts import states_along
 from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.refiner import refine_with, refiner_loss
@@ -61,17 +60,6 @@ def preset(name: str) -> RolloutTraining:
     raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipStart:
-    """The first frame of a clip as a world is told it; see `wm_env.world.Start`."""
-
-    image: np.ndarray
-    intrinsics: tuple[float, ...]
-    prompt: str
-    noise_seed: int
-    temperature: float = 1.0
-
-
 class Rollout(NamedTuple):
     """What the refiner was given and should have made of it: decoded `(n B, 4, 4, H, W)`, seen
     `(n B, 4, 5, H, W)`, truth `(n B, 4, 4, H, W)`; chunk by chunk, batch within."""
@@ -84,20 +72,11 @@ class Rollout(NamedTuple):
 def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Sequence[int]) -> Rollout:
     """Return the refiner's inputs and targets along clips of 1 + 4 n frames."""
     assert world.refiner is not None
-    texts = [[captions[i] for i in row[::GROUP]] for row in clip.caption.tolist()]  # B lists of n + 1
-    starts = [
-        ClipStart(image=rgb[0].numpy(), intrinsics=tuple(k.tolist()), prompt=text[0], noise_seed=seed)
-        for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics, texts, seeds, strict=True)
-    ]
     given: list[tuple[Tensor, Tensor]] = []
     hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs[:2]))
     try:
-        _, state = world.begin(starts)  # type: ignore[arg-type]
-        c2w = relative_to_first(clip.c2w.double())
-        for t in range(1, (clip.rgb.shape[1] - 1) // GROUP + 1):
-            if any(text[t] != text[t - 1] for text in texts):
-                state = world.set_prompt(state, [t_[t] if t_[t] != t_[t - 1] else None for t_ in texts])
-            _, state = world.step_chunk(state, c2w[:, GROUP * t - 3 : GROUP * t + 1])
+        for _ in states_along(world, clip, captions, seeds):
+            pass  # the hook keeps what the refiner is given
     finally:
         hook.remove()
     decoded, seen = (torch.cat([pair[i].clone() for pair in given]) for i in (0, 1))  # out of inference mode

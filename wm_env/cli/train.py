@@ -385,7 +385,7 @@ class TrainWorld:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSelfForcing:
-    """Train a world further on its own rollouts, against the truth (and a critic).
+    """Train a world further on its own rollouts: to the mean of what is true, or to draw one of it.
 
     OUT/dit.safetensors, and OUT/world to load."""
 
@@ -397,20 +397,20 @@ class TrainSelfForcing:
     """World folder (or preset) whose transformer is trained on and whose other parts make the rollouts."""
     out: Path
     """Run folder: losses, state, weights, card."""
+    preset: Literal["tiny", "tiny-draw", "smoke"] = "tiny"
+    """tiny: squares (the mean). tiny-draw: the energy score, after tiny. smoke: seconds."""
     init: Path | None = None
     """dit.safetensors to start from instead of the world's."""
     far_data: Path | None = None
     """Long clips (e.g. 261 frames): a share of the steps learns in the middle of long rollouts."""
     far_latents: Path | None = None
     """Their latents."""
-    far: float = 0.0
-    """That share, in [0, 1]."""
-    critic: float = 0.0
-    """Strength of the critic relative to the truth; 0: the truth alone, as for the embedded worlds."""
-    total_steps: int = 1000
-    """Declared length; the learning rate falls over it."""
-    learning_rate: float = 5e-4
-    """Peak rate of both optimizers."""
+    far: float | None = None
+    """That share, in [0, 1]; default: the preset's."""
+    total_steps: int | None = None
+    """Declared length, over which the learning rate falls; default: the preset's."""
+    learning_rate: float | None = None
+    """Peak rate of both optimizers; default: the preset's."""
     steps: int | None = None
     """Stop after this many steps."""
     seconds: float | None = None
@@ -431,17 +431,19 @@ class TrainSelfForcing:
             raise ValueError("--far-data and --far-latents go together; give both or none")
         _run_folder(self.out, self.resume)
         torch.set_num_threads(self.threads)
-        config = self_forcing.preset("tiny")
-        rate = self.learning_rate
-        loop = dataclasses.replace(
-            config.loop, seed=self.seed, total_steps=self.total_steps, lr=rate, muon_lr=rate
-        )
+        config = self_forcing.preset(self.preset)
+        loop = dataclasses.replace(config.loop, seed=self.seed)
+        if self.total_steps is not None:
+            loop = dataclasses.replace(loop, total_steps=self.total_steps)
+        if self.learning_rate is not None:
+            loop = dataclasses.replace(loop, lr=self.learning_rate, muon_lr=self.learning_rate)
+        config = dataclasses.replace(config, loop=loop, far=config.far if self.far is None else self.far)
         run = self_forcing.train_self_forcing(
             data=self.data,
             latents=self.latents,
             world=self.world,
             out=self.out,
-            config=dataclasses.replace(config, critic=self.critic, far=self.far, loop=loop),
+            config=config,
             far=None
             if self.far_data is None or self.far_latents is None
             else (self.far_data, self.far_latents),
