@@ -51,13 +51,10 @@ class SamplerConfig:
 
     history_timestep: timestep in [0, 1000] given with a committed chunk. The released model uses 0; the
     embedded ones are trained on corrupted history and told by how much.
-    episode_noise: share of the noise's variance that is one vector per channel, the same for all tokens and
-    all chunks of an episode: what a one-call world decides about unseen places once and for all.
     """
 
     sigmas: tuple[float, ...] = (1.0, 0.0)
     history_timestep: int = 0
-    episode_noise: float = 0.0
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
@@ -65,8 +62,6 @@ class SamplerConfig:
             raise ValueError(f"sigmas={self.sigmas} must fall from at most 1 to exactly 0")
         if not 0 <= self.history_timestep <= 1000:
             raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
-        if not 0 <= self.episode_noise <= 1:
-            raise ValueError(f"episode_noise={self.episode_noise} must be in [0, 1]")
 
 
 class StartLike(Protocol):
@@ -115,24 +110,12 @@ class RolloutState(NamedTuple):
 def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
     """Return standard normal noise `(B, *shape)`: slot b's depends on (seed[b], chunk[b], stream) alone.
 
-    stream: 0 for the latents, 1 for the refiner, 2 for what a whole episode shares.
+    stream: 0 for the latents, 1 for the refiner.
     """
     pairs = zip(seed.tolist(), chunk.tolist(), strict=True)
     own = stream * 0x94D049BB133111EB
     keys = [(s * 0x9E3779B97F4A7C15 + c * 0xBF58476D1CE4E5B9 + own) % 2**63 for s, c in pairs]
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(key)) for key in keys])
-
-
-def latent_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...], share: float) -> Tensor:
-    """Return noise `(B, C, 1, h, w)` of unit variance for a latent of `shape` `(C, 1, h, w)`.
-
-    share: `SamplerConfig.episode_noise`, the part that depends on seed[b] alone.
-    """
-    own = chunk_noise(seed, chunk, shape)
-    if share == 0:
-        return own
-    common = chunk_noise(seed, torch.zeros_like(chunk), (shape[0], 1, 1, 1), stream=2)
-    return (1 - share) ** 0.5 * own + share**0.5 * common
 
 
 class LearnedWorld:
@@ -250,7 +233,7 @@ class LearnedWorld:
         """Return the new latent `(B, C, h, w)` and the transformer state with the pending chunk committed."""
         pending, sampler = state.pending, self.sampler
         shape = tuple(pending.latent.shape[1:])
-        noise = latent_noise(state.seed, state.chunk, shape, sampler.episode_noise).to(self.device)
+        noise = chunk_noise(state.seed, state.chunk, shape).to(self.device)  # (B, C, 1, h, w)
         x = noise * state.temperature[:, None, None, None, None]
         both = ChunkInput(
             torch.cat([pending.latent, x], dim=2),

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.dit import DiT
@@ -26,10 +25,8 @@ class ClipStart:
     temperature: float = 1.0
 
 
-def with_sampler(
-    world: LearnedWorld, dit: DiT, sampler: SamplerConfig, dtype: torch.dtype | None = None
-) -> LearnedWorld:
-    """Return the world with another transformer and sampler (and dtype) around the same other parts."""
+def with_sampler(world: LearnedWorld, dit: DiT, sampler: SamplerConfig) -> LearnedWorld:
+    """Return the world with another transformer and sampler around the same other parts."""
     return LearnedWorld(
         spec=world.spec,
         dit=dit,
@@ -37,7 +34,7 @@ def with_sampler(
         refiner=world.refiner,
         text=world.text,
         sampler=sampler,
-        dtype=world.dtype if dtype is None else dtype,
+        dtype=world.dtype,
     )
 
 

@@ -2,25 +2,22 @@
 
 Taught on true histories alone, a world does not know its own mistakes: they compound, and what was never
 seen fades to the mean of all that it could be, a grey haze. A step here begins with a rollout of true clips
-through the very `rollout.py` that the environment uses. Its latents y_t are then the history, and a draw is
+through the very `rollout.py` that the environment uses. Its latents y_t are then the history, and a frame is
 
-    x_t = eps - v(eps, 1 | y_<t),    eps standard normal, as the one-call sampler makes it,
+    x_t = x_sigma - sigma v(x_sigma, sigma | y_<t),    mostly sigma = 1: the one call of the sampler,
 
 compared with the true frame z_t by one of two losses:
 
-    square   L = mean_t h_t |w (x_t - z_t)|^2, a part of the frames at lower noise levels    the mean of all
-    energy   L = mean_t h_t ES(x_t, x'_t; z_t), against a second draw (energy.py)            one of them
+    square   L = mean_t h_t |w (x_t - z_t)|^2                       the mean of all that it could be
+    vivid    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest, in true contrast (vivid.py)
 
 h_t halves every `truth_half_life` chunks: the further a rollout went, the less the true frame is the only
-right answer. For a while the true past says most of what comes next; a share of the steps (`true_history`)
-therefore learns from true frames with noise on them, as in flow_matching.py: there a draw has to go on with
-what its past shows, while after a rollout any frame that could be true is as good.
-
-The rollout carries no gradient; one pass over it gives the states before all of its chunks.
+right answer. The rollout carries no gradient; one pass over it gives the states before all of its chunks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,15 +35,12 @@ from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.rollout import LearnedWorld, SamplerConfig, latent_noise
+from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.clip_rollouts import states_along, with_sampler
-from wm_env.model.training.energy import energy_loss, energy_score
+from wm_env.model.training.clip_rollouts import states_along
 from wm_env.model.training.flow_matching import (
-    BatchSource,
     WorldBatch,
-    WorldLossConfig,
     camera_of_clip,
     channel_weights,
     history_state,
@@ -56,8 +50,9 @@ from wm_env.model.training.flow_matching import (
 )
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, psnr
+from wm_env.model.training.vivid import appearance_distance, decoded, median_distance
 from wm_env.model.training.world import export_world
-from wm_env.model.vae.tiny import GROUP, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +61,18 @@ class SelfForcing:
 
     batch, frames: clips per step and latent frames per clip, the start included. far: share of steps that
     learn on such a window in the middle of a longer rollout of long clips (gradient inside the window only);
-    short windows alone leave a world in a state it has never seen after some seconds. true_history: share of
-    steps that learn on true frames with noise up to `history_noise`. energy: the energy score of two draws in
-    place of the square. episode_noise: see `SamplerConfig`. pure_noise: share of frames at sigma = 1 (square
-    only; two draws of the energy score are all pure noise); the others are at one of `sigmas`, the sampler's
-    later levels, or, where there are none, logit-normal. truth_half_life: chunks. half_lives: start of the
-    decay gates in latent frames per head, empty to leave them.
+    short windows alone leave a world in a state it has never seen after some seconds. vivid: lambda, the
+    weight of appearance in the loss of that name; None for squares. pure_noise: share of frames at sigma = 1;
+    the others are at one of `sigmas`, the sampler's later levels, or, where there are none, logit-normal.
+    truth_half_life: chunks. half_lives: start of the decay gates in latent frames per head, empty to leave
+    them.
     """
 
     loop: LoopConfig
     batch: int = 4
     frames: int = 17
     far: float = 0.0
-    true_history: float = 0.0
-    history_noise: float = 0.3
-    energy: bool = False
-    episode_noise: float = 0.0
+    vivid: float | None = None
     pure_noise: float = 0.8
     sigmas: tuple[float, ...] = ()
     sigma_mean: float = 0.6
@@ -93,46 +84,45 @@ class SelfForcing:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.frames < 2:
             raise ValueError(f"batch >= 1 and frames >= 2 are needed: {self}")
-        shares = (self.far, self.true_history, self.far + self.true_history, self.pure_noise)
-        if not all(0 <= share <= 1 for share in (*shares, self.history_noise, self.episode_noise)):
-            raise ValueError(f"far + true_history and all shares and noise levels are in [0, 1]: {self}")
+        if not (0 <= self.pure_noise <= 1 and 0 <= self.far <= 1):
+            raise ValueError(f"pure_noise and far are in [0, 1]: {self}")
+        if self.vivid is not None and self.vivid < 0:
+            raise ValueError(f"vivid={self.vivid} must not be negative; None for squares")
         if self.truth_half_life <= 0:
             raise ValueError(f"truth_half_life={self.truth_half_life} chunks must be positive")
 
 
 def preset(name: str) -> SelfForcing:
-    """Return the training named `tiny` (squares), `tiny-draw` (the energy score, after `tiny`), the two of
-    the embedded worlds, or `smoke` (seconds, for tests)."""
+    """Return the training named `tiny` (squares), `tiny-vivid` (after it; both of the embedded worlds) or
+    `smoke` (seconds, for tests)."""
     loop = LoopConfig(
         total_steps=1000, lr=5e-4, muon_lr=5e-4, slow_factor=0.01, warmup_steps=20, constant_fraction=0.5,
         ema_decay=0.99, eval_every=100,
     )  # fmt: skip
     if name == "tiny":
         return SelfForcing(loop=loop)
-    if name == "tiny-draw":
-        return SelfForcing(
-            loop=loop, energy=True, far=0.25, true_history=0.4, episode_noise=0.3, truth_half_life=100.0
-        )
+    if name == "tiny-vivid":
+        loop = dataclasses.replace(loop, total_steps=250, ema_decay=0.98)
+        return SelfForcing(loop=loop, vivid=1.0, far=0.3, pure_noise=1.0, truth_half_life=100.0)
     if name == "smoke":
         loop = LoopConfig(
             total_steps=12, lr=2e-3, muon_lr=2e-3, warmup_steps=2, constant_fraction=1.0, log_every=2,
             eval_every=12, ema_decay=0.5,
         )  # fmt: skip
         return SelfForcing(loop=loop, batch=2, frames=4, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are tiny, tiny-draw and smoke")
+    raise ValueError(f"unknown preset {name!r}; there are tiny, tiny-vivid and smoke")
 
 
 class OwnHistory(NamedTuple):
     """A window of T latent frames of a rollout: what the world made and what it remembered.
 
     z: `(B, C, T, h, w)`. memory: tokens `(B, T, N, M)` or None. before: the transformer's state before the
-    window, None for the empty one. first: number of the window's first latent frame; frame 0 is the start
-    image.
+    window. first: number of the window's first latent frame; frame 0 is the start image.
     """
 
     z: Tensor
     memory: Tensor | None
-    before: DiTState | None
+    before: DiTState
     first: int
 
 
@@ -154,71 +144,53 @@ def self_forcing_loss(
     model: DiT,
     batch: WorldBatch,
     own: OwnHistory,
-    tau: Tensor,
     config: SelfForcing,
     generator: torch.Generator,
     weights: Tensor,
-    common: Tensor | None = None,
+    vae: TinyVAE,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss and its parts; `batch.z` is the truth, `own` the history.
-
-    tau `(B, T)`: noise level that the history claims, 0 for a rollout's. common `(B, C, 1, 1, 1)`: what the
-    noise of those rollouts shared, None for a history that no noise has made.
-    """
+    """Return the loss and its parts; `batch.z` is the truth, `own` the history; weights `(C,)` are w^2."""
     z = batch.z
-    count, channels, frames = z.shape[:3]
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator).to(z.device)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(z.device)
-
-    def noise(common: Tensor | None) -> Tensor:
-        """Return fresh noise like `z`, with the given common part or a new one."""
-        share, own_part = config.episode_noise, normal(*z.shape)
-        if share == 0:
-            return own_part
-        common = normal(count, channels, 1, 1, 1) if common is None else common
-        return (1 - share) ** 0.5 * own_part + share**0.5 * common
+    count, _, frames = z.shape[:3]
 
     def later(x: Tensor) -> Tensor:
         return x[:, :, 1:].transpose(1, 2).flatten(0, 1)  # (B (T-1), C, h, w)
 
-    horizon = (own.first + torch.arange(frames - 1, device=z.device)) / config.truth_half_life
-    trust = (0.5**horizon).expand(count, -1).flatten()  # (B (T-1),)
-    ones = torch.ones(count, frames, device=z.device)
+    def earlier(x: Tensor) -> Tensor:
+        return x[:, :, :-1].transpose(1, 2).flatten(0, 1)
+
+    sigma = noise_levels(config, count, frames, generator).to(z.device)
+    eps = torch.randn(z.shape, generator=generator).to(z.device)
+    noisy = z + (eps - z) * sigma[:, None, :, None, None]
     device = z.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.bf16 and bf16_supported(z.device)):
-        state = history_state(model, batch, own.z, tau, own.before)
-        if config.energy:
+        state = history_state(model, batch, own.z, torch.zeros_like(sigma), own.before)
+        velocity = velocities(model, batch, noisy, sigma, state).float()[:, :, 0]  # (B (T-1), C, h, w)
+    horizon = (own.first + torch.arange(frames - 1, device=z.device)) / config.truth_half_life
+    trust = (0.5**horizon).expand(count, -1).flatten()  # (B (T-1),)
+    level = sigma[:, 1:].flatten()
+    squares = (velocity - later(eps - z)).square().mean((2, 3)) * weights  # that of x where sigma is 1
+    found = {"x0": float(squares.detach()[level == 1].mean())}
+    if config.vivid is None:
+        return (squares.mean(1) * trust).mean(), found
+    x = later(noisy) - level[:, None, None, None] * velocity
+    close = median_distance(x, later(z), weights)
+    with torch.no_grad():
+        true = decoded(vae, later(z), earlier(z))
+    looks = appearance_distance(decoded(vae, x, earlier(own.z)), true)
+    found |= {"median": float(close.detach().mean()), "appearance": float(looks.detach().mean())}
+    return ((close + config.vivid * looks) * trust).mean(), found
 
-            def draw(eps: Tensor) -> Tensor:
-                return later(eps) - velocities(model, batch, eps, ones, state).float()[:, :, 0]
 
-            drawn = draw(noise(common))  # (B (T-1), C, h, w)
-            with torch.no_grad():
-                other = draw(noise(None))
-        else:
-            sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal(count, frames))
-            if config.sigmas:
-                levels = torch.tensor(config.sigmas, device=z.device)
-                sigma = levels[(uniform(count, frames) * len(levels)).long()]
-            sigma = torch.where(uniform(count, frames) < config.pure_noise, 1.0, sigma)
-            eps = noise(common)
-            noisy = z + (eps - z) * sigma[:, None, :, None, None]
-            velocity = velocities(model, batch, noisy, sigma, state).float()[:, :, 0]
-    if config.energy:
-        loss = (energy_loss(drawn, other, later(z), weights) * trust).mean()
-        with torch.no_grad():
-            score = energy_score(drawn, other, later(z), weights).mean()
-            error, spread = ((drawn - x).square().mean((2, 3)) * weights for x in (later(z), other))
-        found = {"score": float(score), "x0": float(error.mean()), "spread": float(spread.mean() / 2)}
-        return loss, found
-    squares = (velocity - later(eps - z)).square().mean((2, 3))  # (B (T-1), C), that of x where sigma is 1
-    truth = ((squares * weights).mean(1) * trust).mean()
-    pure = squares.detach()[sigma[:, 1:].flatten() == 1] * weights
-    return truth, {"x0": float(pure.mean())}
+def noise_levels(config: SelfForcing, count: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Return sigma `(B, T)` of the frames that are to be denoised."""
+    if config.sigmas:
+        choice = torch.rand(count, frames, generator=generator) * len(config.sigmas)
+        sigma = torch.tensor(config.sigmas)[choice.long()]
+    else:
+        normal = torch.randn(count, frames, generator=generator)
+        sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal)
+    return torch.where(torch.rand(count, frames, generator=generator) < config.pure_noise, 1.0, sigma)
 
 
 class Drawn(NamedTuple):
@@ -259,24 +231,6 @@ def true_batch(sample: LatentClip, own: OwnHistory, captions: TextTokens) -> Wor
     return WorldBatch(z, window, text, own.memory)
 
 
-def common_noise(seeds: Sequence[int], channels: int) -> Tensor:
-    """Return what the noise of rollouts from these seeds shares over tokens and chunks, `(B, C, 1, 1, 1)`."""
-    seed = torch.tensor(seeds)
-    return latent_noise(seed, torch.zeros_like(seed), (channels, 1, 1, 1), share=1.0)
-
-
-def noisy_truth(
-    source: BatchSource, config: SelfForcing, generator: torch.Generator
-) -> tuple[WorldBatch, OwnHistory, Tensor]:
-    """Return clips, the same with noise as their history, and the level of that noise `(B, T)`."""
-    batch = source.draw(generator)
-    count, frames = batch.z.shape[0], batch.z.shape[2]
-    tau = config.history_noise * torch.rand(count, frames, generator=generator).square()
-    eps = torch.randn(batch.z.shape, generator=generator)
-    history = batch.z + (eps - batch.z) * tau[:, None, :, None, None]
-    return batch, OwnHistory(history, batch.memory, None, 0), tau
-
-
 def train_self_forcing(
     *,
     data: Path,
@@ -310,39 +264,21 @@ def train_self_forcing(
         init_sha = init_card["sha256"]
     if config.half_lives:
         set_half_lives(dit, config.half_lives)
-    sampler = SamplerConfig(
-        sigmas=loaded.sampler.sigmas,
-        history_timestep=loaded.sampler.history_timestep,
-        episode_noise=config.episode_noise,
-    )
-    if config.energy and len(sampler.sigmas) != 2:
-        raise ValueError(f"the energy score trains worlds of one network call; this has {sampler.sigmas}")
     bf16 = config.bf16 and bf16_supported(torch.device("cpu"))
-    roller = with_sampler(loaded, dit, sampler, torch.bfloat16 if bf16 else torch.float32)
     encoder = HashTextEncoder(width=dit.cfg.caption_channels)
     captions = {id(source): encoder.encode(source.captions) for source in (shards, long)}
-    drawn = WorldLossConfig(batch=config.batch, frames=config.frames, text_dropout=0.0)
-    clips = BatchSource(shards, captions[id(shards)], drawn, dit.cfg.memory_channels > 0)
     weights = channel_weights(loaded.vae, torch.from_numpy(shards.z[:16, 1]).float())
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)
-        choice = float(torch.rand((), generator=generator))
+        is_far = float(torch.rand((), generator=generator)) < config.far
+        source = long if is_far else shards
+        sample, seeds, first = draw_clips(source, config, is_far, generator)
+        own = roll_out_latents(loaded, sample.clip, source.captions, seeds, first)  # float32, as in the env
+        batch = true_batch(sample, own, captions[id(source)])
         with sdpa_kernel([SDPBackend.MATH]):
-            if choice >= 1 - config.true_history:
-                batch, told, tau = noisy_truth(clips, config, generator)
-                loss, found = self_forcing_loss(module, batch, told, tau, config, generator, weights)
-                return loss, {f"true_{name}": value for name, value in found.items()}
-            is_far = choice < config.far
-            source = long if is_far else shards
-            sample, seeds, first = draw_clips(source, config, is_far, generator)
-            own = roll_out_latents(roller, sample.clip, source.captions, seeds, first)
-            batch = true_batch(sample, own, captions[id(source)])
-            tau = torch.zeros(batch.z.shape[0], batch.z.shape[2])
-            loss, found = self_forcing_loss(
-                module, batch, own, tau, config, generator, weights, common_noise(seeds, batch.z.shape[1])
-            )
-            return loss, {f"{'far' if is_far else 'own'}_{name}": value for name, value in found.items()}
+            loss, found = self_forcing_loss(module, batch, own, config, generator, weights, loaded.vae)
+        return loss, found | {f"far_{name}": value for name, value in found.items() if is_far}
 
     run = Run(
         model=dit,
@@ -358,7 +294,7 @@ def train_self_forcing(
             "world": card["sha256"],
             "init_sha256": init_sha,
         },
-        evaluate=lambda _: evaluate(roller, val),
+        evaluate=lambda _: evaluate(loaded, val),
         rule=parameter_rule,
     )
     run.advance(seconds=seconds, steps=steps, report=report)
@@ -367,7 +303,7 @@ def train_self_forcing(
         parts = write_parts(world, Path(folder))
         export_world(
             name=out.name, dit=out / "dit.safetensors", vae=parts["vae"], refiner=parts.get("refiner"),
-            out=out / "world", sampler=sampler, trained_steps=config.frames - 1, metrics=run.metrics,
+            out=out / "world", sampler=loaded.sampler, trained_steps=config.frames - 1, metrics=run.metrics,
         )  # fmt: skip
     return run
 

@@ -385,7 +385,7 @@ class TrainWorld:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSelfForcing:
-    """Train a world further on its own rollouts: to the mean of what is true, or to draw one of it.
+    """Train a world further on its own rollouts: to the mean of what is true, or to the likeliest.
 
     OUT/dit.safetensors, and OUT/world to load."""
 
@@ -397,8 +397,8 @@ class TrainSelfForcing:
     """World folder (or preset) whose transformer is trained on and whose other parts make the rollouts."""
     out: Path
     """Run folder: losses, state, weights, card."""
-    preset: Literal["tiny", "tiny-draw", "smoke"] = "tiny"
-    """tiny: squares (the mean). tiny-draw: the energy score, after tiny. smoke: seconds."""
+    preset: Literal["tiny", "tiny-vivid", "smoke"] = "tiny"
+    """tiny: squares (the mean). tiny-vivid: the likeliest in true contrast, after tiny. smoke: seconds."""
     init: Path | None = None
     """dit.safetensors to start from instead of the world's."""
     far_data: Path | None = None
