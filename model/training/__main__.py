@@ -9,6 +9,7 @@ Every command resumes what it finds in its output folder. The world trains on se
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 
@@ -91,11 +92,11 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser = commands.add_parser(name, help=text)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/ shards")
     parser.add_argument("--out", type=Path, required=True, help="run folder, resumed if it exists")
-    flows = ("tiny-flow", "smoke-flow") if name == "refiner" else ()
-    parser.add_argument("--preset", default="tiny", choices=("tiny", "smoke", *flows))
+    more = {"refiner": ("tiny-flow", "smoke-flow"), "self-forcing": ("tiny-vivid",)}.get(name, ())
+    parser.add_argument("--preset", default="tiny", choices=("tiny", "smoke", *more))
     parser.add_argument("--seconds", type=positive_float, help="length of this slice")
     parser.add_argument("--steps", type=int, help="steps of this slice")
-    if name != "distill":  # its rollouts run where the embedded worlds are made for, on a CPU
+    if name not in ("distill", "self-forcing"):  # their rollouts run where the worlds are made for, on a CPU
         parser.add_argument("--device", default="cpu")
     if name == "distill":
         parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
@@ -104,6 +105,12 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         parser.add_argument("--init", type=Path, help="dit.safetensors that the student starts from")
         parser.add_argument("--denoising-steps", type=int, default=1, choices=(4, 2, 1))
         parser.add_argument("--method", default="ode", choices=("ode", "dmd"))
+    if name == "self-forcing":
+        parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
+        parser.add_argument("--world", type=Path, required=True, help="world folder or preset to train on")
+        parser.add_argument("--far-data", type=Path, help="long clips, for a share of the steps")
+        parser.add_argument("--far-latents", type=Path, help="their latents")
+        parser.add_argument("--init", type=Path, help="dit.safetensors to start from instead")
     if name in ("depth", "refiner"):
         parser.add_argument("--vae", type=Path, required=True, help="vae.safetensors")
     if name == "refiner-rollouts":
@@ -122,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_training(commands, "depth", "train the depth network of an autoencoder further")
     add_training(commands, "refiner", "train the pixel refiner")
     add_training(commands, "refiner-rollouts", "train a world's refiner further, on its own rollouts")
+    add_training(commands, "self-forcing", "train a world further on its own rollouts")
     add_training(commands, "distill", "train a world of fewer denoising steps")
     add_world(commands)
     options = parser.parse_args(arguments)
@@ -160,6 +168,25 @@ def main(arguments: list[str] | None = None) -> None:
         )
     elif options.command == "world":
         train_world_here(options)
+    elif options.command == "self-forcing":
+        from wm_env.model.training import self_forcing
+
+        if (options.far_data is None) != (options.far_latents is None):
+            parser.error("--far-data and --far-latents go together; give both or none")
+        far = None if options.far_data is None else (options.far_data, options.far_latents)
+        chosen = self_forcing.preset(options.preset)
+        run = self_forcing.train_self_forcing(
+            data=options.data,
+            latents=options.latents,
+            world=options.world,
+            out=options.out,
+            config=chosen if far else dataclasses.replace(chosen, far=0.0),
+            far=far,
+            init=options.init,
+            seconds=options.seconds,
+            steps=options.steps,
+        )
+        print(f"step {run.step}: {run.metrics}")
     elif options.command == "distill":
         from wm_env.model.training import distill
 

@@ -10,16 +10,20 @@ The geometric median of what a token could show stays with the likeliest: of a w
 than purple it makes blue, not grey (it minimises a mean distance: Small 1990, Int. Stat. Rev. 58).
 Contrast is the RMS deviation of luma, saturation the mean of max - min over RGB, in the whole frame and in
 each quarter; A is least for the mean of these statistics, which, unlike the mean of frames, does not fade.
+Both are taken of means over 16 x 16 pixels: four tokens together have to agree, or the network earns its
+contrast with a grain from token to token (it did; a grain averages out, a wall does not).
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.vae.tiny import DecodeState, TinyVAE
 
 LUMA = (0.299, 0.587, 0.114)
+CELL = 16  # pixels
 EPS = 0.05  # weighted latent units; errors below it count quadratically
 _TINY = 1e-6  # under the root: the gradient of a deviation at zero
 
@@ -33,9 +37,10 @@ def median_distance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 def appearance(pixels: Tensor) -> Tensor:
     """Return contrast and saturation `(n, 2, 5)` of pixels `(n, F, >= 3, H, W)`: the frame, four quarters.
 
-    In units of the pixels, means over the F frames; channels beyond RGB take no part.
+    Of cells of 16 x 16 pixels, in units of the pixels, means over the F frames; H and W are multiples of 32.
+    Channels beyond RGB take no part.
     """
-    rgb = pixels[:, :, :3]
+    rgb = F.avg_pool2d(pixels[:, :, :3].flatten(0, 1), CELL).unflatten(0, pixels.shape[:2])
     luma = (rgb * torch.tensor(LUMA, device=rgb.device)[:, None, None]).sum(2)  # (n, F, H, W)
     spread = rgb.amax(2) - rgb.amin(2)
     contrast = [_deviation(part) for part in (luma, *_quarters(luma))]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wm_env.model.training.vivid import EPS, appearance, appearance_distance, median_distance
+from wm_env.model.training.vivid import CELL, EPS, appearance, appearance_distance, median_distance
 
 WEIGHTS = torch.tensor([2.0, 0.7, 0.3])
 
@@ -27,15 +27,19 @@ def test_the_distance_is_the_mean_norm_over_tokens() -> None:
         assert abs(float(median_distance(x, y, WEIGHTS)[clip]) - total / 16) < 1e-5
 
 
+def cells(*shape: int, seed: int = 0) -> Tensor:
+    """Return pixels that are constant within 16 x 16 cells."""
+    return numbers(*shape, seed=seed).repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+
+
 def test_appearance_is_contrast_and_saturation_of_the_frame_and_its_quarters() -> None:
-    pixels = numbers(2, 4, 4, 8, 8)  # the fourth channel is depth
-    found = appearance(pixels)
+    small = numbers(2, 4, 4, 4, 4)  # of the cells; the fourth channel is depth
+    found = appearance(small.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2))
+    whole = [(slice(0, 4), slice(0, 4))]
+    quarters = [(slice(r, r + 2), slice(c, c + 2)) for r in (0, 2) for c in (0, 2)]
     for clip in range(2):
-        for number, (rows, columns) in enumerate(
-            [(slice(0, 8), slice(0, 8))]
-            + [(slice(r, r + 4), slice(c, c + 4)) for r in (0, 4) for c in (0, 4)]
-        ):
-            rgb = pixels[clip, :, :3, rows, columns]
+        for number, (rows, columns) in enumerate(whole + quarters):
+            rgb = small[clip, :, :3, rows, columns]
             luma = 0.299 * rgb[:, 0] + 0.587 * rgb[:, 1] + 0.114 * rgb[:, 2]
             contrast = luma.flatten(1).std(1).mean()
             saturation = (rgb.amax(1) - rgb.amin(1)).mean()
@@ -43,12 +47,16 @@ def test_appearance_is_contrast_and_saturation_of_the_frame_and_its_quarters() -
             assert torch.allclose(found[clip, :, number], expected, atol=1e-4)
 
 
-def test_a_frame_as_vivid_as_the_true_one_costs_nothing_whatever_it_shows() -> None:
-    true = numbers(3, 4, 4, 8, 8)
-    turned = true.flip(-1).flip(-2)  # quarters change places, so only on average the same
-    assert float(appearance_distance(true, true).max()) == 0
-    assert float(appearance_distance(turned, true).mean()) < 0.1
-    assert float(appearance_distance(0.4 * true, true).mean()) > 0.3
+def test_a_frame_as_vivid_as_the_true_one_costs_nothing_but_haze_and_grain_do() -> None:
+    true = cells(3, 4, 4, 4, 4)
+    inverted = -true  # another picture of the same contrast and saturation
+    grain = (
+        numbers(3, 4, 4, 8, 8).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    )  # as strong, token by token
+    for other in (true, inverted):
+        assert float(appearance_distance(other, true).max()) < 1e-6
+    for other in (0.4 * true, grain):
+        assert float(appearance_distance(other, true).mean()) > 0.1
 
 
 def minimum(loss: Callable[[Tensor, Tensor], Tensor], truth: Tensor) -> Tensor:
