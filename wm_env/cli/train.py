@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from wm_env.files import check_folder
+
+if TYPE_CHECKING:
+    from wm_env.model.training.loop import LoopConfig
 
 
 def _bar(unit: str) -> Callable[..., None]:
@@ -238,8 +241,10 @@ class TrainRefiner:
     preset: Literal["tiny", "tiny-flow", "smoke", "smoke-flow"] = "tiny"
     """tiny: the embedded weights, about 10 minutes on one CPU core; tiny-flow: three calls instead of one
     (without --world); smoke ones take seconds."""
+    total_steps: int | None = None
+    """Declared length, over which the learning rate falls; default: the preset's."""
     steps: int | None = None
-    """Stop after this many steps; the preset's length by default."""
+    """Stop after this many steps; the declared length by default."""
     seconds: float | None = None
     """Stop after this many seconds; continue later with --resume."""
     seed: int = 0
@@ -267,7 +272,7 @@ class TrainRefiner:
         assert self.latents is not None
         assert self.vae is not None
         config = refiner.preset(self.preset)
-        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        config = dataclasses.replace(config, loop=self._loop(config.loop))
         run = refiner.train_refiner(
             data=self.data,
             latents=self.latents,
@@ -281,11 +286,15 @@ class TrainRefiner:
         )
         return _summary(run, self.out)
 
+    def _loop(self, preset: LoopConfig) -> LoopConfig:
+        total = preset.total_steps if self.total_steps is None else self.total_steps
+        return dataclasses.replace(preset, seed=self.seed, total_steps=total)
+
     def _on_rollouts(self, world: Path) -> dict[str, Any]:
         from wm_env.model.training import refiner_rollouts
 
         config = dataclasses.replace(refiner_rollouts.preset(self.preset), lora=self.lora)
-        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=self.seed))
+        config = dataclasses.replace(config, loop=self._loop(config.loop))
         run = refiner_rollouts.train_on_rollouts(
             data=self.data,
             world=world,
