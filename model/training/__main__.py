@@ -9,8 +9,8 @@ Every command resumes what it finds in its output folder. The world trains on se
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -174,13 +174,12 @@ def main(arguments: list[str] | None = None) -> None:
         if (options.far_data is None) != (options.far_latents is None):
             parser.error("--far-data and --far-latents go together; give both or none")
         far = None if options.far_data is None else (options.far_data, options.far_latents)
-        chosen = self_forcing.preset(options.preset)
         run = self_forcing.train_self_forcing(
             data=options.data,
             latents=options.latents,
             world=options.world,
             out=options.out,
-            config=chosen if far else dataclasses.replace(chosen, far=0.0),
+            config=self_forcing.preset(options.preset),
             far=far,
             init=options.init,
             seconds=options.seconds,
@@ -245,4 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"python -m wm_env.model.training: {error}")

@@ -76,11 +76,11 @@ class LoopConfig:
     save_every_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.total_steps, self.log_every, self.eval_every, self.microbatches, self.warmup_steps + 1)
-            < 1
-        ):
-            raise ValueError(f"training lengths must be positive: {self}")
+        for name in ("total_steps", "log_every", "eval_every", "microbatches"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
         if not 0 <= self.constant_fraction <= 1 or not 0 <= self.ema_decay < 1 or self.lr <= 0:
             raise ValueError(f"constant_fraction in [0,1], ema_decay in [0,1) and lr > 0 are needed: {self}")
 

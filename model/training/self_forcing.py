@@ -83,9 +83,9 @@ class SelfForcing:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.frames < 2:
-            raise ValueError(f"batch >= 1 and frames >= 2 are needed: {self}")
+            raise ValueError(f"batch={self.batch} must be at least 1 and frames={self.frames} at least 2")
         if not (0 <= self.pure_noise <= 1 and 0 <= self.far <= 1):
-            raise ValueError(f"pure_noise and far are in [0, 1]: {self}")
+            raise ValueError(f"pure_noise={self.pure_noise} and far={self.far} are shares, in [0, 1]")
         if self.vivid is not None and self.vivid < 0:
             raise ValueError(f"vivid={self.vivid} must not be negative; None for squares")
         if self.truth_half_life <= 0:
@@ -253,7 +253,8 @@ def train_self_forcing(
     loaded = load_world(world)
     _, card = load_checkpoint(world_path(world))
     if (config.far > 0) != (far is not None):
-        raise ValueError(f"far={config.far} and long clips {far} go together: give both or none")
+        given = "none" if far is None else f"clips {far[0]} with latents {far[1]}"
+        raise ValueError(f"far={config.far} needs long clips, and they need a share; given: {given}")
     accepted = latents_of(world)
     shards, val = (LatentShards(data / split, latents / split, *accepted) for split in ("train", "val"))
     long = shards if far is None else LatentShards(far[0] / "train", far[1] / "train", *accepted)

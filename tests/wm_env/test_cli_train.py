@@ -76,7 +76,7 @@ def test_recipes_and_options_that_cannot_be_are_refused_before_training(
         ((*world, "--config", recipe), "[loop] has unknown settings speed; known are total_steps"),
         ((*world, "--config", recipe, "--preset", "tiny"), "exclude each other"),
         ((*world, "--preset", "smoke", "--lora", "2"), "lora=2 corrects trained weights"),
-        ((*world, "--preset", "smoke", "--microbatches", "0"), "training lengths must be positive"),
+        ((*world, "--preset", "smoke", "--microbatches", "0"), "microbatches=0 must be at least 1"),
         ((*refiner, "--lora", "2"), "--lora 2 corrects a trained refiner; give its --world"),
         (("train", "vae", *paths, "--kl", "-1"), "--kl -1.0 is a weight and cannot be negative"),
     ):
