@@ -46,7 +46,10 @@ def test_output_and_gradients_equal_the_masked_softmax(shape: tuple, padded: boo
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         results.append((out, *torch.autograd.grad(out, list(x.values()), weights)))
     for actual, expected in zip(*results, strict=True):
-        assert relative_error(actual, expected) < FLOAT64
+        if expected.any():
+            assert relative_error(actual, expected) < FLOAT64
+        else:  # a lone key has weight 1 whatever its score: no gradient but rounding, which a CPU may leave
+            assert actual.abs().max() < FLOAT64
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
