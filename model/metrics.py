@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_env.model.geometry import assemble, invert_rigid, relative_to_first, rotation_angle_deg
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B
 PSNR_CAP = 100.0
 _MSE_FLOOR = 1e-10
 _SSIM_WINDOW = 11

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wm_env.model.metrics import LUMA
 from wm_env.model.vae.tiny import DecodeState, TinyVAE
 
-LUMA = (0.299, 0.587, 0.114)
 CELL = 16  # pixels
 EPS = 0.05  # weighted latent units; errors below it count quadratically
 _TINY = 1e-6  # under the root: the gradient of a deviation at zero

@@ -25,14 +25,13 @@ from torch import Tensor
 from wm_env.bench.intervals import Band, band, ratio_band
 from wm_env.bench.provenance import provenance, provenance_lines
 from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, take, walks
-from wm_env.model.metrics import psnr
+from wm_env.model.metrics import LUMA, psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.world import World
 
 FREEZE_MOTION = 0.1  # a frame is frozen below this share of the true frame-to-frame change
 TRUE_MOTION = 1.0  # grey levels; below it the true view does not move and cannot freeze
-LUMA = (0.299, 0.587, 0.114)
 
 Report = Callable[[str], None]
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)
+from wm_env.model.metrics import LUMA
+
 CLIPPED = (2, 253)
 HIGH_FREQUENCY = 0.25  # cycles per pixel
 COMPONENTS = (
