@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wm_env.model.data.clip import Clip
-from wm_env.model.dit import DiT
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.rollout import LearnedWorld, RolloutState, SamplerConfig
+from wm_env.model.rollout import LearnedWorld, RolloutState
 from wm_env.model.vae.tiny import GROUP
 
 
@@ -23,19 +22,6 @@ class ClipStart:
     prompt: str
     noise_seed: int
     temperature: float = 1.0
-
-
-def with_sampler(world: LearnedWorld, dit: DiT, sampler: SamplerConfig) -> LearnedWorld:
-    """Return the world with another transformer and sampler around the same other parts."""
-    return LearnedWorld(
-        spec=world.spec,
-        dit=dit,
-        vae=world.vae,
-        refiner=world.refiner,
-        text=world.text,
-        sampler=sampler,
-        dtype=world.dtype,
-    )
 
 
 def states_along(

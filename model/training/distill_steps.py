@@ -15,7 +15,6 @@ from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.rollout import LearnedWorld, SamplerConfig
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.clip_rollouts import with_sampler
 from wm_env.model.training.distill_losses import (
     add_noise,
     clean_state,
@@ -124,6 +123,13 @@ class Lesson:
 
         clips, first = integer(len(self.shards)), integer(self.shards.groups - self.config.frames + 1)
         return self.shards.read(clips, first, self.config.frames), integer(2**31)
+
+
+def with_sampler(world: LearnedWorld, dit: DiT, sampler: SamplerConfig) -> LearnedWorld:
+    """Return the world with another transformer and sampler around the same other parts."""
+    return LearnedWorld(
+        spec=world.spec, dit=dit, vae=world.vae, refiner=world.refiner, text=world.text, sampler=sampler
+    )
 
 
 def ode_step(pupil: Pupil, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.camera import CameraInput
-from wm_env.model.checkpoint import load_checkpoint
+from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
@@ -131,12 +131,18 @@ def roll_out_latents(
 ) -> OwnHistory:
     """Return what the world makes of the poses and prompts of clips of 1 + 4 n frames, without gradient,
     from latent frame `first` on."""
-    states = list(states_along(world, clip, captions, seeds))
-    window = [state.pending for state in states[first:]]
+    window, before = [], None
+    for t, state in enumerate(states_along(world, clip, captions, seeds)):
+        if t == first:
+            before = state.dit  # the pending chunk is not in it yet
+        if t >= first:
+            window.append(state.pending)  # of a state of many MiB, this is what is needed
+    if before is None:
+        raise ValueError(f"first={first} is past the end of a rollout of {t + 1} latent frames")
     present = [chunk.memory for chunk in window if chunk.memory is not None]
     memory = torch.cat(present, dim=1).clone() if present else None
     z = torch.cat([chunk.latent for chunk in window], dim=2).clone()
-    before = tree_map(torch.clone, states[first].dit)  # the pending chunk is not in it yet
+    before = tree_map(torch.clone, before)
     return OwnHistory(z, memory, before, first)  # clones: out of inference mode
 
 
@@ -251,7 +257,7 @@ def train_self_forcing(
     `dit.safetensors` to start from instead, before its rounding.
     """
     loaded = load_world(world)
-    _, card = load_checkpoint(world_path(world))
+    card = load_card(world_path(world))
     if (config.far > 0) != (far is not None):
         given = "none" if far is None else f"clips {far[0]} with latents {far[1]}"
         raise ValueError(f"far={config.far} needs long clips, and they need a share; given: {given}")
