@@ -12,9 +12,14 @@ Projections are rounded to 1/1024 pixel. A camera that stands or steps aside sen
 pixel centres, where an error of 1e-7 (another batch size) would choose the pixels that they are written to,
 and what they hide: without the rounding 3 to 9% of a slot's values left the solo episode's within 16 steps.
 
-Kept are frame 0 and the last frames of the latest 16 chunks. A view reads four of them: frame 0, the newest,
-and the two whose view overlaps most with the asked one: cos(angle between optical axes) - 0.1 |t_k - t| / m.
-Nothing here is learned.
+Kept are frame 0, the last frames of the latest 8 chunks and 24 older ones: when there is no room, the one that
+another kept frame resembles most is dropped (of the two, the newer), by how far apart their cameras are,
+
+    d = 1 - cos(angle between optical axes) + 0.1 |t_i - t_k| / m,
+
+so that what was seen once stays while something else is looked at. A view reads four of them: frame 0, the
+newest, and two chosen one after the other for the cells of the asked view (8 x 8 pixels) that they have
+points in and that those before them have not; the smaller d decides between equals. Nothing here is learned.
 """
 
 from __future__ import annotations
@@ -27,20 +32,23 @@ from torch import Tensor
 from wm_env.model.geometry import invert_rigid, pixel_rays
 from wm_env.model.vae.tiny import DEPTH_SCALE, MAX_INVERSE, metric_depth
 
-SLOTS = 17  # frame 0, and the last frames of the latest 16 chunks, oldest first
-READ_BEST = 2  # slots read by overlap, beside frame 0 and the newest
-FAR_PENALTY = 0.1  # overlap lost per metre between two cameras
+SLOTS = 33  # frame 0, 24 older frames, and the last frames of the latest 8 chunks, oldest first
+LATEST = 8
+READ_BEST = 2  # slots read for what they add, beside frame 0 and the newest
+FAR_PENALTY = 0.1  # distance between two views per metre between their cameras
+SAME = 1e-4  # steps in which distances are compared: rounding errors must not choose
 NEAR = 0.12  # metres; points nearer than this are not drawn
 SURFACE = 1.06  # points up to this factor behind the nearest one belong to the same surface
 MIN_WEIGHT = 0.05
 SUBPIXELS = 1024  # steps of a projection per pixel
+SAMPLED = 4  # pixels between the points that are asked which cells they fall into
 TOKEN_STRIDE = 8  # pixels of a view that one transformer token sees
 MEMORY_CHANNELS = 5 * TOKEN_STRIDE**2
 
 
 class MemoryState(NamedTuple):
     """Keyframes: pixels `(B, S, 4, H, W)` float32 (r, g, b, d), c2w `(B, S, 4, 4)` float32, and valid
-    `(B, S)` bool, S = 17; slots are frame 0 and the last frames of the latest 16 chunks, oldest first."""
+    `(B, S)` bool, S = 33; slot 0 is frame 0, the others are kept last frames of chunks, oldest first."""
 
     pixels: Tensor
     c2w: Tensor
@@ -56,40 +64,116 @@ def start_memory(pixels: Tensor, c2w: Tensor) -> MemoryState:
 
 
 def write_memory(state: MemoryState, pixels: Tensor, c2w: Tensor) -> MemoryState:
-    """Return the memory with a new last frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`; the oldest recent
-    frame is dropped, frame 0 stays."""
-
-    def push(slots: Tensor, new: Tensor) -> Tensor:
-        return torch.cat([slots[:, :1], slots[:, 2:], new[:, None].to(slots.dtype)], dim=1)
-
+    """Return the memory with a new last frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`; frame 0 stays, and
+    what is dropped where nothing is free is `dispensable`."""
+    dropped = dispensable(state.c2w, state.valid)
     return MemoryState(
-        push(state.pixels, pixels),
-        push(state.c2w, c2w),
-        push(state.valid, torch.ones_like(state.valid[:, 0])),
+        _replace(state.pixels, dropped, pixels),
+        _replace(state.c2w, dropped, c2w),
+        _replace(state.valid, dropped, torch.ones_like(state.valid[:, 0])),
     )
 
 
-def choose_slots(c2w: Tensor, valid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _replace(slots: Tensor, dropped: Tensor, new: Tensor) -> Tensor:
+    """Return slots `(B, S, ...)` without slot `dropped` `(B,)`, with `new` `(B, ...)` as the last."""
+    left = torch.arange(slots.shape[1] - 1, device=slots.device)
+    left = left + (left >= dropped[:, None])  # (B, S - 1)
+    rows = torch.arange(len(slots), device=slots.device)[:, None]
+    return torch.cat([slots[rows, left], new[:, None].to(slots.dtype)], dim=1)
+
+
+def dispensable(c2w: Tensor, valid: Tensor) -> Tensor:
+    """Return the slot `(B,)` to drop: a free one, or, of the older frames, the one most like another slot.
+
+    c2w `(B, S, 4, 4)` and valid `(B, S)` of the slots.
+    """
+    older = torch.zeros_like(valid)
+    older[:, 1 : valid.shape[1] - LATEST + 1] = True
+    axis, place = c2w[..., :3, 2].double(), c2w[..., :3, 3].double()  # (B, S, 3)
+    apart = views_apart(axis[:, :, None], place[:, :, None], axis[:, None], place[:, None])  # (B, S, S)
+    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    nearest = apart.masked_fill(~valid[:, None], torch.inf).amin(2)  # (B, S)
+    nearest = nearest.masked_fill(~valid, -1.0).masked_fill(~older, torch.inf)
+    return valid.shape[1] - 1 - nearest.flip(1).argmin(1)  # the newest of equals
+
+
+def views_apart(axis: Tensor, place: Tensor, other_axis: Tensor, other_place: Tensor) -> Tensor:
+    """Return d `(...)`, in whole steps of `SAME`, of cameras by optical axis and place, all `(..., 3)`."""
+    turned = 1 - (axis * other_axis).sum(-1)
+    return ((turned + FAR_PENALTY * (place - other_place).norm(dim=-1)) / SAME).round() * SAME
+
+
+def kept_frames(c2w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of the frames `(B, T, 4, 4)`, written one after the other, a memory keeps.
+
+    Their numbers `(B, S)` int64, and valid `(B, S)` bool.
+    """
+    numbers = torch.zeros(len(c2w), SLOTS, dtype=torch.long, device=c2w.device)
+    poses = c2w[:, :1].float().repeat(1, SLOTS, 1, 1)
+    valid = torch.zeros_like(numbers, dtype=torch.bool)
+    valid[:, 0] = True
+    for t in range(1, c2w.shape[1]):
+        dropped = dispensable(poses, valid)
+        poses = _replace(poses, dropped, c2w[:, t])
+        numbers = _replace(numbers, dropped, torch.full_like(numbers[:, 0], t))
+        valid = _replace(valid, dropped, torch.ones_like(valid[:, 0]))
+    return numbers, valid
+
+
+def choose_slots(
+    inverse: Tensor, c2w: Tensor, valid: Tensor, target: Tensor, intrinsics: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return which slots to read, `(B, 4)` int64, and whether each counts, `(B, 4)` bool.
 
-    c2w `(B, S, 4, 4)` and valid `(B, S)` of the slots, frame 0 first and the newest last; target `(B, 4, 4)`.
+    inverse `(B, S, H, W)` inverse depth as in frames, c2w `(B, S, 4, 4)` and valid `(B, S)` of the slots,
+    frame 0 first and the newest last; target `(B, 4, 4)`; intrinsics `(B, 4)` pixels.
     """
     batch, slots = valid.shape
-    target = target.to(c2w.dtype)
-    facing = (c2w[..., :3, 2] * target[:, None, :3, 2]).sum(-1)  # (B, S) cosine between optical axes
-    away = (c2w[..., :3, 3] - target[:, None, :3, 3]).norm(dim=-1)  # (B, S) metres
+    rows = torch.arange(batch, device=valid.device)
+    shown = cells_shown(inverse, c2w, target, intrinsics) & valid[:, :, None]  # (B, S, N)
+    axis, place = target[:, None, :3, 2].double(), target[:, None, :3, 3].double()
+    apart = views_apart(c2w[..., :3, 2].double(), c2w[..., :3, 3].double(), axis, place)  # (B, S)
+    tie = 1 / (2 + apart)  # below a whole cell
     candidate = valid.clone()
     candidate[:, 0] = candidate[:, -1] = False
-    overlap = (facing - FAR_PENALTY * away).masked_fill(~candidate, -torch.inf)
-    best = overlap.topk(min(READ_BEST, slots), dim=1).indices  # (B, 2)
-    ends = torch.tensor([0, slots - 1], device=best.device).expand(batch, 2)
-    counts = torch.cat([candidate.gather(1, best), valid[:, :1], valid[:, -1:] & (slots > 1)], dim=1)
-    return torch.cat([best, ends], dim=1), counts
+    seen = shown[:, 0] | shown[:, -1]  # (B, N)
+    chosen, counts = [], []
+    for _ in range(READ_BEST):
+        gain = (shown & ~seen[:, None]).sum(2) + tie
+        best = gain.masked_fill(~candidate, -torch.inf).argmax(1)  # (B,)
+        chosen.append(best)
+        counts.append(candidate[rows, best])
+        seen = seen | shown[rows, best]
+        candidate[rows, best] = False
+    chosen += [torch.zeros_like(rows), torch.full_like(rows, slots - 1)]
+    counts += [valid[:, 0], valid[:, -1] & (slots > 1)]
+    return torch.stack(chosen, dim=1), torch.stack(counts, dim=1)
+
+
+def cells_shown(inverse: Tensor, c2w: Tensor, target: Tensor, intrinsics: Tensor) -> Tensor:
+    """Return in which cells of a view, row by row, each keyframe has points, hidden or not: `(B, S, N)` bool.
+
+    As `choose_slots`; every fourth pixel of every fourth row is asked.
+    """
+    batch, slots, height, width = inverse.shape
+    columns, lines = width // TOKEN_STRIDE, height // TOKEN_STRIDE
+    asked = slice(SAMPLED // 2, None, SAMPLED)
+    pair = (invert_rigid(target)[:, None] @ c2w.to(target.dtype)).float()  # (B, S, 4, 4)
+    project = intrinsic_matrix(intrinsics.float())[:, None]  # (B, 1, 3, 3)
+    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, asked, asked].flatten(1, 2).mT  # (B, 3, P)
+    depth = metric_depth(inverse[:, :, asked, asked].float()).flatten(2)[:, :, None]  # (B, S, 1, P)
+    q = (project @ pair[..., :3, :3] @ rays[:, None]) * depth + project @ pair[..., :3, 3:]
+    x, y, z = q.unbind(2)  # (B, S, P)
+    u, v = ((part / z * SUBPIXELS).round().div(SUBPIXELS * TOKEN_STRIDE).floor() for part in (x, y))
+    drawn = (z > NEAR) & (u >= 0) & (u < columns) & (v >= 0) & (v < lines)
+    cell = torch.where(drawn, v * columns + u, columns * lines).long()
+    shown = torch.zeros(batch, slots, columns * lines + 1, dtype=torch.bool, device=inverse.device)
+    return shown.scatter_(2, cell, True)[..., :-1]
 
 
 def read_memory(state: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
     """Return the views `(B, F, 5, H, W)` (r, g, b, d, mask) of the memory from poses `(B, F, 4, 4)`."""
-    chosen, counts = choose_slots(state.c2w, state.valid, c2w[:, -1])
+    chosen, counts = choose_slots(state.pixels[:, :, 3], state.c2w, state.valid, c2w[:, -1], intrinsics)
     rows = torch.arange(len(chosen), device=chosen.device)[:, None]
     return splat(state.pixels[rows, chosen], state.c2w[rows, chosen], counts, c2w, intrinsics)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.memory import SLOTS, choose_slots, splat
+from wm_env.model.memory import choose_slots, kept_frames, splat
 from wm_env.model.vae.tiny import GROUP, inverse_depth, metric_depth
 
 
@@ -56,16 +56,15 @@ def views_of_chunk(
     """Return the memory's views `(B, 4, 5, H, W)` for the frames of chunk `chunk` >= 1, or its last alone.
 
     keyframes `(B, T, 4, H, W)`: last frame of every latent (frame 0 for latent 0); c2w `(B, F, 4, 4)`.
-    Slots are chosen as in `memory.read_memory`.
+    Slots are kept and chosen as in `memory.write_memory` and `read_memory`.
     """
-    kept = [0, *range(max(1, chunk - SLOTS + 1), chunk)]
-    poses = c2w[:, [GROUP * t for t in kept]]  # (B, S, 4, 4)
+    kept, valid = kept_frames(c2w[:, : GROUP * (chunk - 1) + 1 : GROUP])  # (B, S)
+    rows = torch.arange(len(kept), device=kept.device)[:, None]
+    slots, poses = keyframes[rows, kept], c2w[rows, GROUP * kept]
     first = GROUP * chunk if last_only else GROUP * chunk - 3
     target = c2w[:, first : GROUP * chunk + 1]
-    valid = torch.ones(poses.shape[:2], dtype=torch.bool, device=c2w.device)
-    chosen, counts = choose_slots(poses, valid, target[:, -1])
-    rows = torch.arange(len(chosen), device=chosen.device)[:, None]
-    return splat(keyframes[:, kept][rows, chosen], poses[rows, chosen], counts, target, intrinsics)
+    chosen, counts = choose_slots(slots[:, :, 3], poses, valid, target[:, -1], intrinsics)
+    return splat(slots[rows, chosen], poses[rows, chosen], counts, target, intrinsics)
 
 
 def views_of_clip(keyframes: Tensor, c2w: Tensor, intrinsics: Tensor) -> Tensor:

@@ -27,18 +27,19 @@ from torch import Tensor
 
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
+from wm_env.model.data.rendered import Clips
 from wm_env.model.flow import shift_sigma
-from wm_env.model.memory import READ_BEST, SLOTS, choose_slots, splat
+from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE, inverse_depth, to_pixels
 
 SHIFT = 3.0  # of the noise levels that a flow is trained at
 LOWEST = 0.05  # smallest of them: the loss has 1/s^2 of the error of x_0
-START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen by overlap
+START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen for what they add
 
 
 PRESETS = ("tiny", "tiny-flow", "smoke", "smoke-flow")
@@ -105,25 +106,25 @@ class Moment(NamedTuple):
     intrinsics: Tensor
 
 
-def recall(c2w: Tensor, chunk: int) -> tuple[list[int], Tensor]:
-    """Return the chunks whose last frames the memory shows at `chunk`, and which count `(4,)` bool.
-
-    c2w `(F, 4, 4)`: poses of the clip. As in `memory.choose_slots`: two by overlap, frame 0, the newest.
-    """
-    kept = [0, *range(max(1, chunk - SLOTS + 1), chunk)]
-    poses = c2w[[GROUP * t for t in kept]][None]
+def recall(clips: Clips, clip: int, chunk: int) -> tuple[list[int], Tensor]:
+    """Return the chunks of a clip whose last frames the memory shows at `chunk`, and which count `(4,)` bool,
+    as in `memory.choose_slots`: two for what they add, frame 0, the newest."""
+    numbers, valid = kept_frames(clips.poses(clip)[None, : GROUP * (chunk - 1) + 1 : GROUP])
+    kept: list[int] = numbers[valid].tolist()
+    found = clips.read(clip, [GROUP * t for t in kept])
+    target = clips.poses(clip)[None, GROUP * chunk]
     everything = torch.ones(1, len(kept), dtype=torch.bool)
-    chosen, counts = choose_slots(poses, everything, c2w[None, GROUP * chunk])
-    chunks, valid = [kept[i] for i in chosen[0].tolist()], counts[0].tolist()
-    missing = READ_BEST + 2 - len(chunks)
-    return [0] * missing + chunks, torch.tensor([False] * missing + valid)
+    chosen, counts = choose_slots(
+        inverse_depth(found.depth)[None], found.c2w[None], everything, target, found.intrinsics[None]
+    )
+    return [kept[i] for i in chosen[0].tolist()], counts[0]
 
 
 def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Moment:
     """Return `batch` random chunks of random clips."""
     clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
     chunks = torch.randint(1, shards.groups, (batch,), generator=generator).tolist()
-    recalled = [recall(shards.clips.poses(i), t) for i, t in zip(clips, chunks, strict=True)]
+    recalled = [recall(shards.clips, i, t) for i, t in zip(clips, chunks, strict=True)]
     needed = torch.tensor([[*found, t] for (found, _), t in zip(recalled, chunks, strict=True)])  # (B, S + 1)
     window = torch.stack([needed - 1, needed], dim=2).clamp_min(0)  # (B, S + 1, 2)
     rows = np.array(clips)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_env.model.memory import SLOTS, choose_slots, read_memory, splat, start_memory, write_memory
+from wm_env.model.memory import (
+    LATEST,
+    SLOTS,
+    choose_slots,
+    kept_frames,
+    read_memory,
+    splat,
+    start_memory,
+    write_memory,
+)
 from wm_env.model.vae.tiny import inverse_depth
 
 SIZE = 16
@@ -61,30 +70,90 @@ def test_the_nearer_surface_hides_the_farther() -> None:
     assert only_far[:, :, :3].allclose(torch.tensor(-0.8))
 
 
-def test_writing_keeps_the_start_and_the_latest_and_changes_no_old_state() -> None:
-    states = [start_memory(torch.zeros(1, 4, SIZE, SIZE), torch.eye(4)[None])]
-    for value in range(1, SLOTS + 3):
-        new = torch.full((1, 4, SIZE, SIZE), float(value))
-        states.append(write_memory(states[-1], new, torch.eye(4)[None]))
-    for written, state in enumerate(states):
-        shown = state.pixels[0, :, 0, 0, 0][state.valid[0]].tolist()
-        assert shown == [0, *range(max(1, written - SLOTS + 2), written + 1)]
-
-
-def test_a_view_reads_the_start_the_newest_and_the_two_that_look_the_same_way() -> None:
-    yaw = torch.tensor([0.0, 3.0, 1.5, 1.4, 0.2, 2.9])  # slots: start, four in between, newest
+def turned(*yaw: float) -> torch.Tensor:
+    """Poses that look to the right by so many radians, `(1, N, 4, 4)`."""
+    angle = torch.tensor(yaw)
     c2w = torch.eye(4).repeat(1, len(yaw), 1, 1)
-    c2w[0, :, 0, 0] = c2w[0, :, 2, 2] = yaw.cos()
-    c2w[0, :, 0, 2], c2w[0, :, 2, 0] = yaw.sin(), -yaw.sin()
-    valid = torch.ones(1, len(yaw), dtype=torch.bool)
-    chosen, counts = choose_slots(c2w, valid, c2w[:, 2])  # asked: what slot 2 looks at
-    assert set(chosen[0].tolist()) == {0, 5, 2, 3} and counts.all()
-    valid[0, 2] = False
-    chosen, counts = choose_slots(c2w, valid, c2w[:, 2])
-    assert set(chosen[0].tolist()) == {0, 5, 3, 1} or set(chosen[0].tolist()) == {0, 5, 3, 4}
-    assert counts.all()
-    _, counts = choose_slots(c2w[:, :1], valid[:, :1], c2w[:, 0])
-    assert counts[0].tolist() == [False, True, False]  # with one slot, it is read once
+    c2w[0, :, 0, 0] = c2w[0, :, 2, 2] = angle.cos()
+    c2w[0, :, 0, 2], c2w[0, :, 2, 0] = angle.sin(), -angle.sin()
+    return c2w
+
+
+def written(c2w: torch.Tensor) -> list[list[int]]:
+    """Return the numbers of the frames that a memory holds after every write of the poses `(1, N, 4, 4)`."""
+    state = start_memory(torch.zeros(1, 4, SIZE, SIZE), c2w[:, 0])
+    held = []
+    for number in range(1, c2w.shape[1]):
+        before = [tensor.clone() for tensor in state]
+        later = write_memory(state, torch.full((1, 4, SIZE, SIZE), float(number)), c2w[:, number])
+        assert all(torch.equal(old, same) for old, same in zip(before, state, strict=True))
+        state = later
+        held.append([int(value) for value in state.pixels[0, :, 0, 0, 0][state.valid[0]].tolist()])
+    return held
+
+
+def test_everything_is_kept_while_there_is_room_and_frame_0_and_the_latest_always() -> None:
+    held = written(turned(*(0.3 * n for n in range(2 * SLOTS))))
+    for number, kept in enumerate(held, start=1):
+        if number < SLOTS:
+            assert kept == list(range(number + 1))
+        assert len(kept) == min(number + 1, SLOTS) and kept == sorted(kept)
+        assert kept[0] == 0 and kept[-LATEST:] == list(range(max(0, number - LATEST + 1), number + 1))[-LATEST:]
+
+
+def test_what_was_seen_once_is_kept_while_the_camera_stands_elsewhere() -> None:
+    once = [0.2 * n for n in range(1, 16)]  # turns half around, then stands there for a minute
+    held = written(turned(0.0, *once, *[once[-1]] * 240))
+    assert set(range(16)) <= set(held[-1])
+
+
+def test_of_two_frames_that_look_alike_the_newer_is_dropped() -> None:
+    numbers, valid = kept_frames(turned(*(0.18 * n for n in range(SLOTS)), 3.0, *[5.0] * LATEST))
+    assert valid.all()
+    # 0.18 n turns past 2 pi: numbers 33 (3.0 of it) and what comes around again lie closest to older ones
+    assert set(range(1, 16)) <= set(numbers[0].tolist())
+
+
+def test_the_memory_of_a_batch_is_that_of_each_alone() -> None:
+    paths = [turned(*(a * n for n in range(60))) for a in (0.05, 0.11, 0.4)]
+    together, _ = kept_frames(torch.cat(paths))
+    assert together.tolist() == [kept_frames(path)[0][0].tolist() for path in paths]
+
+
+def seen_from(yaw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inverse depth of keyframes of a room 3 m around, and their poses."""
+    return torch.full((1, yaw.shape[1], SIZE, SIZE), float(inverse_depth(torch.tensor(3.0)))), yaw
+
+
+def test_a_view_reads_the_start_the_newest_and_the_two_that_show_what_those_do_not() -> None:
+    inverse, c2w = seen_from(turned(0.0, 3.0, 1.9, 1.1, 1.5, 0.2, 2.9))  # start, five in between, newest
+    valid = torch.ones(1, 7, dtype=torch.bool)
+    target = turned(1.5)[:, 0]
+    chosen, counts = choose_slots(inverse, c2w, valid, target, INTRINSICS)
+    assert chosen[0].tolist()[0] == 4 and chosen[0].tolist()[2:] == [0, 6] and counts.all()
+    valid[0, 4] = False  # without the one that shows it all: those that look to the left and right of it
+    chosen, counts = choose_slots(inverse, c2w, valid, target, INTRINSICS)
+    assert set(chosen[0].tolist()) == {2, 3, 0, 6} and counts.all()
+    _, counts = choose_slots(inverse[:, :1], c2w[:, :1], valid[:, :1], c2w[:, 0], INTRINSICS)
+    assert counts[0].tolist() == [False, False, True, False]  # with one slot, it is read once
+
+
+def test_neighbours_of_one_frame_are_not_read_beside_it() -> None:
+    inverse, c2w = seen_from(turned(0.0, 3.0, 1.3, 1.35, 1.4, 5.0))
+    valid = torch.ones(1, 6, dtype=torch.bool)
+    chosen, _ = choose_slots(inverse, c2w, valid, turned(2.1)[:, 0], INTRINSICS)
+    assert chosen[0].tolist()[:2] == [4, 1]  # slots 2 and 3 are nearer than 1, but show what 4 does
+
+
+def test_a_full_turn_ends_in_the_view_that_it_began_with() -> None:
+    state = start_memory(torch.zeros(1, 4, SIZE, SIZE), turned(0.0)[:, 0])
+    picture = smooth_pixels()
+    state = write_memory(state, picture, turned(0.8)[:, 0])
+    grey = torch.zeros(1, 4, SIZE, SIZE)
+    for step in range(1, 60):
+        state = write_memory(state, grey, turned(0.8 + 2 * torch.pi * step / 60)[:, 0])
+    seen = read_memory(state, turned(0.8)[:, :1].double(), INTRINSICS)
+    assert (seen[0, 0, :3, 4:12, 4:12] - picture[0, :3, 4:12, 4:12]).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("aside", [0.0, 0.25], ids=["standing", "stepping aside"])
