@@ -103,7 +103,7 @@ def preset(name: str) -> SelfForcing:
     if name == "tiny":
         return SelfForcing(loop=loop)
     if name == "tiny-vivid":
-        loop = dataclasses.replace(loop, total_steps=400, ema_decay=0.98)
+        loop = dataclasses.replace(loop, total_steps=300, ema_decay=0.98)
         return SelfForcing(loop=loop, vivid=1.0, far=0.4, pure_noise=1.0, truth_half_life=20.0)
     if name == "smoke":
         loop = LoopConfig(
