@@ -8,7 +8,7 @@ its frames are compared with the renderer's at pixel-frame horizons h:
 Rows beside the world: repeat the first frame; the autoencoder fed with the truth (what the codec alone
 costs); the world with a part ablated; the world shown the poses of another scene (wrong actions).
 
-Two more tests: the look-away (turn for some steps, turn back: is the view still there?) and the appearance
+Two more tests: the look-away (turn for some steps and back, or once around: is the view still there?) and the appearance
 of long rollouts (do they darken, wash out or freeze?).
 """
 
@@ -133,18 +133,23 @@ def other_rows(
 
 
 def look_away(worlds: Mapping[str, World], split: str, settings: FidelitySettings) -> dict[str, Any]:
-    """Return PSNR of the view after turning away for `look_steps` and back, by lead-in and world.
+    """Return PSNR of the view after turning away and coming back, by test and world.
 
-    The last frame has the pose of the frame before the turn. `truth`: against the renderer. `itself`: against
-    what the world showed before the turn; a world may agree with itself and be wrong. With lead-in 0 that is
-    the start image, which a softmax window with a sink never loses; after a walk forward it is not.
+    `lead_N`: N steps forward, `look_steps` aside and back again. `full_turn`: `lead_steps` forward, once
+    around. The last frame has the pose of the frame before the turn. `truth`: against the renderer. `itself`:
+    against what the world showed before the turn; a world may agree with itself and be wrong. With lead-in 0
+    that is the start image, which a softmax window with a sink never loses; after a walk forward it is not.
     """
     name, world = next(iter(worlds.items()))
     compared = [row for row in worlds if row in (name, "ablate=gdn_state", "ablate=memory")]
     seeds = range(settings.seed, settings.seed + settings.scenes)
     result: dict[str, Any] = {}
-    for lead in sorted({0, settings.lead_steps}):
-        keys = ["w"] * lead + ["d"] * settings.look_steps + ["a"] * settings.look_steps
+    around = round(360 / (world.spec.max_rotation_deg * world.spec.frames_per_step))
+    away = ["d"] * settings.look_steps + ["a"] * settings.look_steps
+    tests = {f"lead_{lead}": (lead, away) for lead in sorted({0, settings.lead_steps})}
+    tests["full_turn"] = (settings.lead_steps, ["d"] * around)
+    for test, (lead, turning) in tests.items():
+        keys = ["w"] * lead + turning
         truth = walks(world.spec, split=split, seeds=seeds, keys=[keys] * len(seeds))
         before = lead * world.spec.frames_per_step
         scores = {}
@@ -154,7 +159,7 @@ def look_away(worlds: Mapping[str, World], split: str, settings: FidelitySetting
                 "truth": psnr(frames[:, -1], truth.frames[:, -1]).numpy(),
                 "itself": psnr(frames[:, -1], frames[:, before]).numpy(),
             }
-        result[f"lead_{lead}"] = {row: _bands(score) for row, score in scores.items()} | {
+        result[test] = {row: _bands(score) for row, score in scores.items()} | {
             f"{name} minus {row}": _bands({key: scores[name][key] - score[key] for key in score})
             for row, score in scores.items()
             if row != name
@@ -217,11 +222,12 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [f"## {split}: PSNR (dB) against the twin", "", *_table(titles, found["psnr"], 2), ""]
         lines += [f"### {split}: gain of the world over each row (dB, paired)", ""]
         lines += [*_table(titles, found["gain_over"], 2), ""]
-        for lead, rows in found["look_away"].items():
-            steps = lead.removeprefix("lead_")
+        for test, rows in found["look_away"].items():
+            around = test == "full_turn"
+            steps = settings["lead_steps"] if around else test.removeprefix("lead_")
+            turned = "once around" if around else f"away for {settings['look_steps']} steps and back"
             lines += [
-                f"### {split}: PSNR (dB) of the view after turning away for {settings['look_steps']} steps "
-                f"and back, {steps} steps forward beforehand",
+                f"### {split}: PSNR (dB) of the view after turning {turned}, {steps} steps forward beforehand",
                 "",
                 *_table(["row", "against the twin", "against itself before"], rows, 2),
                 "",

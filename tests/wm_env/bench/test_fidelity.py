@@ -21,7 +21,7 @@ def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
     found = fidelity({"twin": TwinWorld()}, settings, "test")["splits"]["val"]
     assert [cell["mean"] for cell in found["psnr"]["twin"].values()] == [PSNR_CAP, PSNR_CAP]
     assert found["psnr"]["repeat first frame"]["8"]["mean"] < 40
-    for lead in ("lead_0", "lead_8"):
+    for lead in ("lead_0", "lead_8", "full_turn"):
         assert found["look_away"][lead]["twin"]["truth"]["mean"] == PSNR_CAP
         assert found["look_away"][lead]["twin"]["itself"]["mean"] > 40  # the same view again
     means = {key: cell["mean"] for key, cell in found["appearance"].items()}
