@@ -9,11 +9,10 @@ through the very `rollout.py` that the environment uses. Its latents y_t are the
 compared with the true frame z_t by one of two losses:
 
     square   L = mean_t h_t |w (x_t - z_t)|^2                       the mean of all that it could be
-    vivid    L = mean_t h_t M(x_t, z_t) + lambda A(x_t, z_t)        the likeliest, in true contrast (vivid.py)
+    vivid    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest, in true contrast (vivid.py)
 
 h_t halves every `truth_half_life` chunks: the further a rollout went, the less the true frame is the only
-right answer; how vivid true frames are does not depend on that. The rollout carries no gradient; one pass
-over it gives the states before all of its chunks.
+right answer. The rollout carries no gradient; one pass over it gives the states before all of its chunks.
 """
 
 from __future__ import annotations
@@ -103,8 +102,8 @@ def preset(name: str) -> SelfForcing:
     if name == "tiny":
         return SelfForcing(loop=loop)
     if name == "tiny-vivid":
-        loop = dataclasses.replace(loop, total_steps=300, ema_decay=0.98)
-        return SelfForcing(loop=loop, vivid=1.0, far=0.4, pure_noise=1.0, truth_half_life=20.0)
+        loop = dataclasses.replace(loop, total_steps=160, ema_decay=0.98)
+        return SelfForcing(loop=loop, vivid=1.0, far=0.3, pure_noise=1.0, truth_half_life=100.0)
     if name == "smoke":
         loop = LoopConfig(
             total_steps=12, lr=2e-3, muon_lr=2e-3, warmup_steps=2, constant_fraction=1.0, log_every=2,
@@ -186,7 +185,7 @@ def self_forcing_loss(
         true = decoded(vae, later(z), earlier(z))
     looks = appearance_distance(decoded(vae, x, earlier(own.z)), true)
     found |= {"median": float(close.detach().mean()), "appearance": float(looks.detach().mean())}
-    return (close * trust + config.vivid * looks).mean(), found
+    return ((close + config.vivid * looks) * trust).mean(), found
 
 
 def noise_levels(config: SelfForcing, count: int, frames: int, generator: torch.Generator) -> Tensor:
