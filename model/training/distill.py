@@ -55,7 +55,7 @@ def preset(name: str, method: Method, steps: int = 1, teacher_steps: int = 4) ->
         return Distillation(method=method, steps=steps, teacher_steps=teacher_steps, loop=loop)
     if name == "tiny":
         loop = LoopConfig(
-            total_steps=300, lr=1e-4, slow_factor=1.0, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=10,
+            total_steps=200, lr=3e-5, slow_factor=4.0, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=10,
             constant_fraction=1.0, grad_clip=10.0, ema_decay=0.98, log_every=10, eval_every=100,
         )  # fmt: skip
         return Distillation(method=method, steps=steps, teacher_steps=teacher_steps, loop=loop)
