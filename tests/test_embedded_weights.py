@@ -43,9 +43,10 @@ def test_every_committed_report_measured_the_shipped_weights() -> None:
     found = []
     for path in sorted((ROOT / "docs").rglob("*.json")):
         for world, digest in measured(json.loads(path.read_text())):
-            found.append(world)
             base = world.split("[")[0]
-            assert digest == SHIPPED[base], f"{path.relative_to(ROOT)} measured other weights of {base}"
+            found.append(base)
+            if base in SHIPPED:  # reports of teachers and students carry names of their own
+                assert digest == SHIPPED[base], f"{path.relative_to(ROOT)} measured other weights of {base}"
     assert set(found) >= set(EMBEDDED)
 
 
