@@ -34,7 +34,7 @@ class Fidelity:
     """PSNR against the true twin by horizon, the look-away test, and the appearance of long rollouts.
 
     Writes OUT/fidelity-WORLD.json and .md with rows for the world, its ablations, the codec alone, the first
-    frame repeated and wrong actions. 32 scenes of two splits take about 10 minutes on one CPU core.
+    frame repeated and wrong actions. 32 scenes of two splits take about 15 minutes on one CPU core.
     """
 
     out: Path
