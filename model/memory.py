@@ -12,8 +12,8 @@ Projections are rounded to 1/1024 pixel. A camera that stands or steps aside sen
 pixel centres, where an error of 1e-7 (another batch size) would choose the pixels that they are written to,
 and what they hide: without the rounding 3 to 9% of a slot's values left the solo episode's within 16 steps.
 
-Kept are frame 0, the last frames of the latest 8 chunks and 24 older ones: when there is no room, the one that
-another kept frame resembles most is dropped (of the two, the newer), by how far apart their cameras are,
+Kept are frame 0, the last frames of the latest 8 chunks and 24 older ones: when there is no room, the one
+that another kept frame resembles most is dropped (of the two, the newer), by how far apart their cameras are,
 
     d = 1 - cos(angle between optical axes) + 0.1 |t_i - t_k| / m,
 

@@ -69,7 +69,7 @@ def test_a_view_comes_back_after_a_full_turn() -> None:
     truth = walks(world.spec, split="val", seeds=seeds, keys=[keys] * len(seeds))
     frames = roll(world, starts(world, truth), truth.c2w)
     before = frames[:, lead * world.spec.frames_per_step]
-    assert psnr(frames[:, -1], before).mean() > 31  # 35.9 on 16 scenes; 26.4 where the latest 16 chunks were kept
+    assert psnr(frames[:, -1], before).mean() > 31  # 35.9 on 16 scenes; 26.4 with the latest 16 chunks kept
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -8,8 +8,8 @@ its frames are compared with the renderer's at pixel-frame horizons h:
 Rows beside the world: repeat the first frame; the autoencoder fed with the truth (what the codec alone
 costs); the world with a part ablated; the world shown the poses of another scene (wrong actions).
 
-Two more tests: the look-away (turn for some steps and back, or once around: is the view still there?) and the appearance
-of long rollouts (do they darken, wash out or freeze?).
+Two more tests: the look-away (turn for some steps and back, or once around: is the view still there?) and
+the appearance of long rollouts (do they darken, wash out or freeze?).
 """
 
 from __future__ import annotations
@@ -227,7 +227,8 @@ def markdown(report: dict[str, Any]) -> str:
             steps = settings["lead_steps"] if around else test.removeprefix("lead_")
             turned = "once around" if around else f"away for {settings['look_steps']} steps and back"
             lines += [
-                f"### {split}: PSNR (dB) of the view after turning {turned}, {steps} steps forward beforehand",
+                f"### {split}: PSNR (dB) of the view after turning {turned}, "
+                f"{steps} steps forward beforehand",
                 "",
                 *_table(["row", "against the twin", "against itself before"], rows, 2),
                 "",
