@@ -109,15 +109,12 @@ def kept_frames(c2w: Tensor) -> tuple[Tensor, Tensor]:
     Their numbers `(B, S)` int64, and valid `(B, S)` bool.
     """
     numbers = torch.zeros(len(c2w), SLOTS, dtype=torch.long, device=c2w.device)
-    poses = c2w[:, :1].float().repeat(1, SLOTS, 1, 1)
     valid = torch.zeros_like(numbers, dtype=torch.bool)
     valid[:, 0] = True
+    state = MemoryState(numbers, c2w[:, :1].float().repeat(1, SLOTS, 1, 1), valid)  # numbers for pixels
     for t in range(1, c2w.shape[1]):
-        dropped = dispensable(poses, valid)
-        poses = _replace(poses, dropped, c2w[:, t])
-        numbers = _replace(numbers, dropped, torch.full_like(numbers[:, 0], t))
-        valid = _replace(valid, dropped, torch.ones_like(valid[:, 0]))
-    return numbers, valid
+        state = write_memory(state, torch.full_like(numbers[:, 0], t), c2w[:, t])
+    return state.pixels, state.valid
 
 
 def choose_slots(
@@ -158,12 +155,7 @@ def cells_shown(inverse: Tensor, c2w: Tensor, target: Tensor, intrinsics: Tensor
     batch, slots, height, width = inverse.shape
     columns, lines = width // TOKEN_STRIDE, height // TOKEN_STRIDE
     asked = slice(SAMPLED // 2, None, SAMPLED)
-    pair = (invert_rigid(target)[:, None] @ c2w.to(target.dtype)).float()  # (B, S, 4, 4)
-    project = intrinsic_matrix(intrinsics.float())[:, None]  # (B, 1, 3, 3)
-    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, asked, asked].flatten(1, 2).mT  # (B, 3, P)
-    depth = metric_depth(inverse[:, :, asked, asked].float()).flatten(2)[:, :, None]  # (B, S, 1, P)
-    q = (project @ pair[..., :3, :3] @ rays[:, None]) * depth + project @ pair[..., :3, 3:]
-    x, y, z = q.unbind(2)  # (B, S, P)
+    x, y, z = projected(inverse, c2w, target[:, None], intrinsics, asked)[:, 0].unbind(2)  # (B, S, P)
     u, v = ((part / z * SUBPIXELS).round().div(SUBPIXELS * TOKEN_STRIDE).floor() for part in (x, y))
     drawn = (z > NEAR) & (u >= 0) & (u < columns) & (v >= 0) & (v < lines)
     cell = torch.where(drawn, v * columns + u, columns * lines).long()
@@ -186,13 +178,7 @@ def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrins
     """
     batch, _, _, height, width = pixels.shape
     frames, area, pitch = target.shape[1], height * width, width + 2
-    # one transform per (target, keyframe) pair, composed in the dtype of the poses, then in pixel units:
-    # pixel (u, v, 1) at depth z  ->  q = (K R K^-1 (u, v, 1)) z + K t,  projected to (q_x, q_y) / q_z - 1/2
-    pair = (invert_rigid(target)[:, :, None] @ source.to(target.dtype)[:, None]).float()  # (B, F, S, 4, 4)
-    project = intrinsic_matrix(intrinsics.float())[:, None, None]  # (B, 1, 1, 3, 3)
-    rays = pixel_rays(intrinsics.float(), height, width, 0.5).flatten(1, 2).mT  # (B, 3, HW)
-    depth = metric_depth(pixels[:, :, 3].float()).flatten(2)[:, None, :, None]  # (B, 1, S, 1, HW)
-    q = (project @ pair[..., :3, :3] @ rays[:, None, None]) * depth + project @ pair[..., :3, 3:]
+    q = projected(pixels[:, :, 3], source, target, intrinsics)
     x, y, z = (part.flatten(2) for part in q.unbind(3))  # (B, F, P) with P = S HW
     u, v = (((part / z - 0.5) * SUBPIXELS).round() / SUBPIXELS for part in (x, y))
     left, top = u.floor(), v.floor()
@@ -226,6 +212,24 @@ def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrins
     mean = total[:, :, :4] / total[:, :, 4:].clamp_min(MIN_WEIGHT)
     inverse = (DEPTH_SCALE / mean[:, :, 3:].clamp_min(NEAR)).clamp(max=MAX_INVERSE) - 1
     return torch.cat([mean[:, :, :3] * mask, inverse * mask, mask], dim=2)
+
+
+def projected(
+    inverse: Tensor, source: Tensor, target: Tensor, intrinsics: Tensor, asked: slice = slice(None)
+) -> Tensor:
+    """Return keyframe points in the cameras of other poses, q `(B, F, S, 3, P)` with pixel q_xy / q_z - 1/2.
+
+    inverse `(B, S, H, W)` inverse depth, source `(B, S, 4, 4)`, target `(B, F, 4, 4)`, intrinsics `(B, 4)`;
+    asked: which rows and which columns of pixels, row by row P of them.
+    """
+    height, width = inverse.shape[-2:]
+    # one transform per (target, keyframe) pair, composed in the dtype of the poses, then in pixel units:
+    # pixel (u, v, 1) at depth z  ->  q = (K R K^-1 (u, v, 1)) z + K t,  projected to (q_x, q_y) / q_z - 1/2
+    pair = (invert_rigid(target)[:, :, None] @ source.to(target.dtype)[:, None]).float()  # (B, F, S, 4, 4)
+    project = intrinsic_matrix(intrinsics.float())[:, None, None]  # (B, 1, 1, 3, 3)
+    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, asked, asked].flatten(1, 2).mT  # (B, 3, P)
+    depth = metric_depth(inverse[:, :, asked, asked].float()).flatten(2)[:, None, :, None]  # (B, 1, S, 1, P)
+    return (project @ pair[..., :3, :3] @ rays[:, None, None]) * depth + project @ pair[..., :3, 3:]
 
 
 def intrinsic_matrix(intrinsics: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wm_env.bench.walks import roll, starts, walks
+from wm_env.bench.walks import roll, starts, steps_around, walks
 from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.embedded import EMBEDDED, load_world, world_path
 from wm_env.model.metrics import psnr
@@ -64,8 +64,7 @@ def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> No
 def test_a_view_comes_back_after_a_full_turn() -> None:
     world = load_world("tiny")
     seeds, lead = range(100, 104), 4
-    around = round(360 / (world.spec.max_rotation_deg * world.spec.frames_per_step))
-    keys = ["w"] * lead + ["d"] * around
+    keys = ["w"] * lead + ["d"] * steps_around(world.spec)
     truth = walks(world.spec, split="val", seeds=seeds, keys=[keys] * len(seeds))
     frames = roll(world, starts(world, truth), truth.c2w)
     before = frames[:, lead * world.spec.frames_per_step]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from wm_env.bench.intervals import Band, band, ratio_band
 from wm_env.bench.provenance import provenance, provenance_lines
-from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, take, walks
+from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
 from wm_env.model.metrics import LUMA, psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
@@ -144,10 +144,9 @@ def look_away(worlds: Mapping[str, World], split: str, settings: FidelitySetting
     compared = [row for row in worlds if row in (name, "ablate=gdn_state", "ablate=memory")]
     seeds = range(settings.seed, settings.seed + settings.scenes)
     result: dict[str, Any] = {}
-    around = round(360 / (world.spec.max_rotation_deg * world.spec.frames_per_step))
     away = ["d"] * settings.look_steps + ["a"] * settings.look_steps
     tests = {f"lead_{lead}": (lead, away) for lead in sorted({0, settings.lead_steps})}
-    tests["full_turn"] = (settings.lead_steps, ["d"] * around)
+    tests["full_turn"] = (settings.lead_steps, ["d"] * steps_around(world.spec))
     for test, (lead, turning) in tests.items():
         keys = ["w"] * lead + turning
         truth = walks(world.spec, split=split, seeds=seeds, keys=[keys] * len(seeds))

@@ -75,6 +75,11 @@ def walks(
     )
 
 
+def steps_around(spec: WorldSpec) -> int:
+    """Return how many env steps a full turn takes at full speed."""
+    return round(360 / (spec.max_rotation_deg * spec.frames_per_step))
+
+
 def walk(spec: WorldSpec, scene: Scene | None, start: Tensor, keys: Sequence[Sequence[str]]) -> Tensor:
     """Return absolute poses `(B, 1 + F, 4, 4)` float64 of one key list a slot, from `start` `(B, 4, 4)`.
 

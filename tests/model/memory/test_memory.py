@@ -9,6 +9,7 @@ from wm_env.model.memory import (
     LATEST,
     SLOTS,
     choose_slots,
+    dispensable,
     kept_frames,
     read_memory,
     splat,
@@ -110,8 +111,10 @@ def test_what_was_seen_once_is_kept_while_the_camera_stands_elsewhere() -> None:
 def test_of_two_frames_that_look_alike_the_newer_is_dropped() -> None:
     numbers, valid = kept_frames(turned(*(0.18 * n for n in range(SLOTS)), 3.0, *[5.0] * LATEST))
     assert valid.all()
-    # 0.18 n turns past 2 pi: numbers 33 (3.0 of it) and what comes around again lie closest to older ones
     assert set(range(1, 16)) <= set(numbers[0].tolist())
+    yaw = [0.18 * n for n in range(SLOTS)]
+    yaw[9] = yaw[5]
+    assert dispensable(turned(*yaw), torch.ones(1, SLOTS, dtype=torch.bool)).tolist() == [9]
 
 
 def test_the_memory_of_a_batch_is_that_of_each_alone() -> None:
