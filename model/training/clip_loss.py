@@ -23,11 +23,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.dit import DiT
 from wm_env.model.state import tree_map
-from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss
+from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss, fast_attention
 
 MODES = ("same", "incremental", "last_anchor", "clean_prefix")
 
@@ -164,10 +163,7 @@ def clip_step(
         assert isinstance(model, DiT)
         device = model.latent_in.weight.device
         batch = tree_map(lambda x: x.to(device), source.draw(generator))
-        backends = (
-            [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-        )
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
+        with fast_attention(device, bf16):
             return clip_loss(model, batch, config, generator, weights).mean, {}
 
     return step
