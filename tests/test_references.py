@@ -66,6 +66,21 @@ def test_what_a_file_cites_is_there(path: Path) -> None:
     assert problems(path.read_text(), path, ROOT) == []
 
 
+def missing_paths(text: str, root: Path) -> list[str]:
+    """Return the paths in backquotes, with a slash in them, that are neither file nor folder below `root`."""
+    return [path for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text) if not (root / path).exists()]
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md"])
+def test_every_path_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert missing_paths(text, ROOT) == []
+    assert missing_paths(f"{text} `model/` `model/nothing.py` `nothing/`", ROOT) == [
+        "model/nothing.py",
+        "nothing/",
+    ]
+
+
 def test_a_bad_citation_is_found(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "page.md"
