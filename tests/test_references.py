@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import wm_env
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("kernels", "model", "wm_env", "agents", "examples", "tests")
 OUTSIDE = re.compile(r"\.\./shared(?!/golden\b)")  # recorded fixtures are data and lie beside the checkout
@@ -71,7 +73,7 @@ def missing_paths(text: str, root: Path) -> list[str]:
     return [path for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text) if not (root / path).exists()]
 
 
-@pytest.mark.parametrize("page", ["ARCHITECTURE.md"])
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_every_path_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     assert missing_paths(text, ROOT) == []
@@ -79,6 +81,11 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
         "model/nothing.py",
         "nothing/",
     ]
+
+
+def test_citation_and_changelog_name_the_version_of_the_package() -> None:
+    assert f"\nversion: {wm_env.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{wm_env.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_a_bad_citation_is_found(tmp_path: Path) -> None:
