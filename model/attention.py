@@ -2,10 +2,11 @@
 
 Both kinds of self-attention share projections, camera branch, output gate and interface:
 
-    out = W_o ((main + W_cam camera + b_cam) * silu(W_g a + b_g)) + b_o            (dit.md 3.7)
+    out = W_o ((main + W_cam camera + b_cam) * silu(W_g a + b_g)) + b_o
 
-GDN blocks carry a constant-size memory (dit.md 3, 5.3), softmax blocks the keys and values of a window of
-committed chunks (dit.md 4, 7.2).
+as in docs/reference/transformer.md#output-gate. GDN blocks carry a constant-size memory
+(docs/reference/transformer.md#recurrence), softmax blocks the keys and values of a window of committed chunks
+(docs/reference/transformer.md#streaming-state).
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ def tokens_first(x: Tensor) -> Tensor:
 
 
 def to_ray_frame(q: Tensor, k: Tensor, v: Tensor, rays: Rays, cis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return camera-branch q, k, v `(B, T, N, H, D)` mapped into ray space (dit.md 5.3).
+    """Return camera-branch q, k, v `(B, T, N, H, D)` mapped into ray space.
 
-    First half of a head: q by P^T, k and v by P^-1, in 4-vectors. Second half: rotary.
+    First half of a head: q by P^T, k and v by P^-1, in 4-vectors. Second half: rotary. See
+    docs/reference/transformer.md#camera-branch.
     """
     half = q.shape[-1] // 2
     cis = camera_rotary(cis)
@@ -110,7 +112,10 @@ class SelfAttention(nn.Module):
 
 
 class GDNAttention(SelfAttention):
-    """Frame-wise gated delta rule attention (dit.md 3) with the numerator-only camera branch (5.3)."""
+    """Frame-wise gated delta rule attention with the numerator-only camera branch.
+
+    See docs/reference/transformer.md#gated-delta-rule and docs/reference/transformer.md#camera-branch.
+    """
 
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__(cfg, short_convolution=True)
@@ -248,7 +253,10 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
 
 
 class SoftmaxAttention(SelfAttention):
-    """Softmax attention over the current chunk and a window of committed chunks (dit.md 4, 7.3)."""
+    """Softmax attention over the current chunk and a window of committed chunks.
+
+    See docs/reference/transformer.md#softmax-blocks and docs/reference/transformer.md#streaming-schedule.
+    """
 
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__(cfg, short_convolution=False)
@@ -369,7 +377,10 @@ def _where_slot(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Text cross-attention: no rotary, RMS norm on q and k, additive -10000 on padded tokens (dit.md 2.4)."""
+    """Text cross-attention: no rotary, RMS norm on q and k, additive -10000 on padded tokens.
+
+    See docs/reference/transformer.md#cross-attention.
+    """
 
     MASKED = -10_000.0
 

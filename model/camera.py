@@ -1,8 +1,8 @@
 """Camera conditioning: UCPE ray transforms per token and Plücker maps packed per latent frame.
 
-dit.md section 5. Two independent paths: every self-attention has a camera branch whose q, k, v are mapped
-between world and ray frames (poses at latent rate), and every block adds a projection of Plücker maps
-(poses at pixel-frame rate).
+Two independent paths: every self-attention has a camera branch whose q, k, v are mapped between world and ray
+frames (poses at latent rate, docs/reference/transformer.md#camera-branch), and every block adds a projection
+of Plücker maps (poses at pixel-frame rate, docs/reference/transformer.md#plucker-maps).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
-    """Return the ray frame of every latent token (dit.md 5.2).
+    """Return the ray frame of every latent token (docs/reference/transformer.md#ray-transforms).
 
         z = unit(R d),  x = unit(R[:,1] x z),  y = unit(z x x),  Rw = rows (x, y, z)
         to_ray = [Rw | -Rw t],  to_world = [Rw^T | t]
@@ -83,14 +83,18 @@ def camera_conditions(c2w: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def latent_intrinsics(intrinsics: Tensor, frame_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return pixel intrinsics `(..., 4)` of `frame_size` in units of the latent grid (dit.md 5.1)."""
+    """Return pixel intrinsics `(..., 4)` of `frame_size` in units of the latent grid.
+
+    See docs/reference/transformer.md#camera-conditions.
+    """
     return scale_intrinsics(intrinsics, frame_size, grid)
 
 
 def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Return Plücker coordinates `(B, F, 6, h, w)` float32: unit world direction d, then moment t x d.
 
-    c2w `(B, F, 4, 4)`, intrinsics `(B, F, 4)` in latent pixels; integer grid points (dit.md 5.5).
+    c2w `(B, F, 4, 4)`, intrinsics `(B, F, 4)` in latent pixels; integer grid points
+    (docs/reference/transformer.md#plucker-maps).
     """
     c2w, intrinsics = c2w.float(), intrinsics.float()
     rays = pixel_rays(intrinsics, height, width, offset=0.0).flatten(2, 3)  # (B, F, N, 3)
@@ -102,10 +106,10 @@ def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Te
 
 
 def window_indices(frames: int, stride: int) -> Tensor:
-    """Return the pixel frames `(T, stride)` int64 of every latent frame's Plücker window (dit.md 5.5).
+    """Return the pixel frames `(T, stride)` int64 of every latent frame's Plücker window.
 
     Latent i >= 1 reads its own pixel frames, latent 0 the first `stride` of the clip; past the end the
-    last frame repeats.
+    last frame repeats. See docs/reference/transformer.md#plucker-maps.
     """
     latents = (frames - 1) // stride + 1
     first = (torch.arange(latents) * stride - (stride - 1)).clamp_min(0)

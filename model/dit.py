@@ -1,4 +1,6 @@
-"""The SANA-WM stage-1 transformer (dit.md): one forward for a clip, a chunk with state, and training.
+"""The SANA-WM stage-1 transformer: one forward for a clip, a chunk with state, and training.
+
+Equations: docs/reference/transformer.md#block.
 
     x -> latent_in -> [ block ] * depth -> head -> velocity  v = noise - x0
 
@@ -236,7 +238,10 @@ class DiT(nn.Module):
 
 @torch.no_grad()
 def initialise(model: DiT) -> None:
-    """Start near plain linear attention (dit.md 3.8): Xavier linears, gates almost open, camera silent."""
+    """Start near plain linear attention: Xavier linears, gates almost open, camera silent.
+
+    See docs/reference/transformer.md#initialisation.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -4,8 +4,9 @@
 
 `sigma` s is the noise level in [0, 1]; the network is told the timestep 1000 s (and truncates it to an
 integer itself, while the solver keeps the fraction). Every latent frame has its own sigma: a held frame (the
-start image) has 0 and never moves, chunks of one clip may be at different steps. Facts: pipeline.md
-sections 6 and 7. Legend: `B` batch, `C` channels, `T` latent frames, `K` denoising steps.
+start image) has 0 and never moves, chunks of one clip may be at different steps. Facts:
+docs/reference/pipeline.md#schedules and docs/reference/pipeline.md#solvers. Legend: `B` batch, `C` channels,
+`T` latent frames, `K` denoising steps.
 """
 
 from __future__ import annotations
@@ -133,9 +134,12 @@ def flow_euler_ltx(
 
 
 def chunk_offsets(chunks: int, steps: int, interval: float | None = None) -> list[int]:
-    """Return the global step at which each chunk starts: int(i * interval * steps), interval 1/chunks."""
+    """Return the global step at which each chunk starts: int(i * interval * steps), interval 1/chunks.
+
+    See docs/reference/pipeline.md#solvers.
+    """
     interval = 1 / chunks if interval is None else interval
-    return [int((i * interval) * steps) for i in range(chunks)]  # float64, in this order (pipeline.md 6)
+    return [int((i * interval) * steps) for i in range(chunks)]  # float64, in this order
 
 
 def chunk_flow_euler(

@@ -7,9 +7,10 @@ One chunk (of one latent frame in the embedded worlds):
     pixels <- decode(x);  frames <- refine(pixels, memory seen from the new poses)
     state <- state after the clean chunk
 
-The clean chunk has to pass through the transformer once more to enter the state (pipeline.md 7). That pass
-is not run on its own: the chunk stays `pending` and is committed in the first call of the next step, as the
-first of two chunks in one causal forward. The result is the same and a step costs one call less.
+The clean chunk has to pass through the transformer once more to enter the state
+(docs/reference/pipeline.md#streaming). That pass is not run on its own: the chunk stays `pending` and is
+committed in the first call of the next step, as the first of two chunks in one causal forward. The result is
+the same and a step costs one call less.
 
 A world is told the start image, its intrinsics, a prompt and a seed, nothing else; the depth of the start
 image is predicted. Poses come in relative to the start frame.

@@ -168,7 +168,7 @@ def observation(rules: Rules, state: State) -> Any:
 
 
 def infos(rules: Rules, state: State) -> list[dict[str, Any]]:
-    """Return one info dict a slot, fresh and deterministic (environment.md section 4)."""
+    """Return one info dict a slot, fresh and deterministic (docs/reference/environment.md#info)."""
     facts = {name: values.tolist() for name, values in rules.task.facts(state.task).items()}
     frames_per_step = rules.world.spec.frames_per_step
     c2w, intrinsics = state.c2w.numpy(), state.intrinsics.numpy()

@@ -1,4 +1,4 @@
-"""What the agent sees: the observation types of environment.md section 4.
+"""What the agent sees: the observation types of docs/reference/environment.md#observations.
 
     rgb           uint8 (h, w, 3), the newest frame
     rgb_sequence  uint8 (K, h, w, 3), all pixel frames of the step

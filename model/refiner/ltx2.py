@@ -4,10 +4,11 @@
     x += g1 * SelfAttn(RMS(x) (1 + k1) + s1);   x += CrossAttn(RMS(x), text)
     x += g2 * FF(RMS(x) (1 + k2) + s2),         (s1, k1, g1, s2, k2, g2) = table + m(timestep)
 
-Two ways to call it (pipeline.md section 8), both `RefinerNetwork`s of `wm_env.model.refiner.truncated`:
-`clip_network`, the whole clip, whose first frame (the sink) attends to itself alone; `block_network`, block
-after block, which attends to [sink | history | block] and returns a `RefinerMemory`. History keys are stored
-rotated; the sink's are not, because it slides along and always sits directly before the history.
+Two ways to call it (docs/reference/pipeline.md#refiner), both `RefinerNetwork`s of
+`wm_env.model.refiner.truncated`: `clip_network`, the whole clip, whose first frame (the sink) attends to
+itself alone; `block_network`, block after block, which attends to [sink | history | block] and returns a
+`RefinerMemory`. History keys are stored rotated; the sink's are not, because it slides along and always sits
+directly before the history.
 
 Legend: `B` batch, `T` latent frames of a call, `N` tokens per frame, `M` = T * N, `H` heads, `D` head dim,
 `C` = H * D, `P` frames of history, `L` text tokens.

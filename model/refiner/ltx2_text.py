@@ -2,7 +2,7 @@
 
 Both are used as their libraries ship them (transformers, diffusers). A prompt is encoded without preamble,
 left-padded to 1024 tokens; the hidden states of every layer go to the connectors, whose video half gives
-`(B, L, E)` (pipeline.md 4.2).
+`(B, L, E)` (docs/reference/pipeline.md#refiner-prompt-features).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     x <- refine_clip(x)                                                   with refiner "ltx2"
     frames <- decode(x)
 
-Frame 0 is held clean: it has timestep 0 in every call and never moves (pipeline.md section 6).
+Frame 0 is held clean: it has timestep 0 in every call and never moves
+(docs/reference/pipeline.md#held-frames).
 """
 
 from __future__ import annotations

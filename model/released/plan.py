@@ -23,7 +23,8 @@ GIB = 2**30
 BYTES = 2  # bfloat16
 SPATIAL, LATENTS = 32, 121  # autoencoder stride; latents of the longest trained clip
 
-# Parts of other libraries and activations: estimates (pipeline.md sections 4, 5, 8; class defaults).
+# Parts of other libraries and activations: estimates
+# (docs/reference/pipeline.md#autoencoder; class defaults).
 VAE_PARAMETERS = 694e6 + 528e6
 VAE_STATE_BYTES = 595e6
 GEMMA2_PARAMETERS = 2.6e9

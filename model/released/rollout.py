@@ -1,4 +1,6 @@
-"""ReleasedWorld: a released SANA-WM pipeline as one function from state to state (pipeline.md 7-9).
+"""ReleasedWorld: a released SANA-WM pipeline as one function from state to state.
+
+See docs/reference/pipeline.md#streaming and docs/reference/pipeline.md#order-of-a-step.
 
 A step is one chunk of 3 latent frames, 24 pixel frames:
 

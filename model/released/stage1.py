@@ -1,4 +1,6 @@
-"""Building the stage-1 transformer from released weights, tensor by tensor (dit.md section 8).
+"""Building the stage-1 transformer from released weights, tensor by tensor.
+
+See docs/reference/transformer.md#loading.
 
 The released layouts (safetensors, `model.pt`) and the diffusers layout hold the same tensors; the latter
 renames the timestep embedder and has no position and null-caption tables.

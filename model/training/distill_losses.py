@@ -1,4 +1,7 @@
-"""Two losses that teach a student of K steps what its teacher reaches in many (training.md 6).
+"""Two losses that teach a student of K steps what its teacher reaches in many.
+
+The published forms: docs/reference/training.md#ode-regression and
+docs/reference/training.md#distribution-matching.
 
 Both work frame by frame on rollouts of the student: y_t are the latents it made, the history of frame t is
 y_<t, and every network keeps its own state of that history.

@@ -341,7 +341,8 @@ def parameter_rule(name: str, parameter: nn.Parameter) -> Rule:
 def set_half_lives(model: DiT, half_lives: Sequence[float]) -> None:
     """Start the decay gates of every block at half-lives in latent frames, one per head, for any input.
 
-    exp(A_log) softplus(dt_bias) = ln 2 / half-life (dit.md 3.3), with the input's part of the gate at zero.
+    exp(A_log) softplus(dt_bias) = ln 2 / half-life (docs/reference/transformer.md#gates), with the input's
+    part of the gate at zero.
     """
     if len(half_lives) != model.cfg.heads or min(half_lives) <= 0:
         raise ValueError(f"half_lives={tuple(half_lives)}: {model.cfg.heads} positive numbers, one per head")

@@ -7,9 +7,9 @@ then damaged (`keyframes.damage`). Clips with events teach the gate to drop keyf
 
     loss = |e| + e^2 + |grad e|,   e = refined - true pixels, inverse depth at half weight
 
-A refiner with noise levels is trained as a truncated flow (training.md 7) between the true frames x_h and the
-partly noised guess x_1 = (1 - s_0) x_l + s_0 eps: at a level s in (0, s_0], from a shifted logit-normal that
-ends there,
+A refiner with noise levels is trained as a truncated flow (docs/reference/training.md#refiner) between the
+true frames x_h and the partly noised guess x_1 = (1 - s_0) x_l + s_0 eps: at a level s in (0, s_0], from a
+shifted logit-normal that ends there,
 
     x = (1 - s/s_0) x_h + (s/s_0) x_1,    loss = |v(x, s) - (x_1 - x_h) / s_0|^2,    v = (x - x_0) / s
 """

@@ -1,4 +1,7 @@
-"""Frame counts and chunk boundaries (dit.md 3.5, pipeline.md sections 1 and 7)."""
+"""Frame counts and chunk boundaries.
+
+See docs/reference/transformer.md#chunks and docs/reference/pipeline.md#frame-counts.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The published one-minute protocol: its scenes in, its result layout out, its evaluators' scores back in.
 
 A benchmark folder holds, for a split, the first frames, one camera file a scene, `run_manifest.jsonl` and
-`scene_trajectories_v2.json` (evaluation.md 1.1). A world writes
+`scene_trajectories_v2.json` (docs/reference/evaluation.md#one-minute-benchmark). A world writes
 
     METHOD/method_info.json
     METHOD/SPLIT/SCENE_generated.mp4

@@ -1,4 +1,6 @@
-"""What the Gated DeltaNet states of a world do over a long rollout (evaluation.md 2.6).
+"""What the Gated DeltaNet states of a world do over a long rollout.
+
+Quantities: docs/reference/evaluation.md#state-telemetry.
 
 With one latent frame a chunk, every head obeys
 

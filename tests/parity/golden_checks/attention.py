@@ -70,7 +70,9 @@ def _attention_case(fixture: Fixture, config: dict[str, Any], name: str, case: d
     if "normalized_chunk_index" in case:
         assert [*starts, frames] == case["normalized_chunk_index"], f"{name}: chunk boundaries {starts}"
     if softmax and (case.get("chunk_size") or 0) >= frames:
-        starts = (0,)  # the reference's softmax blocks drop all chunking then, explicit lists too (dit.md 4)
+        # the reference's softmax blocks drop all chunking then, explicit lists too
+        # (docs/reference/transformer.md#chunks)
+        starts = (0,)
 
     rays = None
     if "input.camera_conditions" in fixture:

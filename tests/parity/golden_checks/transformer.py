@@ -131,7 +131,9 @@ def streaming(fixture: Fixture) -> None:
 
 
 def numbered_slots(block: BlockState, *, first: bool, sink_only: bool) -> dict[int, Tensor]:
-    """Return what a chunk left in a block's state, in the reference's numbered layout (dit.md 7.2).
+    """Return what a chunk left in a block's state, in the reference's numbered layout.
+
+    See docs/reference/transformer.md#streaming-state.
 
     sink_only: the window has room for the sink alone, so we keep no keys of later chunks.
     """

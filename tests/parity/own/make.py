@@ -42,7 +42,8 @@ ATTENTION, WHOLE = {"rel": 3e-6}, {"rel": 1e-5}
 def float64() -> Iterator[None]:
     """Every `.float()` and complex64 of the model becomes its double twin, so that nothing is rounded.
 
-    Only the timestep features stay float32, as they are by definition (dit.md 2.2).
+    Only the timestep features stay float32, as they are by definition
+    (docs/reference/transformer.md#embeddings).
     """
     single = Tensor.float
 
