@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import time
@@ -401,6 +402,7 @@ def run(device: str, repeats: int, quick: bool) -> dict:
     return {
         "device": name,
         "clock": "CUDA events" if device == "cuda" else "processor time, one thread",
+        "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
         "peaks": {dtype: asdict(peak) for dtype, peak in known.items()},
         "errors": errors(device),

@@ -11,7 +11,7 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def seconds_of(text: str) -> float:
-    """Return the seconds of "7m", "420s", "0.2h" or "420"; raise `ValueError` for anything else or nothing."""
+    """Return the seconds of "7m", "420s", "0.2h" or "420"; raise `ValueError` for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if found is None or float(found[1]) == 0:
         raise ValueError(f"{text!r} is not a time; write 7m, 420s or 420 (seconds), above 0")

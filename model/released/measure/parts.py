@@ -15,6 +15,7 @@ from wm_env.model.released.measure.runner import NoRoom, Part
 from wm_env.model.released.measure.step import FULL, TOY, Networks, busiest_kernels, host_waits, time_steps
 
 BATCHES = (1, 2, 3, 4)
+TOY_BATCHES = (1, 2)
 REPEATS = 15
 SKIPPED = {
     "decoding (LTX-2 autoencoder)": "it is a module of diffusers, which this command does without",
@@ -60,9 +61,22 @@ def roomy(run: Callable[[Box], dict[str, Any]]) -> Callable[[Box], dict[str, Any
     return tried
 
 
-def ceilings(setting: Setting) -> dict[str, Any]:
+class Peaks:
+    """The ceilings by dtype, measured when first asked for."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.known: dict[str, bench.Peaks] = {}
+
+    def __call__(self, dtype: str) -> bench.Peaks:
+        if dtype not in self.known:
+            self.known[dtype] = bench.peaks(dtype, self.setting.device, self.setting.toy)
+        return self.known[dtype]
+
+
+def ceilings(peaks: Peaks) -> dict[str, Any]:
     """Return what this device reaches: bytes moved and operations done per second."""
-    peak = bench.peaks("bfloat16", setting.device, setting.toy)
+    peak = peaks("bfloat16")
     return asdict(peak) | {
         "summary": f"{peak.bytes_per_second / 1e12:.3g} TB/s, {peak.operations_per_second / 1e12:.4g} TFLOP/s"
     }
@@ -91,20 +105,26 @@ def proof_parts(setting: Setting) -> dict[str, list[Part]]:
     device, low = setting.device, setting.low
     found: dict[str, list[Part]] = {"released": [], "odd": [], "rules": [], "other": []}
 
-    def part(kind: str, name: str, checks: Mapping[str, proofs.Check], share: float) -> None:
+    def part(kind: str, name: str, checks: Mapping[str, proofs.Check], share: float = 0.1) -> None:
         run = roomy(lambda box: prove(checks, box))
         found[kind].append(Part(name=f"proofs: {name}", run=run, share=share, least=5))
 
+    case = proofs.ODD[1] if setting.toy else proofs.RELEASED[0]
     for impl in setting.implementations:
-        share = 0.15 if impl == "triton" else 0.05
-        if not setting.toy:
-            checks = proofs.gdn_checks(impl, device=device, low=low, cases=proofs.RELEASED)
-            part("released", f"{impl}, released shapes", checks, share)
-        checks = proofs.gdn_checks(impl, device=device, low=low, cases=proofs.ODD)
-        part("odd", f"{impl}, odd shapes", checks, share)
-        case = proofs.ODD[1] if setting.toy else proofs.RELEASED[0]
-        part("rules", f"{impl}, rules", proofs.gdn_rules(impl, device=device, low=low, case=case), share)
-    part("other", "window attention and convolutions", proofs.other_checks(device=device, low=low), 0.1)
+        kinds = {
+            "released": proofs.gdn_checks(impl, device=device, low=low, cases=proofs.RELEASED),
+            "rules": proofs.gdn_rules(impl, device=device, low=low, case=case),
+            "odd": proofs.gdn_checks(impl, device=device, low=low, cases=proofs.ODD),
+        }
+        if setting.toy:
+            del kinds["released"]
+        for kind, checks in kinds.items():
+            if impl == "triton":  # each compiles its own kernels: a part of its own, so that a kill loses one
+                for name, check in checks.items():
+                    part(kind, f"{impl}, {kind}, {name}", {name: check})
+            else:
+                part(kind, f"{impl}, {kind}", checks)
+    part("other", "window attention and convolutions", proofs.other_checks(device=device, low=low))
     return found
 
 
@@ -126,21 +146,9 @@ def kernel_part(setting: Setting, peaks: Peaks, p: bench.Problem, *, compiled: b
     return Part(name=name, run=roomy(run), share=0.15 if compiled else 0.06, least=20 if compiled else 3)
 
 
-class Peaks:
-    """The ceilings by dtype, measured when first asked for."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.known: dict[str, bench.Peaks] = {}
-
-    def __call__(self, dtype: str) -> bench.Peaks:
-        if dtype not in self.known:
-            self.known[dtype] = bench.peaks(dtype, self.setting.device, self.setting.toy)
-        return self.known[dtype]
-
-
 def all_parts(setting: Setting) -> tuple[list[Part], Callable[[], None]]:
     """Return every part, the most valuable first, and what frees memory between two of them."""
+    batches = TOY_BATCHES if setting.toy else BATCHES
     networks = Networks(TOY if setting.toy else FULL, setting.device, setting.dtype)
     peaks = Peaks(setting)
     proved = proof_parts(setting)
@@ -166,7 +174,7 @@ def all_parts(setting: Setting) -> tuple[list[Part], Callable[[], None]]:
 
         return Part(name=part.name, run=run, share=part.share, least=part.least)
 
-    problems = [p for p in bench.problems(setting.device, setting.toy)]
+    problems = bench.problems(setting.device, setting.toy)
     kernels = [without_networks(kernel_part(setting, peaks, p)) for p in problems]
     first = [
         p for p, problem in zip(kernels, problems, strict=True) if problem.batch == 1 and problem.frames <= 21
@@ -178,25 +186,30 @@ def all_parts(setting: Setting) -> tuple[list[Part], Callable[[], None]]:
     ]
     waits = [look("waits of the host", host_waits, refiner) for refiner in (False, True)]
     busiest = [look("busiest kernels", busiest_kernels, refiner) for refiner in (False, True)]
-    return [
-        Part(name="ceilings", run=lambda box: ceilings(setting), share=0.1),
-        *proved["released"][:1],
-        step(1, False),
-        step(1, True),
-        *first[:3],
-        *proved["rules"][:1],
-        *proved["odd"][:1],
-        *([] if setting.device == "cpu" else waits),
-        *busiest,
-        *(step(batch, False) for batch in BATCHES[1:]),
-        *(step(batch, True) for batch in BATCHES[1:]),
-        *first[3:],
-        *proved["other"],
-        *(part for kind in ("released", "rules", "odd") for part in proved[kind][1:]),
-        *(part for part in kernels if part not in first),
-        *compiled,
-        *(Part(name=name, run=lambda box: {}, skip=why) for name, why in SKIPPED.items()),
-    ], _free(setting)
+    sure, rest = proved["released"][:4], proved["released"][4:]
+    return (
+        [
+            Part(name="ceilings", run=lambda box: ceilings(peaks), share=0.1),
+            *sure[:1],  # the kernel as a step runs it
+            step(1, False),
+            step(1, True),
+            *first[:3],
+            *sure[1:],
+            *([] if setting.device == "cpu" else waits),
+            *busiest,
+            *(step(batch, False) for batch in batches[1:]),
+            *(step(batch, True) for batch in batches[1:]),
+            *proved["rules"],
+            *first[3:],
+            *proved["other"],
+            *proved["odd"],
+            *rest,
+            *(part for part in kernels if part not in first),
+            *compiled,
+            *(Part(name=name, run=lambda box: {}, skip=why) for name, why in SKIPPED.items()),
+        ],
+        _free(setting),
+    )
 
 
 def _free(setting: Setting) -> Callable[[], None]:

@@ -41,7 +41,7 @@ class Record:
     """The file of one device. Every change is on disk, whole, before the method returns."""
 
     def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
-        """Open or begin the file; raise `ValueError` where it holds anything but a record of the same setting.
+        """Open or begin the file; raise `ValueError` where it holds something else or another setting.
 
         about: facts that all parts share, such as the device; None to take those of the file.
         """

@@ -98,7 +98,8 @@ def run_parts(
         box = Box(clock, min(part.share * budget, left))
         record.put(part.name, status="running", code=code, run=run, began=box.began, share=box.seconds)
         told = _run(part, box)
-        record.put(part.name, code=code, run=run, seconds=clock() - box.began, **told)
+        facts = {"code": code, "run": run, "date": time.strftime("%Y-%m-%d"), "seconds": clock() - box.began}
+        record.put(part.name, **facts, **told)
         say(f"{part.name}: {told['status']} in {clock() - box.began:.1f} s" + _told(told))
         gc.collect()
         free()
