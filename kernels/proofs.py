@@ -16,6 +16,7 @@ Each function takes the kernel it tries, so that a test can give it a wrong one 
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ RELEASED = (
 
 def exact(inputs: GDNInputs) -> GDNInputs:
     """Return the inputs in float64."""
-    return GDNInputs(*(None if x is None else x.double() for x in inputs))
+    return GDNInputs._make(None if x is None else x.double() for x in inputs)
 
 
 @contextmanager
@@ -138,17 +139,17 @@ def unwritten_is_nan() -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of library calls without a deterministic form: not asked for
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
 
 
 def match(
@@ -307,15 +308,12 @@ def gdn_checks(
     impl: str, *, device: str, low: torch.dtype, cases: Sequence[GDNCase], function: Kernel = frame_gdn
 ) -> dict[str, Check]:
     """Return the checks of some shapes by name, the low precision first: it is what the model runs in."""
-    found: dict[str, Check] = {}
-    for case in cases:
-        for dtype in (low, torch.float32):
-
-            def check(case: GDNCase = case, dtype: torch.dtype = dtype) -> list[Proof]:
-                return match(case, dtype, impl=impl, device=device, function=function)
-
-            found[f"match {_label(dtype)}: {case}"] = check
-    return found
+    same: dict[str, Any] = {"impl": impl, "device": device, "function": function}
+    return {
+        f"match {_label(dtype)}: {case}": functools.partial(match, case, dtype, **same)
+        for case in cases
+        for dtype in (low, torch.float32)
+    }
 
 
 def gdn_rules(
@@ -332,10 +330,10 @@ def gdn_rules(
         **({"layout": layout} if impl == "triton" else {}),
     }
     found: dict[str, Check] = {
-        name: (lambda rule=rule: rule(torch.float32, **same)) for name, rule in rules.items()
+        name: functools.partial(rule, torch.float32, **same) for name, rule in rules.items()
     }
     for dtype in (low, torch.float32):
-        found[f"repeated {_label(dtype)}"] = lambda dtype=dtype: repeated(case, dtype, **same)  # type: ignore[misc]
+        found[f"repeated {_label(dtype)}"] = functools.partial(repeated, case, dtype, **same)
     return found
 
 
@@ -372,7 +370,11 @@ def attention(
         valid[0, : past // 2 + 1] = False
     weights = normal(2, 3, frames, tokens, dim)
     results = []
-    for tried, wide in ((function, dtype), (window_attention_naive, torch.float64)):
+    kernels: list[tuple[Callable[..., Tensor], torch.dtype]] = [
+        (function, dtype),
+        (window_attention_naive, torch.float64),
+    ]
+    for tried, wide in kernels:
         leaves = {name: t.to(wide).requires_grad_() for name, t in x.items()}
         out = tried(**leaves, past_valid=valid, chunk_starts=starts)
         grads = torch.autograd.grad(out, list(leaves.values()), weights.to(wide))
@@ -437,14 +439,13 @@ def other_checks(*, device: str, low: torch.dtype) -> dict[str, Check]:
         label = _label(dtype)
         for a in ATTENTION_SHAPES:
             for padded in (False, True):
-                found[f"attention {label} {a} padded={padded}"] = lambda a=a, dtype=dtype, padded=padded: (  # type: ignore[misc]
-                    attention(a, dtype, device=device, padded=padded)
+                found[f"attention {label} {a} padded={padded}"] = functools.partial(
+                    attention, a, dtype, device=device, padded=padded
                 )
         for kind in ("short", "frame mix"):
             for c in CONVOLUTION_SHAPES:
-                found[f"{kind} {label} {c}"] = lambda kind=kind, c=c, dtype=dtype: convolution(  # type: ignore[misc]
-                    kind, c, dtype, device=device
-                )
+                check = functools.partial(convolution, kind, c, dtype, device=device)
+                found[f"{kind} {label} {c}"] = check
     return found
 
 

@@ -52,7 +52,8 @@ def device_of(record: Record) -> str:
 
 def step_rows(record: Record | None) -> list[Row]:
     """Return a row per batch, alone and with the refiner."""
-    rows = []
+    reasons = {"no room": "no room in its memory", "failed": "failed"}
+    rows: list[Row] = []
     for refiner in (False, True):
         for batch in BATCHES:
             name = f"{'with refiner' if refiner else 'stage 1'}, batch {batch}"
@@ -61,9 +62,7 @@ def step_rows(record: Record | None) -> list[Row]:
             part = {} if record is None else record["parts"].get(name, {})
             found = None if record is None else result_of(record, name)
             if found is None:
-                why = {"no room": "no room in its memory", "failed": "failed"}.get(
-                    part.get("status"), MISSING
-                )
+                why = reasons.get(part.get("status", ""), MISSING)
                 rows.append((name, device, why, "", target, "", "", ""))
                 continue
             rows.append(
@@ -82,7 +81,7 @@ def step_rows(record: Record | None) -> list[Row]:
 
 
 def steps(records: Sequence[Record]) -> str:
-    rows = [row for record in records or [None] for row in step_rows(record)]
+    rows = [row for record in _or_none(records) for row in step_rows(record)]
     head = (
         "what", "device", "s per step", "x real time", "target (H200)", "all slots", "peak GiB",
         "first step, s",
@@ -175,7 +174,7 @@ def _worst(found: Sequence[Mapping[str, Any]], label: str) -> str:
 def kernels(records: Sequence[Record]) -> str:
     """Return one row per problem: the fastest implementations beside the floor."""
     rows: list[Row] = []
-    for record in records or [None]:
+    for record in _or_none(records):
         for name, batch, frames in KERNELS:
             found = {} if record is None else _timed(record, name, batch, frames)
             if not found:
@@ -201,6 +200,11 @@ def kernels(records: Sequence[Record]) -> str:
         "floor, ms", "triton x floor", "SDPA, ms",
     )  # fmt: skip
     return table(head, rows, 7)
+
+
+def _or_none(records: Sequence[Record]) -> Sequence[Record | None]:
+    """Return the records, or one that holds nothing, so that a table shows what is to be measured."""
+    return records or [None]
 
 
 def _device(record: Record | None) -> str:
@@ -295,9 +299,8 @@ def filled(text: str, found: Mapping[str, str]) -> str:
         raise ValueError(f"the page marks the sections {sorted(marked)}; there are {sorted(found)}")
     for name, section in found.items():
         pattern = rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, section=section: f"{m[1]}{section}\n{m[2]}", text, flags=re.DOTALL
-        )
+        new = section.replace("\\", r"\\")  # a replacement reads backslashes as references
+        text, count = re.subn(pattern, rf"\g<1>{new}\n\g<2>", text, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"section {name!r} has no `<!-- end -->`")
     return text
