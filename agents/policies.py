@@ -20,10 +20,10 @@ from wm_env.agents.starts import check_starts
 from wm_env.core import State
 from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.rollout import Ablation
+from wm_env.model.world import WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
 from wm_env.twin import TWIN_SPEC
-from wm_env.world import WorldSpec
 
 try:
     from sb3_contrib import RecurrentPPO

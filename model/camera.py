@@ -75,19 +75,11 @@ def apply_per_token(matrices: Tensor, x: Tensor) -> Tensor:
 def camera_conditions(c2w: Tensor, intrinsics: Tensor) -> Tensor:
     """Return `(B, T, 20)` float32 rows from latent-rate poses `(B, T, 4, 4)` and latent-unit intrinsics.
 
-    `intrinsics` is `(B, 4)` or `(B, T, 4)`, in latent pixels (see `latent_intrinsics`).
+    `intrinsics` is `(B, 4)` or `(B, T, 4)`, in latent pixels.
     """
     if intrinsics.ndim == 2:
         intrinsics = intrinsics[:, None].expand(-1, c2w.shape[1], -1)
     return torch.cat([c2w.float().flatten(-2), intrinsics.float()], dim=-1)
-
-
-def latent_intrinsics(intrinsics: Tensor, frame_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return pixel intrinsics `(..., 4)` of `frame_size` in units of the latent grid.
-
-    See docs/reference/transformer.md#camera-conditions.
-    """
-    return scale_intrinsics(intrinsics, frame_size, grid)
 
 
 def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
@@ -105,15 +97,61 @@ def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Te
     return packed.transpose(-1, -2).unflatten(-1, (height, width))
 
 
-def window_indices(frames: int, stride: int) -> Tensor:
-    """Return the pixel frames `(T, stride)` int64 of every latent frame's Plücker window.
+class Windows(NamedTuple):
+    """Which pixel frames tell about each latent frame (docs/reference/transformer.md#plucker-maps).
 
-    Latent i >= 1 reads its own pixel frames, latent 0 the first `stride` of the clip; past the end the
-    last frame repeats. See docs/reference/transformer.md#plucker-maps.
+    pose `(T,)` int64: the frame whose pose conditions it. rays `(T, stride)` int64: the frames whose rays its
+    Plücker map packs.
+    """
+
+    pose: Tensor
+    rays: Tensor
+
+
+def clip_windows(frames: int, stride: int) -> Windows:
+    """Return the windows of a clip whose whole path is known: latent 0 reads the first `stride` frames.
+
+    Latent i >= 1 reads its own pixel frames, of which the last gives its pose; past the end the last frame
+    repeats.
     """
     latents = (frames - 1) // stride + 1
     first = (torch.arange(latents) * stride - (stride - 1)).clamp_min(0)
-    return (first[:, None] + torch.arange(stride)).clamp_max(frames - 1)
+    rays = (first[:, None] + torch.arange(stride)).clamp_max(frames - 1)
+    return Windows(torch.arange(latents) * stride, rays)
+
+
+def start_windows(frames: int, stride: int) -> Windows:
+    """Return the windows of a clip as a rollout meets it: latent 0 repeats frame 0, its future is unknown."""
+    latents = (frames - 1) // stride + 1
+    rays = (torch.arange(latents)[:, None] * stride - (stride - 1) + torch.arange(stride)).clamp_min(0)
+    return Windows(rays[:, -1], rays)
+
+
+def own_windows(latents: int, stride: int) -> Windows:
+    """Return the windows of a chunk of `latents` frames after the start: each its own pixel frames."""
+    rays = torch.arange(latents * stride).view(latents, stride)
+    return Windows(rays[:, -1], rays)
+
+
+def camera_input(
+    c2w: Tensor,
+    intrinsics: Tensor,
+    frame_size: tuple[int, int],
+    grid: tuple[int, int],
+    windows: Windows,
+) -> CameraInput:
+    """Return the conditioning of latent frames from the poses of their pixel frames: the only builder of it.
+
+    c2w `(B, F, 4, 4)` relative to the start, metres. intrinsics `(B, 4)`, or `(B, F, 4)` one per frame, in
+    pixels of `frame_size` (height, width); grid: latent (rows, columns). In float32.
+    """
+    poses = c2w.float()
+    latent = scale_intrinsics(intrinsics, frame_size, grid)  # no half-pixel shift
+    if latent.ndim == 2:
+        latent = latent[:, None].expand(-1, poses.shape[1], -1)  # (B, F, 4)
+    rays = plucker_rays(poses, latent, *grid)  # (B, F, 6, h, w)
+    conditions = camera_conditions(poses[:, windows.pose], latent[:, windows.pose])
+    return CameraInput(conditions, pack_windows(rays, windows.rays))
 
 
 def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
-from wm_env.model.spec import WorldSpec
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
+from wm_env.model.world import WorldSpec
 
 EMBEDDED = ("tiny", "tiny-pure")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

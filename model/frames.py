@@ -45,11 +45,6 @@ def pixel_frames(latents: int, stride: int = 8) -> int:
     return stride * (latents - 1) + 1
 
 
-def pose_frames(frames: int, stride: int = 8) -> list[int]:
-    """Return the pixel frame whose pose each of the T latent frames takes: stride * i."""
-    return [stride * i for i in range(latent_frames(frames, stride))]
-
-
 def chunk_starts(latents: int, size: int | None, strategy: ChunkStrategy) -> tuple[int, ...]:
     """Return the first latent frame of every chunk of a clip, 0 first (docs/reference/transformer.md#chunks).
 

@@ -21,26 +21,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-)
+from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.dit import DiT
 from wm_env.model.memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
+from wm_env.model.pixels import metric_depth, to_rgb, within_range
 from wm_env.model.refiner.tiny import TinyRefiner
-from wm_env.model.spec import Chunk, WorldSpec
 from wm_env.model.state import DiTState, GDNState, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
-from wm_env.model.vae.tiny import DecodeState, TinyVAE, inverse_depth, metric_depth, to_rgb
+from wm_env.model.vae.tiny import DecodeState, TinyVAE
+from wm_env.model.world import Chunk, Start, WorldSpec
 
 Ablation = Literal["dit", "gdn_state", "memory"]
 ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
@@ -63,21 +58,6 @@ class SamplerConfig:
             raise ValueError(f"sigmas={self.sigmas} must fall from at most 1 to exactly 0")
         if not 0 <= self.history_timestep <= 1000:
             raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
-
-
-class StartLike(Protocol):
-    """The part of a start that a learned world may read."""
-
-    @property
-    def image(self) -> np.ndarray: ...
-    @property
-    def intrinsics(self) -> tuple[float, float, float, float]: ...
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def noise_seed(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
 
 
 class ChunkInput(NamedTuple):
@@ -151,17 +131,15 @@ class LearnedWorld:
         self.device = dit.latent_in.weight.device
 
     @torch.inference_mode()
-    def begin(self, starts: Sequence[StartLike]) -> tuple[Chunk, RolloutState]:
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
         """Return the start images as a chunk of one frame, and the state before the first step."""
         images = torch.stack([torch.from_numpy(np.array(start.image)) for start in starts]).to(self.device)
         intrinsics = torch.tensor([start.intrinsics for start in starts], device=self.device)  # (B, 4)
-        latent, depth = self.vae.encode_image(images, intrinsics)
+        latent, depth, pixels = self.vae.encode_image(images, intrinsics)
         pose = torch.eye(4, dtype=torch.float64).repeat(len(starts), self.spec.frames_per_step, 1, 1)
         text = tree_map(lambda x: x.to(self.device), self.text.encode([start.prompt for start in starts]))
         memory, tokens = None, None
         if self.dit.cfg.memory_channels:
-            colour = images.float().movedim(-1, 1) / 127.5 - 1
-            pixels = torch.cat([colour, inverse_depth(depth)[:, None]], dim=1)  # (B, 4, H, W)
             memory = start_memory(pixels, pose[:, 0].to(self.device))
             tokens = torch.zeros(len(starts), 1, latent[0, 0].numel(), self.dit.cfg.memory_channels)
             tokens = tokens.to(self.device)
@@ -198,7 +176,7 @@ class LearnedWorld:
         pixels = pixels.float()
         memory = state.memory
         if memory is not None:
-            memory = write_memory(memory, pixels[:, -1].clamp(-1, 2), c2w[:, -1])
+            memory = write_memory(memory, within_range(pixels[:, -1]), c2w[:, -1])
         frames = to_rgb(pixels)
         depth = metric_depth(pixels[:, :, 3])
         after = state._replace(
@@ -273,13 +251,9 @@ class LearnedWorld:
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor) -> CameraInput:
         """Return the conditioning of one latent frame from its pixel frames' poses `(B, K, 4, 4)`."""
-        frames = c2w.shape[1]
-        grid = self.vae.latent_shape[1:]
-        latent = latent_intrinsics(intrinsics, self.spec.frame_size, (grid[0], grid[1]))  # (B, 4)
-        poses = c2w.float().to(self.device)
-        rays = plucker_rays(poses, latent[:, None].expand(-1, frames, -1), *grid)
-        windows = torch.arange(frames)[None]  # the chunk's own pixel frames
-        return CameraInput(camera_conditions(poses[:, -1:], latent), pack_windows(rays, windows))
+        _, height, width = self.vae.latent_shape
+        windows = own_windows(1, c2w.shape[1])
+        return camera_input(c2w.to(self.device), intrinsics, self.spec.frame_size, (height, width), windows)
 
     def _without_ablated_state(self, state: RolloutState) -> RolloutState:
         if self.ablate != "gdn_state":

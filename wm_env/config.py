@@ -16,9 +16,9 @@ from wm_env.model.kinematics import KeyMotion
 from wm_env.model.released.presets import ReleasedSettings
 from wm_env.model.released.rollout import Offload
 from wm_env.model.rollout import Ablation
+from wm_env.model.world import World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
-from wm_env.world import World
 from wm_env.worlds import resolve_world
 
 

@@ -27,9 +27,9 @@ from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motio
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat
+from wm_env.model.world import World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import Situation, Task, Verdict
-from wm_env.world import World
 
 COLLISIONS = ("block", "terminate", "ignore")
 

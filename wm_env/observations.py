@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wm_env.world import WorldSpec
+from wm_env.model.world import WorldSpec
 
 OBS_TYPES = ("rgb", "rgb_sequence", "latent")
 LATENT_BOUND = 32.0  # latents are normalised to unit scale; values beyond this are never seen

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.state import nbytes
-from wm_env.world import Chunk, Start, World, WorldSpec
+from wm_env.model.world import Chunk, Start, World, WorldSpec
 
 
 def check_threads(count: int | None) -> int | None:

@@ -18,8 +18,8 @@ from wm_env.model.released.presets import (
     released_name,
 )
 from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.model.world import World
 from wm_env.twin import TwinWorld, twin_like
-from wm_env.world import World
 
 EMBEDDED = ("tiny", "tiny-pure")
 IN_BFLOAT16 = "[bfloat16]"  # at the end of a world's name

@@ -58,7 +58,8 @@ def encode_shards(
             metres = torch.from_numpy(np.array(depth[row])).float()[None].to(device)
             z.append(vae.encode_clip(colours, metres)[0].half().cpu())
             images = colours[0, ::GROUP]  # (T, H, W, 3)
-            latent, predicted = vae.encode_image(images, intrinsics[row].to(device).expand(len(images), -1))
+            cameras = intrinsics[row].to(device).expand(len(images), -1)
+            latent, predicted, _ = vae.encode_image(images, cameras)
             start.append(latent.half().cpu())
             depth0.append(predicted.half().cpu())
         temporary = out / f".{path.name}.{os.getpid()}.tmp"

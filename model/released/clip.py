@@ -18,16 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    window_indices,
-)
+from wm_env.model.camera import CameraInput, camera_input, clip_windows
 from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx
-from wm_env.model.frames import check_frames, chunk_starts, latent_frames, pose_frames
+from wm_env.model.frames import check_frames, chunk_starts, latent_frames
 from wm_env.model.geometry import check_intrinsics, check_rigid, relative_to_first
 from wm_env.model.intrinsics import intrinsics_per_frame
 from wm_env.model.refiner.ltx2 import clip_network
@@ -133,12 +126,7 @@ def _camera(
     stride, frames = parts.dit.cfg.temporal_stride, c2w.shape[0]
     poses = relative_to_first(c2w.double()).float()[None].to(parts.device)  # (1, F, 4, 4)
     rows = intrinsics_per_frame(intrinsics, frames).float().to(parts.device)
-    latent = latent_intrinsics(rows, size, grid)[None]  # (1, F, 4)
-    rays = plucker_rays(poses, latent, *grid)
-    at = pose_frames(frames, stride)
-    return CameraInput(
-        camera_conditions(poses[:, at], latent[:, at]), pack_windows(rays, window_indices(frames, stride))
-    )
+    return camera_input(poses, rows[None], size, grid, clip_windows(frames, stride))
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

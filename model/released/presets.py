@@ -33,9 +33,9 @@ from wm_env.model.released.rollout import (
 from wm_env.model.released.stage1 import config_of, load_stage1
 from wm_env.model.released.tensor_files import files_of, sha256_of_files
 from wm_env.model.released.text import cached_gemma2
-from wm_env.model.spec import WorldSpec
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.ltx2 import load_ltx2_vae
+from wm_env.model.world import WorldSpec
 
 RELEASED: dict[str, Variant] = {
     "sana-wm-streaming": "streaming",

@@ -26,24 +26,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    window_indices,
-)
+from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_windows
 from wm_env.model.dit import DiT
 from wm_env.model.flow import STUDENT_STEPS, Rule, Schedule, denoise_chunk, listed_schedule, shifted_schedule
 from wm_env.model.geometry import check_intrinsics, check_rigid
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
-from wm_env.model.rollout import StartLike, chunk_noise
-from wm_env.model.spec import Chunk, WorldSpec
+from wm_env.model.rollout import chunk_noise
 from wm_env.model.state import DiTState, put, select, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+from wm_env.model.world import Chunk, Start, WorldSpec
 
 Offload = Literal["text", "vae", "refiner"]
 OFFLOADS: tuple[Offload, ...] = ("text", "vae", "refiner")
@@ -213,7 +206,7 @@ class ReleasedWorld:
         return self._spec
 
     @torch.inference_mode()
-    def begin(self, starts: Sequence[StartLike]) -> tuple[Chunk, ReleasedState]:
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, ReleasedState]:
         """Return the start chunk (the start images) and the state before the first chunk."""
         parts, batch = self.parts, len(starts)
         height, width = self._spec.frame_size
@@ -352,19 +345,13 @@ class ReleasedWorld:
 
         The first chunk also has the start frame, whose pose is the identity.
         """
-        stride = self.parts.dit.cfg.temporal_stride
-        poses = c2w.float().to(self.parts.device)
+        cfg = self.parts.dit.cfg
+        stride, poses = cfg.temporal_stride, c2w.float().to(self.parts.device)
         if first:
             start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
             poses = torch.cat([start, poses], dim=1)
-            windows = window_indices(poses.shape[1], stride)
-            last = torch.arange(0, poses.shape[1], stride)
-        else:
-            windows = torch.arange(poses.shape[1]).view(-1, stride)  # (n, stride): own frames of each latent
-            last = windows[:, -1]
-        latent = latent_intrinsics(intrinsics, self._spec.frame_size, self.grid)  # (B, 4)
-        rays = plucker_rays(poses, latent[:, None].expand(-1, poses.shape[1], -1), *self.grid)
-        return CameraInput(camera_conditions(poses[:, last], latent), pack_windows(rays, windows))
+        windows = clip_windows(poses.shape[1], stride) if first else own_windows(cfg.chunk_frames, stride)
+        return camera_input(poses, intrinsics, self._spec.frame_size, self.grid, windows)
 
 
 def latent_grid(frame_size: tuple[int, int], vae: LTX2VAE) -> tuple[int, int]:

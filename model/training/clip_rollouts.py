@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import numpy as np
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld, RolloutState
 from wm_env.model.vae.tiny import GROUP
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipStart:
-    """The first frame of a clip as a world is told it; see `wm_env.world.Start`."""
-
-    image: np.ndarray
-    intrinsics: tuple[float, ...]
-    prompt: str
-    noise_seed: int
-    temperature: float = 1.0
+from wm_env.model.world import Start
 
 
 def states_along(
@@ -33,10 +20,10 @@ def states_along(
     """
     texts = [[captions[i] for i in row[::GROUP]] for row in clip.caption.tolist()]  # B lists of n + 1
     starts = [
-        ClipStart(image=rgb[0].numpy(), intrinsics=tuple(k.tolist()), prompt=text[0], noise_seed=seed)
-        for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics, texts, seeds, strict=True)
+        Start(image=rgb[0].numpy(), intrinsics=(k[0], k[1], k[2], k[3]), prompt=text[0], noise_seed=seed)
+        for rgb, k, text, seed in zip(clip.rgb, clip.intrinsics.tolist(), texts, seeds, strict=True)
     ]
-    _, state = world.begin(starts)  # type: ignore[arg-type]
+    _, state = world.begin(starts)
     yield state
     c2w = relative_to_first(clip.c2w.double())
     for t in range(1, (clip.rgb.shape[1] - 1) // GROUP + 1):

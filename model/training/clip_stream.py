@@ -14,9 +14,10 @@ from torch import Tensor
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, draw
+from wm_env.model.pixels import to_pixels
 from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.flow_matching import WorldBatch, WorldLossConfig, world_batch
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def clips_of_plan(plan: Plan, first: Tensor, frames: int, vae: TinyVAE, size: in
     pixels = GROUP * first[:, None] + torch.arange(GROUP * (frames - 1) + 1)  # (G, 4T - 3)
     rows = torch.arange(len(first))[:, None]
     words = plan.words[rows, -(-pixels // GROUP)].to(device)  # frame f belongs to latent ceil(f / 4)
-    start, depth0 = vae.encode_image(rgb[:, 0], intrinsics)
+    start, depth0, _ = vae.encode_image(rgb[:, 0], intrinsics)
     return LatentClip(
         Clip(rgb, depth, plan.c2w[rows, pixels].to(device), intrinsics, words), z.float(), start, depth0
     )

@@ -28,18 +28,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.attention import GDNAttention
-from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
+from wm_env.model.camera import CameraInput, camera_input, start_windows
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.rendered import RenderedLatents
 from wm_env.model.dit import Block, DiT
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.memory import memory_tokens
+from wm_env.model.pixels import to_pixels
 from wm_env.model.state import DiTState, WindowState, tree_map
 from wm_env.model.text import TextTokens
 from wm_env.model.training.keyframes import damage, true_keyframes, views_of_chunk
 from wm_env.model.training.loop import Rule
-from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +103,9 @@ class WorldLoss(NamedTuple):
 
 
 def camera_of_clip(c2w: Tensor, intrinsics: Tensor, size: int) -> CameraInput:
-    """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0.
-
-    Frame 0's Plücker window repeats its own pose: its future is not known when a rollout begins.
-    """
+    """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0."""
     grid = (size // STRIDE, size // STRIDE)
-    latent = latent_intrinsics(intrinsics, (size, size), grid)  # (B, 4)
-    padded = torch.cat([c2w[:, :1].expand(-1, GROUP - 1, -1, -1), c2w], dim=1)  # (B, 4T, 4, 4)
-    rays = plucker_rays(padded, latent[:, None].expand(-1, padded.shape[1], -1), *grid)  # (B, 4T, 6, h, w)
-    plucker = rays.unflatten(1, (-1, GROUP)).flatten(2, 3).transpose(1, 2)  # (B, 24, T, h, w)
-    return CameraInput(camera_conditions(c2w[:, ::GROUP], latent), plucker)
+    return camera_input(c2w, intrinsics, (size, size), grid, start_windows(c2w.shape[1], GROUP))
 
 
 def memory_of_clip(batch: LatentClip, c2w: Tensor, generator: torch.Generator, corrupt: bool) -> Tensor:

@@ -29,15 +29,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
+from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, draw, frames_of
 from wm_env.model.dit import DiT
 from wm_env.model.memory import memory_tokens, splat
+from wm_env.model.pixels import to_pixels
 from wm_env.model.state import cat, select
 from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.flow_matching import fast_attention
 from wm_env.model.training.keyframes import damage, rand
-from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +127,7 @@ def images_of_plan(
     intrinsics = plan.intrinsics[clip].to(device)
     poses = plan.c2w[clip[:, None], frames_of(latent)].to(device)  # (n, 4, 4, 4)
     grid = (size // STRIDE, size // STRIDE)
-    coarse = latent_intrinsics(intrinsics, (size, size), grid)
-    rays = plucker_rays(poses, coarse[:, None].expand(-1, GROUP, -1), *grid)  # (n, 4, 6, h, w)
-    conditions = camera_conditions(poses[:, -1:], coarse)[:, 0]
+    camera = camera_input(poses, intrinsics, (size, size), grid, own_windows(1, GROUP))
 
     source = torch.randint(0, latents, (len(clip), config.sources), generator=generator)
     which = clip[:, None].expand_as(source)
@@ -140,7 +139,7 @@ def images_of_plan(
     from_poses = plan.c2w[which, GROUP * source].to(device)  # (n, S, 4, 4)
     view = splat(damage(keys, generator), from_poses, counts.to(device), poses[:, -1:], intrinsics)[:, 0]
     words = plan.words[clip, latent].to(device)
-    plucker = rays.flatten(1, 2)
+    conditions, plucker = camera.conditions[:, 0], camera.plucker[:, :, 0]
     return Images(z.half(), conditions, plucker.half(), words, pixels[:, -1].half(), view.half())
 
 

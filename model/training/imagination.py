@@ -40,6 +40,7 @@ from wm_env.model.data.stream import StreamConfig
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import embedded_vae, load_world, write_parts
 from wm_env.model.memory import MEMORY_CHANNELS, TOKEN_STRIDE
+from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
@@ -56,7 +57,7 @@ from wm_env.model.training.images import ImageConfig, ImagePool, draw_images, im
 from wm_env.model.training.loop import Clock, LoopConfig, Run
 from wm_env.model.training.vae import bf16_supported
 from wm_env.model.training.world import export_world
-from wm_env.model.vae.tiny import TinyVAE, to_rgb
+from wm_env.model.vae.tiny import TinyVAE
 
 RECIPE = Path(__file__).parent / "recipes" / "imagination.toml"
 KINDS = ("images", "clips")

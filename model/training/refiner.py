@@ -30,12 +30,13 @@ from wm_env.model.data.latents import LatentShards
 from wm_env.model.data.rendered import Clips
 from wm_env.model.flow import shift_sigma
 from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
+from wm_env.model.pixels import inverse_depth, to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
-from wm_env.model.vae.tiny import GROUP, TinyVAE, inverse_depth, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 SHIFT = 3.0  # of the noise levels that a flow is trained at
 LOWEST = 0.05  # smallest of them: the loss has 1/s^2 of the error of x_0

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.embedded import load_world
+from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.training.clip_rollouts import states_along
@@ -30,7 +31,7 @@ from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.refiner import refine_with, refiner_loss
 from wm_env.model.training.vae import bf16_supported, psnr
-from wm_env.model.vae.tiny import GROUP, to_pixels
+from wm_env.model.vae.tiny import GROUP
 
 HORIZONS = (4, 16, 64)  # pixel frames
 

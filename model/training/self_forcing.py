@@ -35,6 +35,7 @@ from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
 from wm_env.model.geometry import relative_to_first
+from wm_env.model.pixels import to_pixels
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
 from wm_env.model.text import HashTextEncoder, TextTokens
@@ -52,7 +53,7 @@ from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, psnr
 from wm_env.model.training.vivid import appearance_distance, decoded, median_distance
 from wm_env.model.training.world import export_world
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
 @dataclass(frozen=True, kw_only=True)

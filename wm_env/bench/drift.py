@@ -55,7 +55,7 @@ from wm_env.files import atomic_path
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
-from wm_env.world import World
+from wm_env.model.world import World
 
 FILM_FRAMES = 7
 TOP_DOWN_WALKS = 4  # paths kept a trajectory for the figure

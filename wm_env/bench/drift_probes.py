@@ -20,7 +20,7 @@ from wm_env.bench.walks import Walks, roll, starts, teacher_forced, walks
 from wm_env.model.metrics import psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
-from wm_env.world import World
+from wm_env.model.world import World
 
 GATE_WALKS, MEMORY_WALKS = 8, 4
 MEMORY_KEYS = ("norm", "stable_rank", "effective_rank", "write_ratio", "residual", "recall")

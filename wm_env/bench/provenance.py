@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wm_env.world import WorldSpec
+from wm_env.model.world import WorldSpec
 
 
 def provenance(spec: WorldSpec, command: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from wm_env.files import atomic_path
 from wm_env.images import start_image
 from wm_env.model.geometry import check_rigid, relative_to_first
 from wm_env.model.metrics import psnr, ssim
-from wm_env.world import Start, World
+from wm_env.model.world import Start, World
 
 SPLITS = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}
 EVALUATIONS = ("vbench_scores", "revisit_consistency", "temporal_degradation", "summary")

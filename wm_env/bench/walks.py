@@ -16,14 +16,15 @@ from torch import Tensor
 from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.memory import write_memory
+from wm_env.model.pixels import to_pixels, to_rgb
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.captions import caption
 from wm_env.model.scenes.paths import held_keys, resolver, start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene, make_scenes
 from wm_env.model.state import select
-from wm_env.model.vae.tiny import DecodeState, to_pixels, to_rgb
-from wm_env.world import Start, World, WorldSpec
+from wm_env.model.vae.tiny import DecodeState
+from wm_env.model.world import Start, World, WorldSpec
 
 
 class Walks(NamedTuple):

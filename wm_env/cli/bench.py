@@ -25,7 +25,7 @@ from wm_env.cli import write_json
 from wm_env.files import atomic_path, check_writable
 from wm_env.images import start_image
 from wm_env.model.rollout import ABLATIONS, LearnedWorld
-from wm_env.world import World
+from wm_env.model.world import World
 from wm_env.worlds import resolve_world
 
 

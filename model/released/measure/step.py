@@ -31,10 +31,10 @@ from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
 from wm_env.model.released.measure.budget import Box
 from wm_env.model.released.presets import FRAME_SIZE, MAX_TRANSLATION, TRAINED_STEPS, transformer_config
 from wm_env.model.released.rollout import ReleasedParts, ReleasedState, ReleasedWorld, streaming_sampler
-from wm_env.model.spec import WorldSpec
 from wm_env.model.state import leaves, nbytes
 from wm_env.model.text import TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+from wm_env.model.world import WorldSpec
 
 GIB = 2**30
 SPATIAL = 32  # pixels of a latent, in both directions

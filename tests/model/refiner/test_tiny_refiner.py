@@ -14,7 +14,7 @@ from wm_env.model.embedded import load_world, world_path
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
 from wm_env.model.training.refiner import refiner_loss, truncated_levels
-from wm_env.world import Start
+from wm_env.model.world import Start
 
 FLOW = TinyRefinerConfig(width=4, blocks=1, sigmas=REFINER_SIGMAS)
 

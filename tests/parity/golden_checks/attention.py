@@ -11,17 +11,9 @@ from torch import Tensor
 from golden_checks.fixture import Fixture
 from wm_env.kernels.temporal_conv import short_conv
 from wm_env.model.attention import GDNAttention, Geometry, SoftmaxAttention, from_ray_frame, to_ray_frame
-from wm_env.model.camera import (
-    Rays,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    ray_transforms,
-    window_indices,
-)
+from wm_env.model.camera import Rays, camera_input, clip_windows, ray_transforms
 from wm_env.model.config import DiTConfig
-from wm_env.model.frames import chunk_starts, explicit_starts, pose_frames
+from wm_env.model.frames import chunk_starts, explicit_starts
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.intrinsics import cover_crop, crop_intrinsics, intrinsics_per_frame
 from wm_env.model.layers import RMSNorm, camera_rotary, rotary
@@ -226,11 +218,9 @@ def plucker(fixture: Fixture) -> None:
     c2w = relative_to_first(fixture["input.c2w"])[None]  # (1, F, 4, 4)
     matrices = fixture["input.K"]
     pixels = intrinsics_per_frame(matrices, frames)  # (F, 4)
-    intrinsics = latent_intrinsics(pixels, frame_size, grid)[None]
-    at = pose_frames(frames, stride)
-    fixture.check("output.camera_conditions", camera_conditions(c2w[:, at], intrinsics[:, at])[0])
-    rays = plucker_rays(c2w, intrinsics, *grid)
-    fixture.check("output.chunk_plucker", pack_windows(rays, window_indices(frames, stride))[0])
+    camera = camera_input(c2w, pixels[None], frame_size, grid, clip_windows(frames, stride))
+    fixture.check("output.camera_conditions", camera.conditions[0])
+    fixture.check("output.chunk_plucker", camera.plucker[0])
 
     for name in fixture.names("output."):
         form = name.removeprefix("output.")
