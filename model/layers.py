@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_env.kernels.temporal_conv import frame_mix_conv
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 
 
@@ -121,8 +121,7 @@ class FeedForward(nn.Module):
         x: Tensor,
         grid: tuple[int, int],
         tail: Tensor | None,
-        chunk_starts: Sequence[int],
-        every_chunk: bool,
+        chunks: Chunks,
     ) -> tuple[Tensor, Tensor]:
         """Return the output `(B, T, N, C)` and the new tail `(B, 1, N, C)` (last `r`)."""
         batch, frames, tokens, _ = x.shape
@@ -132,6 +131,6 @@ class FeedForward(nn.Module):
         value, gate = u.chunk(2, dim=-1)
         r = self.contract(value * F.silu(gate))  # (B, T, N, C)
         mixed, new_tail = frame_mix_conv(
-            r, self.temporal, tail=tail, chunk_starts=chunk_starts, every_chunk=every_chunk
+            r, self.temporal, tail=tail, chunk_starts=chunks.starts, every_chunk=chunks.keep_every
         )
         return r + mixed, new_tail

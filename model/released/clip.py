@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, clip_windows
+from wm_env.model.chunks import cut_at
 from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx
 from wm_env.model.frames import check_frames, chunk_starts, latent_frames
 from wm_env.model.geometry import check_intrinsics, check_rigid, relative_to_first
@@ -110,9 +111,9 @@ def _velocity(
 
     def velocity(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
         seen = CameraInput(camera.conditions[:, : x.shape[2]], camera.plucker[:, :, : x.shape[2]])
-        v, _ = parts.dit(x, timestep, said, seen, chunk_starts=starts)
+        v, _ = parts.dit(x, timestep, said, seen, chunks=cut_at(starts))
         if nothing is not None:
-            without, _ = parts.dit(x, timestep, nothing, seen, chunk_starts=starts)
+            without, _ = parts.dit(x, timestep, nothing, seen, chunks=cut_at(starts))
             v = without + scale * (v - without)
         progress()
         return v

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wm_env.model.chunks import cut_at
 from wm_env.model.dit import DiT
 from wm_env.model.state import tree_map
 from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss, fast_attention
@@ -145,7 +146,7 @@ def clip_loss(
     noisy = z + (eps - z) * sigma[:, None, :, None, None]
     velocity, _ = model(
         noisy, 1000 * sigma, batch.text, batch.camera if with_camera else None,
-        memory=batch.memory, chunk_starts=starts,
+        memory=batch.memory, chunks=cut_at(starts),
     )  # fmt: skip
     squares = (velocity.float() - (eps - z)).square().mean((3, 4))  # (B, C, T)
     error = squares.mean(1) if weights is None else (squares * weights.to(z.device)[:, None]).mean(1)

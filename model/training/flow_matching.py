@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.attention import GDNAttention
 from wm_env.model.camera import CameraInput, camera_input, start_windows
+from wm_env.model.chunks import causal
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.rendered import RenderedLatents
@@ -197,7 +198,7 @@ def history_state(
     frames = history.shape[2]
     _, states = model(
         history, 1000 * tau, batch.text, batch.camera, before,
-        memory=batch.memory, chunk_starts=tuple(range(frames)), every_chunk=True,
+        memory=batch.memory, chunks=causal(frames),
     )  # fmt: skip
     return tree_map(lambda leaf: leaf[:, :-1].flatten(0, 1), states)
 

@@ -1,12 +1,12 @@
 """What a step costs: frames per second, latency, where the time goes, whether an episode's length matters.
 
 Variants and batch sizes are interleaved step by step, so that a busy machine slows all of them alike. A step
-is split by hooks on the modules of a learned world:
+is split by the steps of a learned world (`TimedParts`):
 
-    dit            the transformer
+    dit            the transformer, with its noise
     decode         the autoencoder's decoder
     refine         the pixel refiner (worlds with a memory)
-    conditioning   the rest of the world: camera rays, memory, noise, text
+    conditioning   the rest of the world: camera rays, memory, commit
     glue           the environment around it: actions, collisions, task, observation
 
 Length: one episode is never reset, another is reset every few steps; both are stepped in turn in one loop.
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.state import DiTState
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world
 
@@ -59,51 +60,38 @@ class ThroughputSettings:
             raise ValueError(f"length={self.length} must be 0 (skip) or at least {4 * BLOCK} steps")
 
 
-class Stopwatch:
-    """Seconds inside the parts of one learned world, filled through hooks."""
+class TimedParts(LearnedWorld):
+    """A learned world that adds up the seconds inside its steps; frames and states are the world's own."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, world: LearnedWorld) -> None:
+        super().__init__(
+            spec=world.spec, dit=world.dit, vae=world.vae, refiner=world.refiner, text=world.text,
+            sampler=world.sampler, ablate=world.ablate, dtype=world.dtype,
+        )  # fmt: skip
         self.seconds = {"dit": 0.0, "decode": 0.0, "refine": 0.0}
-        self._cuda = device.type == "cuda"
-        self._began = 0.0
 
-    def now(self) -> float:
-        if self._cuda:
+    def draw(self, state: RolloutState, view: View) -> tuple[Tensor, DiTState]:
+        with self._timing("dit"):
+            return super().draw(state, view)
+
+    def decode(self, state: RolloutState, latent: Tensor) -> Tensor:
+        with self._timing("decode"):
+            return super().decode(state, latent)
+
+    def refine(self, state: RolloutState, pixels: Tensor, view: View) -> Tensor:
+        with self._timing("refine"):
+            return super().refine(state, pixels, view)
+
+    @contextmanager
+    def _timing(self, part: str) -> Iterator[None]:
+        began = self._now()
+        yield
+        self.seconds[part] += self._now() - began
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
-
-    def hooks(self, part: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        """Return the hooks before and after the forward of a module of `part`."""
-
-        def before(module: nn.Module, args: Any) -> None:
-            self._began = self.now()
-
-        def after(module: nn.Module, args: Any, result: Any) -> None:
-            self.seconds[part] += self.now() - self._began
-
-        return before, after
-
-
-@contextmanager
-def stopwatch(world: LearnedWorld) -> Iterator[Stopwatch]:
-    """Time the parts of `world` inside the block; the hooks are removed again."""
-    watch = Stopwatch(world.device)
-    modules: list[tuple[str, nn.Module]] = [
-        ("dit", world.dit),
-        ("decode", world.vae.linear_decoder),
-        ("decode", world.vae.decoder),
-    ]
-    if world.refiner is not None:
-        modules.append(("refine", world.refiner))
-    handles = []
-    for part, module in modules:
-        before, after = watch.hooks(part)
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        yield watch
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -161,19 +149,19 @@ def _open(world: str, batch: int, settings: ThroughputSettings) -> _Lane:
 
 
 def _make(world: str, batch: int, settings: ThroughputSettings) -> SanaWMVectorEnv:
-    return SanaWMVectorEnv(num_envs=batch, world=resolve_world(world, settings.device))
+    loaded = resolve_world(world, settings.device)
+    timed = TimedParts(loaded) if isinstance(loaded, LearnedWorld) else loaded
+    return SanaWMVectorEnv(num_envs=batch, world=timed)
 
 
 def _timed_step(lane: _Lane, rng: np.random.Generator, keep: bool) -> None:
     actions = rng.integers(9, size=lane.batch)
     world = lane.env.world
     before = lane.env.profile()["world_seconds"]
-    if isinstance(world, LearnedWorld):
-        with stopwatch(world) as watch:
-            seconds = _step(lane.env, actions)
-        inside = dict(watch.seconds)
-    else:
-        seconds, inside = _step(lane.env, actions), {}
+    if isinstance(world, TimedParts):
+        world.seconds = dict.fromkeys(world.seconds, 0.0)
+    seconds = _step(lane.env, actions)
+    inside = dict(world.seconds) if isinstance(world, TimedParts) else {}
     if not keep:
         return
     spent = lane.env.profile()["world_seconds"] - before

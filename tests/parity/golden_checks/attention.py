@@ -12,6 +12,7 @@ from golden_checks.fixture import Fixture
 from wm_env.kernels.temporal_conv import short_conv
 from wm_env.model.attention import GDNAttention, Geometry, SoftmaxAttention, from_ray_frame, to_ray_frame
 from wm_env.model.camera import Rays, camera_input, clip_windows, ray_transforms
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.frames import chunk_starts, explicit_starts
 from wm_env.model.geometry import relative_to_first
@@ -100,9 +101,8 @@ def _run(
         return merge(module, x, main, camera)
 
     module.merge = remember  # type: ignore[method-assign]
-    quirk = {"compat_uniform_chunk": uniform_conv_chunk(case)} if isinstance(module, GDNAttention) else {}
     with torch.no_grad():
-        out, _ = module(x, geometry, None, chunk_starts=starts, **quirk)
+        out, _ = module(x, geometry, None, Chunks(starts, uniform=uniform_conv_chunk(case)))
     return out, raw[0]
 
 
