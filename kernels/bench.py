@@ -38,6 +38,7 @@ from wm_env.kernels.frame_gdn import GDNMemory, frame_gdn
 from wm_env.kernels.inputs import GDNInputs, gdn_inputs, run_gdn, worst_error
 
 Call = Callable[[], object]
+LEAD_VALUES = 2**27  # 512 MiB of float32, several times the largest cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,7 @@ class Lead:
     """Work that occupies the GPU for a while and leaves nothing of other tensors in its cache."""
 
     def __init__(self) -> None:
-        self.buffer = torch.empty(2**27, device="cuda")  # 512 MiB, several times the largest cache
+        self.buffer = torch.empty(LEAD_VALUES, device="cuda")
         self.buffer.fill_(0.5)
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()

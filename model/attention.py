@@ -338,7 +338,6 @@ def _attend(
     valid = None
     if not all(bool(c.valid.all()) for c in window.chunks):
         valid = torch.cat([c.valid[:, None].expand(-1, c.k.shape[2]) for c in window.chunks], dim=1)
-        valid = valid.to(q.device)
     return window_attention(
         q=q, k=k, v=v, past_k=past_k, past_v=past_v, past_valid=valid, chunk_starts=chunk_starts
     )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.geometry import assemble, pixel_rays, scale_intrinsics
+from wm_env.model.placement import placed
 
 
 class CameraInput(NamedTuple):
@@ -150,8 +151,8 @@ def camera_input(
     if latent.ndim == 2:
         latent = latent[:, None].expand(-1, poses.shape[1], -1)  # (B, F, 4)
     rays = plucker_rays(poses, latent, *grid)  # (B, F, 6, h, w)
-    conditions = camera_conditions(poses[:, windows.pose], latent[:, windows.pose])
-    return CameraInput(conditions, pack_windows(rays, windows.rays))
+    pose, window = (placed(frames, poses.device) for frames in windows)
+    return CameraInput(camera_conditions(poses[:, pose], latent[:, pose]), pack_windows(rays, window))
 
 
 def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:

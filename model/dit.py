@@ -34,6 +34,7 @@ from wm_env.model.camera import CameraInput, ray_transforms
 from wm_env.model.chunks import ONE, Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.layers import FeedForward, RMSNorm, modulate, rotary, timestep_features
+from wm_env.model.placement import placed
 from wm_env.model.state import BlockState, DiTState, GDNState, KVChunk, WindowState
 from wm_env.model.text import TextTokens
 
@@ -219,7 +220,7 @@ class DiT(nn.Module):
         if camera is not None:
             rays = ray_transforms(camera.conditions, height, width)
             plucker = self.plucker_in(camera.plucker.permute(0, 2, 3, 4, 1).flatten(2, 3).to(x.dtype))
-        geometry = Geometry(rotary(positions.to(x.device), height, width, self.cfg), rays)
+        geometry = Geometry(rotary(placed(positions, x.device), height, width, self.cfg), rays)
         text = TextTokens(caption, mask)
         return x, Call(modulation, time, text, plucker, geometry, (height, width), start, chunks)
 

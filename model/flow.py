@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from wm_env.model.placement import placed
+
 TIMESTEPS = 1000
 STUDENT_STEPS = (1000.0, 960.0, 889.0, 727.0, 0.0)  # released streaming list: 4 uniform points, shift 8
 State = TypeVar("State")
@@ -248,11 +250,11 @@ def _mix(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _per_frame(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, torch.float32)[:, None, None]  # (T, 1, 1), against (B, C, T, h, w)
+    return placed(values, x.device, torch.float32)[:, None, None]  # (T, 1, 1), against (B, C, T, h, w)
 
 
 def _timesteps(x: Tensor, per_frame: Tensor) -> Tensor:
-    return per_frame.to(x.device, torch.float32).expand(x.shape[0], -1)  # (B, T)
+    return placed(per_frame, x.device, torch.float32).expand(x.shape[0], -1)  # (B, T)
 
 
 def _pairs(schedule: Schedule) -> list[tuple[float, float]]:

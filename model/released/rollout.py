@@ -30,6 +30,7 @@ from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_win
 from wm_env.model.dit import DiT
 from wm_env.model.flow import STUDENT_STEPS, Rule, Schedule, denoise_chunk, listed_schedule, shifted_schedule
 from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.placement import placed
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
 from wm_env.model.rollout import chunk_noise
@@ -337,7 +338,7 @@ class ReleasedWorld:
     def _noise(self, state: ReleasedState, stream: int, shape: tuple[int, ...]) -> Tensor:
         """Return noise `(B, *shape)`: a function of (seed, chunk, stream), scaled by the temperature."""
         noise = chunk_noise(state.seed + stream * _STREAMS, state.chunk, shape)
-        noise = noise.to(self.parts.device) * state.temperature[:, None, None, None, None]
+        noise = placed(noise, self.parts.device) * state.temperature[:, None, None, None, None]
         return noise.to(self.parts.dtype)
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor, first: bool) -> CameraInput:
@@ -346,7 +347,7 @@ class ReleasedWorld:
         The first chunk also has the start frame, whose pose is the identity.
         """
         cfg = self.parts.dit.cfg
-        stride, poses = cfg.temporal_stride, c2w.float().to(self.parts.device)
+        stride, poses = cfg.temporal_stride, placed(c2w, self.parts.device, torch.float32)
         if first:
             start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
             poses = torch.cat([start, poses], dim=1)

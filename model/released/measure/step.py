@@ -343,7 +343,7 @@ def busiest_kernels(networks: Networks, *, refiner: bool, count: int = 25) -> di
         _, state = world.step_chunk(state, poses(1, chunk, frames))
     wait(networks.device)
     cuda = networks.device != "cpu"
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    kinds = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
     with profile(activities=kinds) as profiler:
         started = time.perf_counter()
         world.step_chunk(state, poses(1, warm, frames))

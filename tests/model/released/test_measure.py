@@ -433,6 +433,26 @@ def test_the_parts_of_a_gpu_come_in_order_of_value(monkeypatch: pytest.MonkeyPat
     assert sum(name.startswith("proofs: triton") for name in names) > 25
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is simulated")
+def test_what_only_a_gpu_runs_is_run_on_a_simulated_one(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: pip install 'wm-env[gpu]'")
+    script, out = Path(__file__).with_name("simulated_cuda.py"), tmp_path / "r.json"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(out)],
+        capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = Record(out)
+    assert record.about["device"] == "simulated"
+    assert failures(record) == []
+    assert set(status(record).values()) == {"done"} and len(record.parts) >= 8
+    found = record.parts["with refiner, batch 1"]["result"]
+    assert found["peak_gib"] == 1.0 and len(found["seconds_per_call"]["refiner"]) == 4
+    rows = record.parts["kernels: forward, B1 T2 float32"]["result"]["rows"]
+    assert {"triton", "chunk", "naive"} <= {row["impl"] for row in rows if row["ms"] is not None}
+
+
 # --- the pages
 
 
