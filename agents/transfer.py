@@ -58,7 +58,7 @@ def transfer(
     `FILE.zip`, a run's folder or `module:function`, scored beside them.
     """
     learner = settings.learner
-    worlds = {SIM: resolve_world(learner.world, learner.device)}
+    worlds = {SIM: resolve_world(learner.world, device=learner.device)}
     worlds[TRUE] = twin_like(worlds[SIM].spec, learner.device)
     own = [] if policy is None else [user_player(policy, settings)]
     found = shipped_players(settings) if shipped else []

@@ -3,7 +3,7 @@
     NAME.safetensors   dit.*, vae.*, and refiner.* where the world has a memory; bfloat16
     NAME.json          card: "world" (the settings below), provenance of every part, sha256
 
-`load_world` takes a preset (`tiny`, `tiny-pure`: package data) or a folder holding one such pair.
+`load_embedded` takes a preset (`tiny`, `tiny-pure`: package data) or a folder holding one such pair.
 """
 
 from __future__ import annotations
@@ -128,11 +128,12 @@ def build_world(
         # convolutions run in this layout anyway: 6% of a decode less
         module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     channels, height, width = vae.latent_shape
+    options = {} if ablate is None else {"ablate": str(ablate)}
+    options |= {"refiner": "none"} if own is not None and refiner == "none" else {}
+    options |= {} if dtype == "float32" else {"dtype": dtype}
     spec = WorldSpec(
-        name=name
-        + ("" if ablate is None else f"[ablate={ablate}]")
-        + ("" if own is None or refiner != "none" else "[refiner=none]")
-        + ("" if dtype == "float32" else f"[{dtype}]"),
+        name=name,
+        options=options,
         frames_per_step=config.dit.temporal_stride,
         frame_size=(config.vae.size, config.vae.size),
         max_translation=MAX_TRANSLATION,
@@ -163,7 +164,7 @@ def _load(world: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     return path, tensors, card
 
 
-def load_world(
+def load_embedded(
     world: str | Path,
     *,
     device: str = "cpu",

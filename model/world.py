@@ -11,8 +11,8 @@ it holds, so that slots at different chunks share one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +40,7 @@ class Start:
 class WorldSpec:
     """The fixed facts of a world.
 
+    name: preset or name of the checkpoint. options: what was asked of it beyond its defaults, by name.
     frames_per_step: K, pixel frames per chunk (one chunk = one env step).
     frame_size: `(height, width)` of its frames in pixels.
     max_translation: metres per pixel frame at full speed.
@@ -61,6 +62,12 @@ class WorldSpec:
     fps: int = 16
     sees_scene: bool = False
     weights_sha256: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name and the options, for tables and pictures: "tiny[ablate=dit]". Nothing parses it."""
+        return self.name + "".join(f"[{name}={value}]" for name, value in self.options.items())
 
 
 class Chunk(NamedTuple):

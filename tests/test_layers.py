@@ -15,8 +15,8 @@ LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 
 # Within wm_env a file imports only from files to its left.
 ORDER = (
-    *("registration", "world", "actions", "images", "observations", "episodes", "tasks", "core"),
-    *("files", "video", "profiling", "snapshot", "twin", "worlds", "config", "vector", "env"),
+    *("moved", "registration", "actions", "images", "observations", "episodes", "tasks", "core"),
+    *("files", "video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 

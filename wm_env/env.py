@@ -15,7 +15,7 @@ from wm_env.core import State, check_wishes, infos, initial, observation, transi
 from wm_env.episodes import draw_episode, wishes
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
-from wm_env.snapshot import Moment, Snapshot, pack, unpack
+from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv, as_prompt
 
 RENDER_MODES = ["rgb_array", "rgb_array_list"]

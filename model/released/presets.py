@@ -172,7 +172,8 @@ def load_released_world(
     frame_size = settings.frame_size or FRAME_SIZE
     stage1 = choose_stage1(look_into(folder_of(name, settings)), RELEASED[name])
     spec = WorldSpec(
-        name=name if settings.refiner == "none" else f"{name}[refiner={settings.refiner}]",
+        name=name,
+        options={} if settings.refiner == "none" else {"refiner": settings.refiner},
         frames_per_step=cfg.chunk_frames * cfg.temporal_stride,
         frame_size=frame_size,
         max_translation=MAX_TRANSLATION,

@@ -38,7 +38,7 @@ from wm_env.model.checkpoint import check_tensors, load_checkpoint, write_atomic
 from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.data.stream import StreamConfig
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import embedded_vae, load_world, write_parts
+from wm_env.model.embedded import embedded_vae, load_embedded, write_parts
 from wm_env.model.memory import MEMORY_CHANNELS, TOKEN_STRIDE
 from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
@@ -433,4 +433,4 @@ def _write_world(stage: Stage, recipe: Recipe, place: Place, run: Run) -> None:
         refiner=parts.get("refiner") if stage.memory else None, out=place.out / "worlds" / stage.name,
         sampler=SAMPLER, trained_steps=WorldLossConfig(**stage.loss).frames - 1, metrics=run.metrics,
     )  # fmt: skip
-    load_world(place.out / "worlds" / stage.name)  # strict: what was written is a world
+    load_embedded(place.out / "worlds" / stage.name)  # strict: what was written is a world

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.rendered import Clips, open_clips
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
@@ -131,7 +131,7 @@ def train_on_rollouts(
 ) -> Run:
     """Train, or resume, the refiner of a world folder; write `out/refiner.safetensors` after the slice."""
     train, val = open_clips(data / "train"), open_clips(data / "val")
-    loaded = load_world(world, device=device)
+    loaded = load_embedded(world, device=device)
     refiner = loaded.refiner
     if refiner is None:
         raise ValueError(f"{world} has no refiner to train; use a world with memory, such as tiny")

@@ -33,7 +33,7 @@ from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
+from wm_env.model.embedded import latents_of, load_embedded, world_path, write_parts
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import to_pixels
 from wm_env.model.rollout import LearnedWorld
@@ -257,7 +257,7 @@ def train_self_forcing(
     whose transformer is trained on. far: data and latents of long clips, for `config.far`. init: a
     `dit.safetensors` to start from instead, before its rounding.
     """
-    loaded = load_world(world)
+    loaded = load_embedded(world)
     card = load_card(world_path(world))
     if (config.far > 0) != (far is not None):
         given = "none" if far is None else f"clips {far[0]} with latents {far[1]}"

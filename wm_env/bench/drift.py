@@ -81,7 +81,7 @@ def drift(
     _check_frames(settings, world)
     _check_alike(worlds)
     whole = tuple(worlds)[:compared]
-    identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
+    identity = {"world": world.spec.label, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
     identity |= {"rows": list(worlds), "image": image is not None and _digest(image), "prompt": prompt}
     plan = _plan(settings, image is None)
     per_scene = rows_per_scene(worlds, settings, image is None)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from wm_env.model.rollout import LearnedWorld, RolloutState, View
 from wm_env.model.state import DiTState
+from wm_env.model.world import World
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world
 
@@ -41,9 +42,11 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputSettings:
-    """What is timed: worlds, numbers of environments, steps of each, and the length of the long episode."""
+    """What is timed: worlds, each in every dtype, numbers of environments, steps of each, and the length of
+    the long episode. dtypes: of learned worlds; None is the world's own."""
 
     worlds: tuple[str, ...] = ("tiny",)
+    dtypes: tuple[str | None, ...] = (None,)
     batches: tuple[int, ...] = (1, 4, 16)
     steps: int = 40
     warm_up: int = 5
@@ -111,8 +114,9 @@ def throughput(
     settings: ThroughputSettings, report: Callable[[int, int, str], None] | None = None
 ) -> dict[str, Any]:
     """Return rates and latencies by world and batch size, and the length test of every world."""
-    total = len(settings.worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
-    total += len(settings.worlds) * settings.length
+    worlds = loaded(settings)
+    total = len(worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
+    total += len(worlds) * settings.length
     done = 0
 
     def advance(what: str) -> None:
@@ -122,7 +126,9 @@ def throughput(
             report(done, total, what)
 
     rng = np.random.default_rng(settings.seed)
-    lanes = [_open(world, batch, settings) for world in settings.worlds for batch in settings.batches]
+    lanes = [
+        _open(name, world, batch, settings) for name, world in worlds.items() for batch in settings.batches
+    ]
     for step in range(settings.warm_up + settings.steps):
         for lane in lanes:
             _timed_step(lane, rng, keep=step >= settings.warm_up)
@@ -131,26 +137,36 @@ def throughput(
     for lane in lanes:
         lane.env.close()
     lengths = {
-        world: _length_test(world, settings, advance)
-        for world in (settings.worlds if settings.length else ())
+        name: _length_test(name, world, settings, advance)
+        for name, world in (worlds.items() if settings.length else ())
     }
     return {"rows": rows, "length": lengths, "peak_rss_mib": resident_peak(), "gpu_peak_mib": _gpu_peak()}
 
 
-def _open(world: str, batch: int, settings: ThroughputSettings) -> _Lane:
-    env = _make(world, batch, settings)
+def loaded(settings: ThroughputSettings) -> dict[str, World]:
+    """Return the worlds that are timed, by label."""
+    found: dict[str, World] = {}
+    for name in settings.worlds:
+        for dtype in settings.dtypes:
+            options = {} if dtype is None or name == "twin" else {"dtype": dtype}
+            world = resolve_world(name, device=settings.device, **options)
+            found[world.spec.label] = world
+    return found
+
+
+def _open(name: str, world: World, batch: int, settings: ThroughputSettings) -> _Lane:
+    env = _make(world, batch)
     started = time.perf_counter()
     env.reset(seed=settings.seed)
     reset = time.perf_counter() - started
     started = time.perf_counter()
     env.step(np.zeros(batch, np.int64))
     first = time.perf_counter() - started
-    return _Lane(world, batch, env, first, reset, [], {part: [] for part in PARTS})
+    return _Lane(name, batch, env, first, reset, [], {part: [] for part in PARTS})
 
 
-def _make(world: str, batch: int, settings: ThroughputSettings) -> SanaWMVectorEnv:
-    loaded = resolve_world(world, settings.device)
-    timed = TimedParts(loaded) if isinstance(loaded, LearnedWorld) else loaded
+def _make(world: World, batch: int) -> SanaWMVectorEnv:
+    timed = TimedParts(world) if isinstance(world, LearnedWorld) else world
     return SanaWMVectorEnv(num_envs=batch, world=timed)
 
 
@@ -196,9 +212,11 @@ def _summary(lane: _Lane) -> dict[str, Any]:
     }
 
 
-def _length_test(world: str, settings: ThroughputSettings, advance: Callable[[str], None]) -> dict[str, Any]:
+def _length_test(
+    name: str, world: World, settings: ThroughputSettings, advance: Callable[[str], None]
+) -> dict[str, Any]:
     """Return how step time and state size depend on the episode's length, at batch 1."""
-    long, fresh = _make(world, 1, settings), _make(world, 1, settings)
+    long, fresh = _make(world, 1), _make(world, 1)
     rng = np.random.default_rng(settings.seed)
     for env in (long, fresh):
         env.reset(seed=settings.seed)

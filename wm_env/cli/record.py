@@ -215,7 +215,7 @@ class Record:
         return {
             "out": str(self.out),
             "contact_sheet": str(sheet),
-            "world": spec.name,
+            "world": spec.label,
             "weights_sha256": spec.weights_sha256,
             "policy": self.policy,
             "task": self.task,

@@ -82,7 +82,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     spec = env.world.spec
     facts = {
         "settings": settings,
-        "world": spec.name,
+        "world": spec.label,
         "weights_sha256": spec.weights_sha256,
         "seed": seed,
         "scene": int(env.state.scene_seed[0]),

@@ -53,7 +53,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path, name: str) -> None:
             "dataset_id": name,
             "minari_version": version("minari"),
             "requirements": ["wm-env"],
-            "description": f"walks of {env.world.spec.name}, task {settings['task']}",
+            "description": f"walks of {env.world.spec.label}, task {settings['task']}",
         }
     )
     storage.update_episodes(_buffer(load_recording(path)) for path in episodes)

@@ -17,7 +17,7 @@ from torch import nn
 
 from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import embedded_vae, load_world
+from wm_env.model.embedded import embedded_vae, load_embedded
 from wm_env.model.memory import MEMORY_CHANNELS
 from wm_env.model.png import png_bytes
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
@@ -103,7 +103,7 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "tiny-pure: done" in done.stdout
     for name, memory in (("tiny", True), ("tiny-pure", False)):
-        world = load_world(tmp_path / "out" / "worlds" / name)
+        world = load_embedded(tmp_path / "out" / "worlds" / name)
         assert bool(world.dit.cfg.memory_channels) is memory
         assert world.dit.cfg.window_chunks == (1 if memory else 0)
     assert (tmp_path / "out" / "images" / "sheet.png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import torch
 
 from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.clip import ClipShards
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
@@ -42,7 +42,7 @@ def world(vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_recorded_chunks_are_those_of_the_rollout(clips: Path, world: Path) -> None:
-    loaded, shards = load_world(world), ClipShards(clips / "train")
+    loaded, shards = load_embedded(world), ClipShards(clips / "train")
     clip = shards.read_many([0, 3], [slice(0, 9)] * 2)
     rollout = roll_out(loaded, clip, shards.captions, [1, 2])
     assert rollout.decoded.shape == (4, 4, 4, 64, 64)  # 2 chunks of 2 clips
@@ -56,7 +56,7 @@ def test_the_recorded_chunks_are_those_of_the_rollout(clips: Path, world: Path) 
 def test_the_goal_is_the_truth_where_the_memory_sees_and_else_what_was_decoded(
     clips: Path, world: Path
 ) -> None:
-    loaded, shards = load_world(world), ClipShards(clips / "train")
+    loaded, shards = load_embedded(world), ClipShards(clips / "train")
     rollout = roll_out(loaded, shards.read_many([0], [slice(0, 17)]), shards.captions, [1])
     seen = rollout.seen[:, :, 4:].expand_as(rollout.truth).bool()
     assert 0 < seen.float().mean() < 1

@@ -24,7 +24,7 @@ from wm_env.bench.telemetry import new_recording, observe_commit, state_drift
 from wm_env.bench.throughput import slope_of
 from wm_env.bench.walks import roll, starts, walk, walks
 from wm_env.cli import main
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.geometry import assemble, se3_exp
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.state import GDNState
@@ -145,7 +145,7 @@ def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None
 
 
 def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
-    world = load_world(pure_world)
+    world = load_embedded(pure_world)
     truth = walks(
         world.spec, split="val", seeds=[0, 1], keys=[trajectory("random_walk", 6, seed) for seed in (0, 1)]
     )
