@@ -34,7 +34,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import check_tensors, load_checkpoint, write_atomic
 from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.data.stream import StreamConfig
 from wm_env.model.dit import DiT
@@ -44,6 +43,8 @@ from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.checkpoint import check_tensors, load_checkpoint
 from wm_env.model.training.clip_stream import StreamSource
 from wm_env.model.training.flow_matching import (
     WorldLossConfig,

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from wm_env.model.checkpoint import check_tensors, save_checkpoint, write_atomic
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.checkpoint import check_tensors, save_checkpoint
 from wm_env.model.training.distributed import (
     SOLO,
     Group,

@@ -19,8 +19,8 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from wm_env.model.checkpoint import write_atomic
-from wm_env.model.released.folder import Component
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.folder import Component
 from wm_env.model.text import TextTokens
 
 PROMPT_TOKENS = 300
