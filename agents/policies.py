@@ -18,12 +18,12 @@ from wm_env.agents.moves import MovingAgent, held_table
 from wm_env.agents.sight import GoalSight
 from wm_env.agents.starts import check_starts
 from wm_env.core import State
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.rollout import Ablation
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
+from wm_env.model.world import WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
 from wm_env.twin import TWIN_SPEC
-from wm_env.world import WorldSpec
 
 try:
     from sb3_contrib import RecurrentPPO
@@ -45,9 +45,9 @@ class PPOSettings:
 
     steps: env steps over all slots. split: scenes trained on; evaluation is on `val`. memory: "none" for a
     policy of the newest view, "lstm" for a recurrent one. temperature: factor on the world's noise in
-    training. ablate: a part of a tiny world to train without. blind: the view is zeroed, in training and
-    after, for the baseline that cannot see. rollout: env steps a slot between updates. evaluate_every,
-    checkpoint_every: env steps over all slots.
+    training. ablate: a part of a tiny world to train without. dtype: of its products, None for float32.
+    blind: the view is zeroed, in training and after, for the baseline that cannot see. rollout: env steps a
+    slot between updates. evaluate_every, checkpoint_every: env steps over all slots.
 
     moves: the key combinations a policy chooses among, as in "w,a,d"; "" leaves it the action space. lead_in:
     a training episode turns away for 0 to so many steps before actions count (`wm_env.agents.moves`). starts:
@@ -74,6 +74,7 @@ class PPOSettings:
     memory: str = "none"
     temperature: float = 1.0
     ablate: Ablation | None = None
+    dtype: str | None = None
     blind: bool = False
     rollout: int = 128
     batch_size: int = 256
@@ -131,8 +132,9 @@ class PPOSettings:
         return {name: self.__dict__[name] for name in names}
 
     def own_world(self) -> dict[str, Any]:
-        """Return `env_settings` and what only the world of training has: temperature and ablation."""
-        return self.env_settings() | {"temperature": self.temperature, "ablate": self.ablate}
+        """Return `env_settings` and what only the world of training has: temperature, ablation, dtype."""
+        own = {"temperature": self.temperature, "ablate": self.ablate, "dtype": self.dtype}
+        return self.env_settings() | own
 
 
 class Chooser(Protocol):
@@ -298,6 +300,9 @@ def read_settings(folder: Path) -> PPOSettings:
 
 
 def _settings(stored: dict[str, Any], source: str) -> PPOSettings:
+    if stored.get("world", "").endswith("[bfloat16]"):  # how 0.1 wrote the dtype
+        stored = {**stored, "world": stored["world"].removesuffix("[bfloat16]"), "dtype": "bfloat16"}
+    stored = {"dtype": None, **stored}  # runs of 0.1 had no such setting
     unknown = sorted(set(stored) ^ {field.name for field in fields(PPOSettings)})
     if unknown:
         raise ValueError(f"{source!r} and this version differ in {unknown}")

@@ -36,7 +36,7 @@ from wm_env.agents.transfer_players import (
     trained_players,
     user_player,
 )
-from wm_env.files import atomic_path
+from wm_env.model.storage.atomic import atomic_path
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world
@@ -58,7 +58,7 @@ def transfer(
     `FILE.zip`, a run's folder or `module:function`, scored beside them.
     """
     learner = settings.learner
-    worlds = {SIM: resolve_world(learner.world, learner.device)}
+    worlds = {SIM: resolve_world(learner.world, device=learner.device)}
     worlds[TRUE] = twin_like(worlds[SIM].spec, learner.device)
     own = [] if policy is None else [user_player(policy, settings)]
     found = shipped_players(settings) if shipped else []

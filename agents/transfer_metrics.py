@@ -1,4 +1,6 @@
-"""What a policy keeps when it leaves the world it was trained in: the numbers (evaluation.md section 3).
+"""What a policy keeps when it leaves the world it was trained in: the numbers.
+
+Definitions: docs/reference/evaluation.md#policy-transfer.
 
 J_e(pi) is the mean undiscounted return of policy pi in environment e over equal starts:
 

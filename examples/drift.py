@@ -28,7 +28,7 @@ seeds = range(settings.scenes)
 truth = walks(spec, split="val", seeds=seeds, keys=[trajectory("random_walk", steps, seed) for seed in seeds])
 
 shown = {
-    spec.name: in_batches(world, truth, batch=8),
+    spec.label: in_batches(world, truth, batch=8),
     "first frame repeated": repeat_first(truth),
     "an unrelated walk": truth.frames.roll(1, dims=0),
 }

@@ -9,7 +9,9 @@ The floor of a problem is max(bytes / bandwidth, operations / rate): every input
 written once, the multiply-adds of the cheapest known form. Bandwidth and rate are measured first, in the same
 process, by a large copy and a large product of the same dtype. Implementations take turns and medians are
 reported, so that a slow moment of the machine hits all of them. On the CPU the clock is the processor time
-of the process, which a busy neighbour lengthens little; on CUDA it is the time between two events.
+of the process, which a busy neighbour lengthens little. On CUDA it is the time between two events: before
+each call the device is given work that evicts its cache and lasts until the host has issued the call, so that
+the time is the device's; the host's own time is reported beside it, and so is the first call, which compiles.
 
 Legend: B batch, H heads, T latent frames, N tokens per frame, D head dim.
 """
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import platform
 import statistics
 import time
@@ -25,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +38,7 @@ from wm_env.kernels.frame_gdn import GDNMemory, frame_gdn
 from wm_env.kernels.inputs import GDNInputs, gdn_inputs, run_gdn, worst_error
 
 Call = Callable[[], object]
+LEAD_VALUES = 2**27  # 512 MiB of float32, several times the largest cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,25 @@ class Problem:
     normalised: bool = True
 
     @property
+    def title(self) -> str:
+        return f"{self.name}, B{self.batch} T{self.frames} {self.dtype}"
+
+    @property
     def chunk_starts(self) -> tuple[int, ...]:
         return tuple(range(self.frames)) if self.causal else (0,)
+
+
+class Timing(NamedTuple):
+    """Medians over `runs` calls after two others, in seconds.
+
+    seconds: a call on the device's clock. host: until the host has issued it. first: the very first call, by
+    the wall, with compilation.
+    """
+
+    seconds: float
+    host: float
+    first: float
+    runs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +165,15 @@ def calls(p: Problem, device: str) -> dict[str, Call]:
     """Return what is timed for a problem, by name; each runs the whole task once."""
     x = _inputs(p, device)
     found = {name: _gdn_call(p, x, name) for name in _implementations(p, device)}
-    if device == "cuda":
-        if p.backward and p.frames <= 21:  # compiling unrolls the frames
-            found["chunk compiled"] = _gdn_call(p, x, "chunk", torch.compile(frame_gdn))
-        if find_spec("fla") is not None:
-            found["fla, token by token (another rule)"] = _fla_call(p, x)
+    if device == "cuda" and find_spec("fla") is not None:
+        found["fla, token by token (another rule)"] = _fla_call(p, x)
     found["softmax attention (SDPA)"] = _sdpa_call(p, x)
     return found
+
+
+def compiled_calls(p: Problem, device: str) -> dict[str, Call]:
+    """Return `chunk` under torch.compile, by name; compiling unrolls the frames and takes long."""
+    return {"chunk compiled": _gdn_call(p, _inputs(p, device), "chunk", torch.compile(frame_gdn))}
 
 
 def _inputs(p: Problem, device: str) -> GDNInputs:
@@ -215,29 +239,92 @@ def _fla_call(p: Problem, x: GDNInputs) -> Call:
     return run
 
 
-def measure(call: Call, device: str) -> float:
-    """Return the seconds of one run."""
-    if device == "cuda":
+class Lead:
+    """Work that occupies the GPU for a while and leaves nothing of other tensors in its cache."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(LEAD_VALUES, device="cuda")
+        self.buffer.fill_(0.5)
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
-        call()
+        self.buffer.fill_(0.5)
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-    start = time.process_time()
+        self.seconds = max(begin.elapsed_time(end) / 1e3, 1e-5)
+
+    def __call__(self, seconds: float) -> None:
+        """Give the GPU at least so much to do, up to a tenth of a second."""
+        for _ in range(1 + math.ceil(min(seconds, 0.1) / self.seconds)):
+            self.buffer.fill_(0.5)
+
+
+def measure(call: Call, lead: Lead | None, host: float) -> tuple[float, float]:
+    """Return the seconds of one run and those that the host needed to issue it.
+
+    lead: None on the CPU, where both are the processor's time. host: what issuing took before.
+    """
+    if lead is None:
+        start = time.process_time()
+        call()
+        spent = time.process_time() - start
+        return spent, spent
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    lead(1.5 * host)
+    begin.record()
+    start = time.perf_counter()
     call()
-    return time.process_time() - start
+    issued = time.perf_counter() - start
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3, issued
 
 
-def medians(named: dict[str, Call], device: str, repeats: int) -> dict[str, float]:
-    """Return median seconds by name; the calls take turns after two warm-up rounds."""
-    times: dict[str, list[float]] = {name: [] for name in named}
+def time_calls(
+    named: dict[str, Call], device: str, repeats: int, seconds: float = math.inf
+) -> dict[str, Timing | str]:
+    """Return the timing of every call by name, or in one line why it failed.
+
+    The calls take turns: one round that compiles, one that warms up, then `repeats` rounds, or at least one
+    of them and as many more as fit into `seconds` of wall-clock time.
+    """
+    lead = Lead() if device == "cuda" else None
+    started = time.perf_counter()
+    found: dict[str, Timing | str] = {}
+    first: dict[str, float] = {}
+    host: dict[str, list[float]] = {name: [] for name in named}
+    spent: dict[str, list[float]] = {name: [] for name in named}
     for round_number in range(repeats + 2):
+        if round_number > 2 and time.perf_counter() - started > seconds:
+            break
         for name, call in named.items():
-            seconds = measure(call, device)
+            if name in found:
+                continue
+            try:
+                began = time.perf_counter()
+                taken, issued = measure(call, lead, host[name][-1] if host[name] else 0.0)
+            except Exception as error:  # one implementation's fault must not cost the times of the others
+                found[name] = one_line(error)
+                continue
+            if round_number == 0:
+                first[name] = time.perf_counter() - began
+            else:
+                host[name].append(issued)
             if round_number >= 2:
-                times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+                spent[name].append(taken)
+    return {
+        name: found.get(name)
+        or Timing(
+            statistics.median(spent[name]), statistics.median(host[name]), first[name], len(spent[name])
+        )
+        for name in named
+    }
+
+
+def one_line(error: BaseException) -> str:
+    """Return the kind and the first line of an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def extra_memory(call: Call) -> float:
@@ -249,14 +336,18 @@ def extra_memory(call: Call) -> float:
 
 
 def peaks(dtype: str, device: str, quick: bool) -> Peaks:
+    """Return what the device reaches on random numbers (constants can be faster than any real data)."""
     side = 64 if quick else 8192 if device == "cuda" else 1024
     a = torch.randn(side, side, device=device).to(getattr(torch, dtype))
-    source = torch.zeros(1024 if quick else 2**28 if device == "cuda" else 2**24, device=device)
+    source = torch.randn(1024 if quick else 2**28 if device == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
-    found = medians({"copy": lambda: target.copy_(source), "product": lambda: a @ a}, device, 5)
+    found = time_calls({"copy": lambda: target.copy_(source), "product": lambda: a @ a}, device, 5)
+    copy, product = found["copy"], found["product"]
+    if not isinstance(copy, Timing) or not isinstance(product, Timing):
+        raise RuntimeError(f"the ceilings of {device} could not be measured: {found}")
     return Peaks(
-        bytes_per_second=2 * source.nbytes / max(found["copy"], 1e-9),
-        operations_per_second=2 * side**3 / max(found["product"], 1e-9),
+        bytes_per_second=2 * source.nbytes / max(copy.seconds, 1e-9),
+        operations_per_second=2 * side**3 / max(product.seconds, 1e-9),
     )
 
 
@@ -273,42 +364,58 @@ def errors(device: str) -> dict[str, float]:
     return found
 
 
+def rows(
+    p: Problem, named: dict[str, Call], peak: Peaks, device: str, repeats: int, seconds: float = math.inf
+) -> list[dict[str, Any]]:
+    """Return one row per implementation: its time, the floor and what it reached, or its error."""
+    moved, operations = problem_bytes(p), problem_operations(p)
+    floor = max(moved / peak.bytes_per_second, operations / peak.operations_per_second)
+    found = []
+    for name, timing in time_calls(named, device, repeats, seconds).items():
+        row = asdict(p) | {"impl": name, "floor_ms": floor * 1e3}
+        if isinstance(timing, str):
+            found.append(row | {"ms": None, "error": timing})
+            continue
+        measured = {
+            "ms": timing.seconds * 1e3,
+            "times_floor": timing.seconds / floor,
+            "gb_per_s": moved / timing.seconds / 1e9,
+            "tflop_per_s": operations / timing.seconds / 1e12,
+            "host_ms": timing.host * 1e3,
+            "first_call_s": timing.first,
+            "runs": timing.runs,
+            "extra_mb": extra_memory(named[name]) if device == "cuda" else None,
+        }
+        found.append(row | measured)
+    return found
+
+
 def run(device: str, repeats: int, quick: bool) -> dict:
-    rows = []
+    found = []
     known: dict[str, Peaks] = {}
     for p in problems(device, quick):
         if p.dtype not in known:
             known[p.dtype] = peaks(p.dtype, device, quick)
-        peak = known[p.dtype]
-        moved, operations = problem_bytes(p), problem_operations(p)
-        floor = max(moved / peak.bytes_per_second, operations / peak.operations_per_second)
-        named = calls(p, device)
-        for name, seconds in medians(named, device, repeats).items():
-            measured = {
-                "impl": name,
-                "ms": seconds * 1e3,
-                "floor_ms": floor * 1e3,
-                "times_floor": seconds / floor,
-                "gb_per_s": moved / seconds / 1e9,
-                "tflop_per_s": operations / seconds / 1e12,
-                "extra_mb": extra_memory(named[name]) if device == "cuda" else None,
-            }
-            rows.append(asdict(p) | measured)
-            print(describe(rows[-1]), flush=True)
+        for row in rows(p, calls(p, device), known[p.dtype], device, repeats):
+            found.append(row)
+            print(describe(row), flush=True)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     return {
         "device": name,
         "clock": "CUDA events" if device == "cuda" else "processor time, one thread",
+        "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
         "peaks": {dtype: asdict(peak) for dtype, peak in known.items()},
         "errors": errors(device),
-        "rows": rows,
+        "rows": found,
     }
 
 
 def describe(row: dict) -> str:
     """Return one line of a Markdown table."""
     shape = f"B{row['batch']} H{row['heads']} T{row['frames']} N{row['tokens']} D{row['dim']} {row['dtype']}"
+    if row["ms"] is None:
+        return f"| {row['name']} | {shape} | {row['impl']} | {row['error']} |"
     return (
         f"| {row['name']} | {shape} | {row['impl']} | {row['ms']:.3f} | {row['floor_ms']:.3f} "
         f"| {row['times_floor']:.1f} | {row['gb_per_s']:.1f} | {row['tflop_per_s']:.3f} |"

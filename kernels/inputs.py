@@ -8,7 +8,7 @@ Legend: B batch, H heads, T latent frames, N tokens per frame, D key dim, V valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,17 +92,19 @@ def run_gdn(
     chunk_starts: Sequence[int] = (0,),
     every_chunk: bool = False,
     gradients: bool = False,
+    function: Callable[..., tuple[Tensor, GDNMemory]] = frame_gdn,
 ) -> dict[str, Tensor]:
     """Return out, S and z (where present) of one implementation, with `gradients` also those of every input.
 
     The gradients belong to fixed random weights on every output, so that each output reaches each input.
+    function: called like `frame_gdn`, in its place.
     """
     leaves = {
         name: x.detach().requires_grad_(gradients) for name, x in inputs._asdict().items() if x is not None
     }
     arguments = {name: x for name, x in leaves.items() if name not in ("S", "z")}
     state = GDNMemory(leaves["S"], leaves.get("z")) if "S" in leaves else None
-    out, memory = frame_gdn(
+    out, memory = function(
         **arguments, state=state, chunk_starts=chunk_starts, every_chunk=every_chunk, impl=impl
     )
     results = {"out": out, "S": memory.S} | ({} if memory.z is None else {"z": memory.z})

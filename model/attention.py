@@ -2,10 +2,11 @@
 
 Both kinds of self-attention share projections, camera branch, output gate and interface:
 
-    out = W_o ((main + W_cam camera + b_cam) * silu(W_g a + b_g)) + b_o            (dit.md 3.7)
+    out = W_o ((main + W_cam camera + b_cam) * silu(W_g a + b_g)) + b_o
 
-GDN blocks carry a constant-size memory (dit.md 3, 5.3), softmax blocks the keys and values of a window of
-committed chunks (dit.md 4, 7.2).
+as in docs/reference/transformer.md#output-gate. GDN blocks carry a constant-size memory
+(docs/reference/transformer.md#recurrence), softmax blocks the keys and values of a window of committed chunks
+(docs/reference/transformer.md#streaming-state).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from wm_env.kernels.frame_gdn import GDNMemory, frame_gdn
 from wm_env.kernels.temporal_conv import short_conv
 from wm_env.kernels.window_attention import window_attention
 from wm_env.model.camera import Rays, apply_per_token
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.layers import RMSNorm, camera_rotary, rotate
 from wm_env.model.state import GDNState, KVChunk, WindowState, tree_map
@@ -45,9 +47,10 @@ def tokens_first(x: Tensor) -> Tensor:
 
 
 def to_ray_frame(q: Tensor, k: Tensor, v: Tensor, rays: Rays, cis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return camera-branch q, k, v `(B, T, N, H, D)` mapped into ray space (dit.md 5.3).
+    """Return camera-branch q, k, v `(B, T, N, H, D)` mapped into ray space.
 
-    First half of a head: q by P^T, k and v by P^-1, in 4-vectors. Second half: rotary.
+    First half of a head: q by P^T, k and v by P^-1, in 4-vectors. Second half: rotary. See
+    docs/reference/transformer.md#camera-branch.
     """
     half = q.shape[-1] // 2
     cis = camera_rotary(cis)
@@ -109,11 +112,32 @@ class SelfAttention(nn.Module):
         return self.out(gated.to(x.dtype))
 
 
-class GDNAttention(SelfAttention):
-    """Frame-wise gated delta rule attention (dit.md 3) with the numerator-only camera branch (5.3)."""
+class Operands(NamedTuple):
+    """What the frame-GDN recurrence of a block is given; see `wm_env.kernels.frame_gdn.frame_gdn`.
 
-    def __init__(self, cfg: DiTConfig) -> None:
+    q, k, v: `(B, H, T, N, D)`, q and k rotated, and not rotated as q_norm, k_norm. beta `(B, H, T, N)`, g
+    `(B, H, T)`. tail: what the next call's short convolution of the keys needs.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    g: Tensor
+    q_norm: Tensor
+    k_norm: Tensor
+    tail: Tensor
+
+
+class GDNAttention(SelfAttention):
+    """Frame-wise gated delta rule attention with the numerator-only camera branch.
+
+    See docs/reference/transformer.md#gated-delta-rule and docs/reference/transformer.md#camera-branch.
+    """
+
+    def __init__(self, cfg: DiTConfig, impl: str = "chunk") -> None:
         super().__init__(cfg, short_convolution=True)
+        self.impl = impl
         self.conv_k = nn.Parameter(identity_taps(cfg.hidden, cfg.short_conv_kernel))
         self.beta = nn.Linear(cfg.hidden, cfg.heads)
         self.decay = nn.Linear(cfg.hidden, cfg.heads)
@@ -131,76 +155,67 @@ class GDNAttention(SelfAttention):
         log_decay = -torch.exp(self.A_log.float()) * F.softplus(raw)
         return beta, log_decay.transpose(1, 2)
 
-    def forward(
-        self,
-        x: Tensor,
-        geometry: Geometry,
-        state: GDNState | None,
-        *,
-        chunk_starts: Sequence[int] = (0,),
-        every_chunk: bool = False,
-        compat_uniform_chunk: int | None = None,
-        impl: str = "chunk",
-    ) -> tuple[Tensor, GDNState]:
-        """Return the output `(B, T, N, C)` and the state after the last (or every) chunk."""
-        tokens, head_dim = x.shape[2], self.cfg.head_dim
-        key_scale = head_dim**-0.5 * tokens**-0.5
+    def operands(self, x: Tensor, geometry: Geometry, state: GDNState | None, chunks: Chunks) -> Operands:
+        """Return what the recurrence of the main branch is given for `x` `(B, T, N, C)`."""
         beta, log_decay = self.gates(x)
-
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k, tail = short_conv(
-            k,
-            self.conv_k,
-            tail=None if state is None else state.conv_k,
-            chunk_starts=chunk_starts,
-            every_chunk=every_chunk,
-            compat_uniform_chunk=compat_uniform_chunk,
-        )
+        k, tail = self._short_conv(k, self.conv_k, None if state is None else state.conv_k, chunks)
         q = self.split_heads(F.relu(self.q_norm(q)))
-        k = self.split_heads(F.relu(self.k_norm(k)) * key_scale)
+        k = self.split_heads(F.relu(self.k_norm(k)) * self._key_scale(x))
         turned = rotate(torch.cat([q, k], dim=3), geometry.cis)  # (B, T, N, 2H, D)
         q_turned, k_turned = turned.chunk(2, dim=3)
-        main, memory = frame_gdn(
+        return Operands(
             q=heads_first(q_turned),
             k=heads_first(k_turned),
             v=heads_first(self.split_heads(v)),
             beta=beta,
             g=log_decay,
-            state=None if state is None else GDNMemory(state.S, state.z),
             q_norm=heads_first(q),
             k_norm=heads_first(k),
-            chunk_starts=chunk_starts,
+            tail=tail,
+        )
+
+    def forward(
+        self, x: Tensor, geometry: Geometry, state: GDNState | None, chunks: Chunks
+    ) -> tuple[Tensor, GDNState]:
+        """Return the output `(B, T, N, C)` and the state after the last (or every) chunk."""
+        given = self.operands(x, geometry, state, chunks)
+        main, memory = frame_gdn(
+            q=given.q,
+            k=given.k,
+            v=given.v,
+            beta=given.beta,
+            g=given.g,
+            state=None if state is None else GDNMemory(state.S, state.z),
+            q_norm=given.q_norm,
+            k_norm=given.k_norm,
+            chunk_starts=chunks.starts,
             eps=self.cfg.gdn_eps,
-            every_chunk=every_chunk,
-            impl=impl,
+            every_chunk=chunks.keep_every,
+            impl=self.impl,
         )
         assert memory.z is not None
-
-        camera, camera_memory, camera_tail = None, memory.S, tail
+        camera = None
         if geometry.rays is not None:
             camera, camera_memory, camera_tail = self._camera_branch(
-                x, geometry.rays, geometry.cis, beta, log_decay, state, key_scale, chunk_starts, every_chunk,
-                compat_uniform_chunk, impl,
-            )  # fmt: skip
+                x, geometry, geometry.rays, given, state, chunks
+            )
         else:  # no camera in this call: its memory stays what it was (zeros at the start)
             camera_memory = torch.zeros_like(memory.S) if state is None else _like(state.S_cam, memory.S)
-            camera_tail = torch.zeros_like(tail) if state is None else _like(state.conv_k_cam, tail)
+            camera_tail = (
+                torch.zeros_like(given.tail) if state is None else _like(state.conv_k_cam, given.tail)
+            )
         out = self.merge(x, tokens_first(main), camera)
-        return out, GDNState(memory.S, memory.z, camera_memory, tail, camera_tail)
+        return out, GDNState(memory.S, memory.z, camera_memory, given.tail, camera_tail)
 
     def _camera_branch(
         self,
         x: Tensor,
+        geometry: Geometry,
         rays: Rays,
-        cis: Tensor,
-        beta: Tensor,
-        log_decay: Tensor,
+        main: Operands,
         state: GDNState | None,
-        key_scale: float,
-        chunk_starts: Sequence[int],
-        every_chunk: bool,
-        compat_uniform_chunk: int | None,
-        impl: str,
+        chunks: Chunks,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the branch output `(B, T, N, C)`, its memory and its convolution tail.
 
@@ -209,37 +224,44 @@ class GDNAttention(SelfAttention):
         """
         cam = self.camera
         assert cam.conv_k is not None
-        k, tail = short_conv(
-            cam.k(x),
-            cam.conv_k,
-            tail=None if state is None else state.conv_k_cam,
-            chunk_starts=chunk_starts,
-            every_chunk=every_chunk,
-            compat_uniform_chunk=compat_uniform_chunk,
-        )
+        k, tail = self._short_conv(cam.k(x), cam.conv_k, None if state is None else state.conv_k_cam, chunks)
         q = self.split_heads(F.relu(cam.q_norm(cam.q(x))))
-        k = self.split_heads(F.relu(cam.k_norm(k)) * key_scale)
+        k = self.split_heads(F.relu(cam.k_norm(k)) * self._key_scale(x))
         v = self.split_heads(cam.v(x))
         before = k.float().square().sum(-1)  # (B, T, N, H)
-        q, k, v = to_ray_frame(q, k, v, rays, cis)
+        q, k, v = to_ray_frame(q, k, v, rays, geometry.cis)
         after = k.float().square().sum(-1)
         inflation = (after.clamp_min(INFLATION_FLOOR) / before.clamp_min(INFLATION_FLOOR)).mean(
             2
         )  # (B, T, H)
-        beta = beta / inflation.clamp_min(1.0).transpose(1, 2)[..., None]
         out, memory = frame_gdn(
             q=heads_first(q),
             k=heads_first(k),
             v=heads_first(v),
-            beta=beta,
-            g=log_decay,
+            beta=main.beta / inflation.clamp_min(1.0).transpose(1, 2)[..., None],
+            g=main.g,
             state=None if state is None else GDNMemory(state.S_cam, None),
-            chunk_starts=chunk_starts,
-            every_chunk=every_chunk,
-            impl=impl,
+            chunk_starts=chunks.starts,
+            every_chunk=chunks.keep_every,
+            impl=self.impl,
         )
-        out = from_ray_frame(out.permute(0, 2, 3, 1, 4), rays, cis)  # (B, T, N, H, D)
+        out = from_ray_frame(out.permute(0, 2, 3, 1, 4), rays, geometry.cis)  # (B, T, N, H, D)
         return out.flatten(-2), memory.S, tail
+
+    def _short_conv(
+        self, keys: Tensor, taps: Tensor, tail: Tensor | None, chunks: Chunks
+    ) -> tuple[Tensor, Tensor]:
+        return short_conv(
+            keys,
+            taps,
+            tail=tail,
+            chunk_starts=chunks.starts,
+            every_chunk=chunks.keep_every,
+            compat_uniform_chunk=chunks.uniform,
+        )
+
+    def _key_scale(self, x: Tensor) -> float:
+        return self.cfg.head_dim**-0.5 * x.shape[2] ** -0.5
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
@@ -248,19 +270,16 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
 
 
 class SoftmaxAttention(SelfAttention):
-    """Softmax attention over the current chunk and a window of committed chunks (dit.md 4, 7.3)."""
+    """Softmax attention over the current chunk and a window of committed chunks.
+
+    See docs/reference/transformer.md#softmax-blocks and docs/reference/transformer.md#streaming-schedule.
+    """
 
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__(cfg, short_convolution=False)
 
     def forward(
-        self,
-        x: Tensor,
-        geometry: Geometry,
-        state: WindowState | None,
-        *,
-        chunk_starts: Sequence[int] = (0,),
-        every_chunk: bool = False,
+        self, x: Tensor, geometry: Geometry, state: WindowState | None, chunks: Chunks
     ) -> tuple[Tensor, WindowState]:
         """Return the output `(B, T, N, C)` and the window after the last (or every) chunk."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -278,19 +297,19 @@ class SoftmaxAttention(SelfAttention):
             )
             streams.append((heads_first(q), heads_first(k), heads_first(v)))
 
-        bounds = itertools.pairwise([*chunk_starts, x.shape[1]])
-        chunks = [slice(start, end) for start, end in bounds]
+        bounds = itertools.pairwise([*chunks.starts, x.shape[1]])
+        slices = [slice(start, end) for start, end in bounds]
         window = state if state is not None else WindowState(())
         if self.cfg.window_chunks is None:  # nothing is ever forgotten: one call over all chunks
-            outs = [_attend(stream, window, i, chunk_starts) for i, stream in enumerate(streams)]
+            outs = [_attend(stream, window, i, chunks.starts) for i, stream in enumerate(streams)]
             windows = []
-            for chunk in chunks:
+            for chunk in slices:
                 window = commit(window, _keys_of(streams, chunk), self.cfg, x.shape[2])
                 windows.append(window)
         else:
             parts: list[list[Tensor]] = [[] for _ in streams]
             windows = []
-            for chunk in chunks:
+            for chunk in slices:
                 for i, (q, k, v) in enumerate(streams):
                     part = (q[:, :, chunk], k[:, :, chunk], v[:, :, chunk])
                     parts[i].append(_attend(part, window, i, (0,)))
@@ -302,7 +321,7 @@ class SoftmaxAttention(SelfAttention):
         if geometry.rays is not None:
             camera = from_ray_frame(outs[1].permute(0, 2, 3, 1, 4), geometry.rays, geometry.cis).flatten(-2)
         out = self.merge(x, tokens_first(outs[0]), camera)
-        if every_chunk:
+        if chunks.keep_every:
             window = tree_map(lambda *leaves: torch.stack(leaves, dim=1), *windows)
         return out, window
 
@@ -319,7 +338,6 @@ def _attend(
     valid = None
     if not all(bool(c.valid.all()) for c in window.chunks):
         valid = torch.cat([c.valid[:, None].expand(-1, c.k.shape[2]) for c in window.chunks], dim=1)
-        valid = valid.to(q.device)
     return window_attention(
         q=q, k=k, v=v, past_k=past_k, past_v=past_v, past_valid=valid, chunk_starts=chunk_starts
     )
@@ -369,7 +387,10 @@ def _where_slot(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Text cross-attention: no rotary, RMS norm on q and k, additive -10000 on padded tokens (dit.md 2.4)."""
+    """Text cross-attention: no rotary, RMS norm on q and k, additive -10000 on padded tokens.
+
+    See docs/reference/transformer.md#cross-attention.
+    """
 
     MASKED = -10_000.0
 

@@ -1,8 +1,8 @@
 """Camera conditioning: UCPE ray transforms per token and Plücker maps packed per latent frame.
 
-dit.md section 5. Two independent paths: every self-attention has a camera branch whose q, k, v are mapped
-between world and ray frames (poses at latent rate), and every block adds a projection of Plücker maps
-(poses at pixel-frame rate).
+Two independent paths: every self-attention has a camera branch whose q, k, v are mapped between world and ray
+frames (poses at latent rate, docs/reference/transformer.md#camera-branch), and every block adds a projection
+of Plücker maps (poses at pixel-frame rate, docs/reference/transformer.md#plucker-maps).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.geometry import assemble, pixel_rays, scale_intrinsics
+from wm_env.model.placement import placed
 
 
 class CameraInput(NamedTuple):
@@ -39,7 +40,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
-    """Return the ray frame of every latent token (dit.md 5.2).
+    """Return the ray frame of every latent token (docs/reference/transformer.md#ray-transforms).
 
         z = unit(R d),  x = unit(R[:,1] x z),  y = unit(z x x),  Rw = rows (x, y, z)
         to_ray = [Rw | -Rw t],  to_world = [Rw^T | t]
@@ -75,22 +76,18 @@ def apply_per_token(matrices: Tensor, x: Tensor) -> Tensor:
 def camera_conditions(c2w: Tensor, intrinsics: Tensor) -> Tensor:
     """Return `(B, T, 20)` float32 rows from latent-rate poses `(B, T, 4, 4)` and latent-unit intrinsics.
 
-    `intrinsics` is `(B, 4)` or `(B, T, 4)`, in latent pixels (see `latent_intrinsics`).
+    `intrinsics` is `(B, 4)` or `(B, T, 4)`, in latent pixels.
     """
     if intrinsics.ndim == 2:
         intrinsics = intrinsics[:, None].expand(-1, c2w.shape[1], -1)
     return torch.cat([c2w.float().flatten(-2), intrinsics.float()], dim=-1)
 
 
-def latent_intrinsics(intrinsics: Tensor, frame_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return pixel intrinsics `(..., 4)` of `frame_size` in units of the latent grid (dit.md 5.1)."""
-    return scale_intrinsics(intrinsics, frame_size, grid)
-
-
 def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Return Plücker coordinates `(B, F, 6, h, w)` float32: unit world direction d, then moment t x d.
 
-    c2w `(B, F, 4, 4)`, intrinsics `(B, F, 4)` in latent pixels; integer grid points (dit.md 5.5).
+    c2w `(B, F, 4, 4)`, intrinsics `(B, F, 4)` in latent pixels; integer grid points
+    (docs/reference/transformer.md#plucker-maps).
     """
     c2w, intrinsics = c2w.float(), intrinsics.float()
     rays = pixel_rays(intrinsics, height, width, offset=0.0).flatten(2, 3)  # (B, F, N, 3)
@@ -101,15 +98,61 @@ def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Te
     return packed.transpose(-1, -2).unflatten(-1, (height, width))
 
 
-def window_indices(frames: int, stride: int) -> Tensor:
-    """Return the pixel frames `(T, stride)` int64 of every latent frame's Plücker window (dit.md 5.5).
+class Windows(NamedTuple):
+    """Which pixel frames tell about each latent frame (docs/reference/transformer.md#plucker-maps).
 
-    Latent i >= 1 reads its own pixel frames, latent 0 the first `stride` of the clip; past the end the
-    last frame repeats.
+    pose `(T,)` int64: the frame whose pose conditions it. rays `(T, stride)` int64: the frames whose rays its
+    Plücker map packs.
+    """
+
+    pose: Tensor
+    rays: Tensor
+
+
+def clip_windows(frames: int, stride: int) -> Windows:
+    """Return the windows of a clip whose whole path is known: latent 0 reads the first `stride` frames.
+
+    Latent i >= 1 reads its own pixel frames, of which the last gives its pose; past the end the last frame
+    repeats.
     """
     latents = (frames - 1) // stride + 1
     first = (torch.arange(latents) * stride - (stride - 1)).clamp_min(0)
-    return (first[:, None] + torch.arange(stride)).clamp_max(frames - 1)
+    rays = (first[:, None] + torch.arange(stride)).clamp_max(frames - 1)
+    return Windows(torch.arange(latents) * stride, rays)
+
+
+def start_windows(frames: int, stride: int) -> Windows:
+    """Return the windows of a clip as a rollout meets it: latent 0 repeats frame 0, its future is unknown."""
+    latents = (frames - 1) // stride + 1
+    rays = (torch.arange(latents)[:, None] * stride - (stride - 1) + torch.arange(stride)).clamp_min(0)
+    return Windows(rays[:, -1], rays)
+
+
+def own_windows(latents: int, stride: int) -> Windows:
+    """Return the windows of a chunk of `latents` frames after the start: each its own pixel frames."""
+    rays = torch.arange(latents * stride).view(latents, stride)
+    return Windows(rays[:, -1], rays)
+
+
+def camera_input(
+    c2w: Tensor,
+    intrinsics: Tensor,
+    frame_size: tuple[int, int],
+    grid: tuple[int, int],
+    windows: Windows,
+) -> CameraInput:
+    """Return the conditioning of latent frames from the poses of their pixel frames: the only builder of it.
+
+    c2w `(B, F, 4, 4)` relative to the start, metres. intrinsics `(B, 4)`, or `(B, F, 4)` one per frame, in
+    pixels of `frame_size` (height, width); grid: latent (rows, columns). In float32.
+    """
+    poses = c2w.float()
+    latent = scale_intrinsics(intrinsics, frame_size, grid)  # no half-pixel shift
+    if latent.ndim == 2:
+        latent = latent[:, None].expand(-1, poses.shape[1], -1)  # (B, F, 4)
+    rays = plucker_rays(poses, latent, *grid)  # (B, F, 6, h, w)
+    pose, window = (placed(frames, poses.device) for frames in windows)
+    return CameraInput(camera_conditions(poses[:, pose], latent[:, pose]), pack_windows(rays, window))
 
 
 def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The shape of a SANA-WM transformer (dit.md section 1).
+    """The shape of a SANA-WM transformer (docs/reference/transformer.md#configuration).
 
     latent_channels: channels of the video latent, in and out.
     hidden, heads, depth: width C, number of self-, camera- and cross-attention heads, blocks.

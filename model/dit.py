@@ -1,4 +1,6 @@
-"""The SANA-WM stage-1 transformer (dit.md): one forward for a clip, a chunk with state, and training.
+"""The SANA-WM stage-1 transformer: one forward for a clip, a chunk with state, and training.
+
+Equations: docs/reference/transformer.md#block.
 
     x -> latent_in -> [ block ] * depth -> head -> velocity  v = noise - x0
 
@@ -9,7 +11,7 @@ A block (residual stream X, per-frame modulation m of the timestep):
     X += g2 * FFN(LN(X) (1 + k2) + s2)
 
 What a chunk leaves behind for later ones is a `DiTState`, passed in and returned. A whole clip is one chunk
-from the empty state (bidirectional); several `chunk_starts` make it chunk-causal; one call per chunk with
+from the empty state (bidirectional); several `Chunks` make it chunk-causal; one call per chunk with
 the state carried over streams it. All are the same function.
 """
 
@@ -17,7 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,58 +31,68 @@ from torch.utils.checkpoint import checkpoint
 from wm_env.kernels.frame_gdn import IMPLEMENTATIONS
 from wm_env.model.attention import CrossAttention, GDNAttention, Geometry, SoftmaxAttention
 from wm_env.model.camera import CameraInput, ray_transforms
+from wm_env.model.chunks import ONE, Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.layers import FeedForward, RMSNorm, modulate, rotary, timestep_features
+from wm_env.model.placement import placed
 from wm_env.model.state import BlockState, DiTState, GDNState, KVChunk, WindowState
 from wm_env.model.text import TextTokens
 
 
+class Call(NamedTuple):
+    """What all blocks of one call share.
+
+    modulation `(B, T|1, 6, C)` of the timestep, and time `(B, T|1, C)` it is made of. text: caption features
+    `(B, 1|T, L, C)` and mask. plucker `(B, T, N, C)` or None. geometry: rotations and rays. grid: rows and
+    columns of tokens. start `(B,)` int64: latent frames committed before. chunks: how the frames are cut.
+    """
+
+    modulation: Tensor
+    time: Tensor
+    text: TextTokens
+    plucker: Tensor | None
+    geometry: Geometry
+    grid: tuple[int, int]
+    start: Tensor
+    chunks: Chunks
+
+
 class Block(nn.Module):
-    def __init__(self, cfg: DiTConfig, softmax: bool) -> None:
+    """One block of the module docstring, a GDN or a softmax one."""
+
+    def __init__(self, cfg: DiTConfig, softmax: bool, impl: str) -> None:
         super().__init__()
         self.eps = cfg.layer_norm_eps
         self.modulation = nn.Parameter(torch.randn(6, cfg.hidden) / cfg.hidden**0.5)
-        self.attn: GDNAttention | SoftmaxAttention = SoftmaxAttention(cfg) if softmax else GDNAttention(cfg)
+        self.attn: GDNAttention | SoftmaxAttention = (
+            SoftmaxAttention(cfg) if softmax else GDNAttention(cfg, impl)
+        )
         self.plucker = nn.Linear(cfg.hidden, cfg.hidden)
         self.cross = CrossAttention(cfg)
         self.ffn = FeedForward(cfg)
 
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        text: TextTokens,
-        plucker: Tensor | None,
-        geometry: Geometry,
-        grid: tuple[int, int],
-        state: BlockState | None,
-        chunk_starts: Sequence[int],
-        every_chunk: bool,
-        compat_uniform_chunk: int | None,
-        impl: str,
-    ) -> tuple[Tensor, BlockState]:
+    def modulations(self, x: Tensor, call: Call) -> list[Tensor]:
+        """Return (s1, k1, g1, s2, k2, g2), each `(B, T|1, 1, C)`."""
+        table = self.modulation.to(x.dtype) + call.modulation  # (B, T|1, 6, C)
+        return [m[:, :, None] for m in table.unbind(2)]
+
+    def attention_input(self, x: Tensor, call: Call) -> Tensor:
+        """Return what self-attention is given for the residual stream `x` `(B, T, N, C)`."""
+        shift, scale, *_ = self.modulations(x, call)
+        return modulate(x, shift, scale, self.eps)
+
+    def forward(self, x: Tensor, call: Call, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """Return the new residual stream `(B, T, N, C)` and the block's state."""
-        table = self.modulation.to(x.dtype) + modulation  # (B, T|1, 6, C)
-        shift1, scale1, gate1, shift2, scale2, gate2 = (
-            m[:, :, None] for m in table.unbind(2)
-        )  # (B, T|1, 1, C)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(x, call)
         a = modulate(x, shift1, scale1, self.eps)
-        past = None if state is None else state.attention
-        if isinstance(self.attn, GDNAttention):
-            attended, memory = self.attn(
-                a, geometry, past, chunk_starts=chunk_starts, every_chunk=every_chunk,
-                compat_uniform_chunk=compat_uniform_chunk, impl=impl,
-            )  # fmt: skip
-        else:
-            attended, memory = self.attn(
-                a, geometry, past, chunk_starts=chunk_starts, every_chunk=every_chunk
-            )
+        past: Any = None if state is None else state.attention  # of the kind that this block's attention left
+        attended, memory = self.attn(a, call.geometry, past, call.chunks)
         x = torch.addcmul(x, gate1, attended)
-        if plucker is not None:
-            x = x + self.plucker(plucker)
-        x = x + self.cross(x, text.tokens, text.mask)
+        if call.plucker is not None:
+            x = x + self.plucker(call.plucker)
+        x = x + self.cross(x, call.text.tokens, call.text.mask)
         b = modulate(x, shift2, scale2, self.eps)
-        fed, tail = self.ffn(b, grid, None if state is None else state.ffn_tail, chunk_starts, every_chunk)
+        fed, tail = self.ffn(b, call.grid, None if state is None else state.ffn_tail, call.chunks)
         return torch.addcmul(x, gate2, fed), BlockState(memory, tail)
 
 
@@ -121,7 +134,6 @@ class DiT(nn.Module):
             raise ValueError(f"impl={impl!r} is unknown; choose one of {IMPLEMENTATIONS}")
         width = cfg.hidden
         self.cfg = cfg
-        self.impl = impl
         self.recompute = recompute
         self.latent_in = nn.Linear(cfg.latent_channels, width)
         self.time_in, self.time_out = nn.Linear(256, width), nn.Linear(width, width)
@@ -134,7 +146,7 @@ class DiT(nn.Module):
             if cfg.memory_channels
             else None
         )
-        self.blocks = nn.ModuleList(Block(cfg, cfg.is_softmax(i)) for i in range(cfg.depth))
+        self.blocks = nn.ModuleList(Block(cfg, cfg.is_softmax(i), impl) for i in range(cfg.depth))
         self.head_modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.head = nn.Linear(width, cfg.latent_channels)
         initialise(self)
@@ -148,20 +160,44 @@ class DiT(nn.Module):
         state: DiTState | None = None,
         *,
         memory: Tensor | None = None,
-        chunk_starts: Sequence[int] = (0,),
-        every_chunk: bool = False,
-        compat_uniform_chunk: int | None = None,
+        chunks: Chunks = ONE,
     ) -> tuple[Tensor, DiTState]:
         """Return the velocity `(B, Cl, T, h, w)` and the state after the last chunk.
 
         latents: `(B, Cl, T, h, w)` noisy latents. timestep: `(B, T)`, or `(B, 1)` for one per clip, in
         [0, 1000], truncated to integers. text: features `(B, L, E)` or one prompt per frame `(B, T, L, E)`.
         camera: None skips the camera branch and the Plücker maps. memory: `(B, T, N, memory_channels)` or
-        None. chunk_starts: first frame of every chunk of this call; frames of one chunk see each other.
-        every_chunk: the state's tensors get a chunk axis after the batch axis.
-        compat_uniform_chunk: see `wm_env.kernels.temporal_conv.short_conv`.
+        None. chunks: how the frames of this call are cut, and whether the state after every chunk is kept.
         """
-        cfg = self.cfg
+        x, call = self.embed(latents, timestep, text, camera, state, memory=memory, chunks=chunks)
+        states = []
+        for i, block in enumerate(self.blocks):
+            run = recomputed(block) if self.recompute and torch.is_grad_enabled() else block
+            x, block_state = run(x, call, None if state is None else state.blocks[i])
+            states.append(block_state)
+
+        shift, scale = (
+            m[:, :, None] for m in (self.head_modulation.to(x.dtype) + call.time[:, :, None]).unbind(2)
+        )
+        velocity = self.head(modulate(x, shift, scale, self.cfg.layer_norm_eps))  # (B, T, N, Cl)
+        velocity = velocity.unflatten(2, call.grid).permute(0, 4, 1, 2, 3)
+        frames = latents.shape[2]
+        ends = torch.tensor([*chunks.starts[1:], frames])
+        frame = call.start[:, None] + ends if chunks.keep_every else call.start + frames
+        return velocity, DiTState(tuple(states), frame)
+
+    def embed(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: TextTokens,
+        camera: CameraInput | None,
+        state: DiTState | None,
+        *,
+        memory: Tensor | None,
+        chunks: Chunks,
+    ) -> tuple[Tensor, Call]:
+        """Return the tokens `(B, T, N, C)` that the first block is given, and what all blocks share."""
         batch, _, frames, height, width = latents.shape
         x = self.latent_in(latents.permute(0, 2, 3, 4, 1).flatten(2, 3))  # (B, T, N, C)
         if self.memory_in is not None:
@@ -177,7 +213,6 @@ class DiT(nn.Module):
         caption = self.caption_norm(
             self.caption_out(F.gelu(self.caption_in(tokens.to(x.dtype)), approximate="tanh"))
         )
-        caption_text = TextTokens(caption, mask)
 
         start = torch.zeros(batch, dtype=torch.int64) if state is None else state.frame
         positions = start[:, None] + torch.arange(frames)
@@ -185,26 +220,9 @@ class DiT(nn.Module):
         if camera is not None:
             rays = ray_transforms(camera.conditions, height, width)
             plucker = self.plucker_in(camera.plucker.permute(0, 2, 3, 4, 1).flatten(2, 3).to(x.dtype))
-        geometry = Geometry(rotary(positions.to(x.device), height, width, cfg), rays)
-
-        states = []
-        for i, block in enumerate(self.blocks):
-            call = recomputed(block) if self.recompute and torch.is_grad_enabled() else block
-            x, block_state = call(
-                x, modulation, caption_text, plucker, geometry, (height, width),
-                None if state is None else state.blocks[i],
-                chunk_starts, every_chunk, compat_uniform_chunk, self.impl,
-            )  # fmt: skip
-            states.append(block_state)
-
-        shift, scale = (
-            m[:, :, None] for m in (self.head_modulation.to(x.dtype) + time[:, :, None]).unbind(2)
-        )
-        velocity = self.head(modulate(x, shift, scale, cfg.layer_norm_eps))  # (B, T, N, Cl)
-        velocity = velocity.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3)
-        ends = torch.tensor([*chunk_starts[1:], frames])
-        frame = start[:, None] + ends if every_chunk else start + frames
-        return velocity, DiTState(tuple(states), frame)
+        geometry = Geometry(rotary(placed(positions, x.device), height, width, self.cfg), rays)
+        text = TextTokens(caption, mask)
+        return x, Call(modulation, time, text, plucker, geometry, (height, width), start, chunks)
 
     def empty_state(self, batch: int, grid: tuple[int, int], first_chunk_frames: int = 1) -> DiTState:
         """Return the state before the first chunk, in the fixed shape that later states have.
@@ -236,7 +254,10 @@ class DiT(nn.Module):
 
 @torch.no_grad()
 def initialise(model: DiT) -> None:
-    """Start near plain linear attention (dit.md 3.8): Xavier linears, gates almost open, camera silent."""
+    """Start near plain linear attention: Xavier linears, gates almost open, camera silent.
+
+    See docs/reference/transformer.md#initialisation.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

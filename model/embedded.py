@@ -3,7 +3,7 @@
     NAME.safetensors   dit.*, vae.*, and refiner.* where the world has a memory; bfloat16
     NAME.json          card: "world" (the settings below), provenance of every part, sha256
 
-`load_world` takes a preset (`tiny`, `tiny-pure`: package data) or a folder holding one such pair.
+`load_embedded` takes a preset (`tiny`, `tiny-pure`: package data) or a folder holding one such pair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.checkpoint import (
+from wm_env.model.config import DiTConfig
+from wm_env.model.dit import DiT
+from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.storage.checkpoint import (
     Card,
     file_sha256,
     load_checkpoint,
@@ -25,13 +29,9 @@ from wm_env.model.checkpoint import (
     save_checkpoint,
     with_prefix,
 )
-from wm_env.model.config import DiTConfig
-from wm_env.model.dit import DiT
-from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
-from wm_env.model.spec import WorldSpec
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
+from wm_env.model.world import WorldSpec
 
 EMBEDDED = ("tiny", "tiny-pure")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -128,11 +128,12 @@ def build_world(
         # convolutions run in this layout anyway: 6% of a decode less
         module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     channels, height, width = vae.latent_shape
+    options = {} if ablate is None else {"ablate": str(ablate)}
+    options |= {"refiner": "none"} if own is not None and refiner == "none" else {}
+    options |= {} if dtype == "float32" else {"dtype": dtype}
     spec = WorldSpec(
-        name=name
-        + ("" if ablate is None else f"[ablate={ablate}]")
-        + ("" if own is None or refiner != "none" else "[refiner=none]")
-        + ("" if dtype == "float32" else f"[{dtype}]"),
+        name=name,
+        options=options,
         frames_per_step=config.dit.temporal_stride,
         frame_size=(config.vae.size, config.vae.size),
         max_translation=MAX_TRANSLATION,
@@ -163,7 +164,7 @@ def _load(world: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     return path, tensors, card
 
 
-def load_world(
+def load_embedded(
     world: str | Path,
     *,
     device: str = "cpu",

@@ -4,8 +4,9 @@
 
 `sigma` s is the noise level in [0, 1]; the network is told the timestep 1000 s (and truncates it to an
 integer itself, while the solver keeps the fraction). Every latent frame has its own sigma: a held frame (the
-start image) has 0 and never moves, chunks of one clip may be at different steps. Facts: pipeline.md
-sections 6 and 7. Legend: `B` batch, `C` channels, `T` latent frames, `K` denoising steps.
+start image) has 0 and never moves, chunks of one clip may be at different steps. Facts:
+docs/reference/pipeline.md#schedules and docs/reference/pipeline.md#solvers. Legend: `B` batch, `C` channels,
+`T` latent frames, `K` denoising steps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from wm_env.model.placement import placed
 
 TIMESTEPS = 1000
 STUDENT_STEPS = (1000.0, 960.0, 889.0, 727.0, 0.0)  # released streaming list: 4 uniform points, shift 8
@@ -69,6 +72,25 @@ def listed_schedule(timesteps: Sequence[float]) -> Schedule:
     return Schedule(torch.cat([listed / TIMESTEPS, listed.new_zeros(1)]), listed)
 
 
+def guided(without: Tensor, with_text: Tensor, scale: float) -> Tensor:
+    """Return the classifier-free guided velocity u + scale (c - u): the one place that joins the halves."""
+    return without + scale * (with_text - without)
+
+
+def euler_path(
+    velocity: Callable[[Tensor, float], Tensor], x: Tensor, sigmas: Sequence[float]
+) -> list[Tensor]:
+    """Return x at every level, from the first to the last: x <- x - (s - s') v(x, s).
+
+    velocity: `(x, s) -> v` like x, every frame at the same level s. sigmas: falling noise levels; a single
+    one leaves x as it is. The embedded worlds' sampler, their distillation and contact sheets walk here.
+    """
+    path = [x]
+    for sigma, after in pairwise(sigmas):
+        path.append(path[-1] - (sigma - after) * velocity(path[-1], sigma))
+    return path
+
+
 def guide(network: Callable[..., Tensor], uncondition: Tensor, condition: Tensor, scale: float) -> Velocity:
     """Return the classifier-free guided velocity u + scale (c - u) of `network(x, timestep, starts, text)`.
 
@@ -79,12 +101,12 @@ def guide(network: Callable[..., Tensor], uncondition: Tensor, condition: Tensor
         return lambda x, timestep, starts: network(x, timestep, starts, condition)
     text = torch.cat([uncondition, condition])
 
-    def guided(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
+    def both_halves(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
         both = network(torch.cat([x, x]), torch.cat([timestep, timestep]), starts, text)
         without, with_text = both.chunk(2)
-        return without + scale * (with_text - without)
+        return guided(without, with_text, scale)
 
-    return guided
+    return both_halves
 
 
 def guide_streaming(network: StreamingVelocity, scale: float) -> StreamingVelocity:
@@ -95,12 +117,12 @@ def guide_streaming(network: StreamingVelocity, scale: float) -> StreamingVeloci
     if scale == 1.0:
         return network
 
-    def guided(x: Tensor, timestep: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def both_halves(x: Tensor, timestep: Tensor, state: Any) -> tuple[Tensor, Any]:
         both, new_state = network(torch.cat([x, x]), torch.cat([timestep, timestep]), state)
         without, with_text = both.chunk(2)
-        return without + scale * (with_text - without), new_state
+        return guided(without, with_text, scale), new_state
 
-    return guided
+    return both_halves
 
 
 def flow_euler_ltx(
@@ -133,9 +155,12 @@ def flow_euler_ltx(
 
 
 def chunk_offsets(chunks: int, steps: int, interval: float | None = None) -> list[int]:
-    """Return the global step at which each chunk starts: int(i * interval * steps), interval 1/chunks."""
+    """Return the global step at which each chunk starts: int(i * interval * steps), interval 1/chunks.
+
+    See docs/reference/pipeline.md#solvers.
+    """
     interval = 1 / chunks if interval is None else interval
-    return [int((i * interval) * steps) for i in range(chunks)]  # float64, in this order (pipeline.md 6)
+    return [int((i * interval) * steps) for i in range(chunks)]  # float64, in this order
 
 
 def chunk_flow_euler(
@@ -244,11 +269,11 @@ def _mix(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _per_frame(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, torch.float32)[:, None, None]  # (T, 1, 1), against (B, C, T, h, w)
+    return placed(values, x.device, torch.float32)[:, None, None]  # (T, 1, 1), against (B, C, T, h, w)
 
 
 def _timesteps(x: Tensor, per_frame: Tensor) -> Tensor:
-    return per_frame.to(x.device, torch.float32).expand(x.shape[0], -1)  # (B, T)
+    return placed(per_frame, x.device, torch.float32).expand(x.shape[0], -1)  # (B, T)
 
 
 def _pairs(schedule: Schedule) -> list[tuple[float, float]]:

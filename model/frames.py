@@ -1,8 +1,8 @@
 """Counting frames: pixel frames to latent frames, lengths a pipeline accepts, chunk boundaries (pure).
 
 A video autoencoder of temporal stride s turns F = s*k + 1 pixel frames into T = k + 1 latent frames: latent 0
-covers pixel frame 0 alone, latent i > 0 covers s*i-(s-1) .. s*i (pipeline.md, frame arithmetic). Legend: `F`
-pixel frames, `T` latent frames.
+covers pixel frame 0 alone, latent i > 0 covers s*i-(s-1) .. s*i (docs/reference/pipeline.md#frame-counts).
+Legend: `F` pixel frames, `T` latent frames.
 """
 
 from __future__ import annotations
@@ -45,13 +45,8 @@ def pixel_frames(latents: int, stride: int = 8) -> int:
     return stride * (latents - 1) + 1
 
 
-def pose_frames(frames: int, stride: int = 8) -> list[int]:
-    """Return the pixel frame whose pose each of the T latent frames takes: stride * i."""
-    return [stride * i for i in range(latent_frames(frames, stride))]
-
-
 def chunk_starts(latents: int, size: int | None, strategy: ChunkStrategy) -> tuple[int, ...]:
-    """Return the first latent frame of every chunk of a clip, 0 first (dit.md 3.5).
+    """Return the first latent frame of every chunk of a clip, 0 first (docs/reference/transformer.md#chunks).
 
     uniform 0, c, 2c, ...; first_chunk_plus_one 0, c+1, 2c+1, ...; first_frame 0, 1, c+1, ...
     A last chunk shorter than c is merged into the one before (for first_frame only when there are more than
@@ -82,7 +77,7 @@ def explicit_starts(latents: int, starts: Sequence[int]) -> tuple[int, ...]:
 def streaming_bounds(latents: int, size: int) -> tuple[int, ...]:
     """Return the chunk boundaries of a streaming rollout, ending with T: the first chunk takes the remainder.
 
-    Chunk 0 has size + T mod size latents, the others `size` (pipeline.md section 7).
+    Chunk 0 has size + T mod size latents, the others `size` (docs/reference/pipeline.md#streaming).
     """
     if latents < size:
         raise ValueError(f"a rollout of {latents} latent frames is shorter than one chunk of {size}")

@@ -1,7 +1,7 @@
 """SE(3), intrinsics and rays. OpenCV axes: x right, y down, z forward; camera-to-world; metres.
 
-Conventions follow dit.md sections 5.1-5.2: a pose is a 4x4 camera-to-world matrix `c2w`, intrinsics are
-`(fx, fy, cx, cy)` in pixels of a stated image size.
+Conventions follow docs/reference/transformer.md#camera-conditions: a pose is a 4x4 camera-to-world matrix
+`c2w`, intrinsics are `(fx, fy, cx, cy)` in pixels of a stated image size.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def fov_deg(intrinsics: Tensor, width: int, height: int) -> tuple[Tensor, Tensor
 def scale_intrinsics(intrinsics: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
     """Return `(..., 4)` intrinsics of the same camera at another size; sizes are `(height, width)`.
 
-    No half-pixel shift (dit.md 5.1): fx, cx scale with the width, fy, cy with the height.
+    No half-pixel shift (docs/reference/transformer.md#camera-conditions): fx, cx scale with the width, fy, cy
+    with the height.
     """
     sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
     return intrinsics * torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype, device=intrinsics.device)
@@ -141,7 +142,7 @@ def pixel_rays(intrinsics: Tensor, height: int, width: int, offset: float) -> Te
     """Return camera-frame rays `(..., height, width, 3)` with unit z of `(..., 4)` intrinsics.
 
     `offset` is added to the integer pixel index: 0.5 for pixel centres (renderer), 0 for SANA-WM's
-    latent grid (dit.md 5.2).
+    latent grid (docs/reference/transformer.md#ray-transforms).
     """
     fx, fy, cx, cy = (x[..., None, None] for x in intrinsics.unbind(-1))
     v, u = torch.meshgrid(

@@ -1,6 +1,7 @@
-"""The user's intrinsics as one `(fx, fy, cx, cy)` row per pixel frame (pipeline.md section 2.2).
+"""The user's intrinsics as one `(fx, fy, cx, cy)` row per pixel frame.
 
-Intrinsics are in pixels of a stated image; cropping and scaling that image changes them.
+Intrinsics are in pixels of a stated image; cropping and scaling that image changes them. See
+docs/reference/pipeline.md#intrinsics.
 """
 
 from __future__ import annotations

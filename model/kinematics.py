@@ -2,7 +2,8 @@
 
 Two integrators over the same state:
 
-    keys    the released one (pipeline.md section 3): a horizontal walker with inertia and a pitch clamp
+    keys    the released one: a horizontal walker with inertia and a pitch clamp
+            (docs/reference/pipeline.md#key-integrator)
     twists  c2w[n+1] = c2w[n] @ exp(twist), free 6-DoF motion
 
 Axes are OpenCV's: x right, y down, z forward; poses are camera-to-world; metres and radians inside, degrees

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_env.kernels.temporal_conv import frame_mix_conv
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 
 
@@ -31,9 +31,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 
 def timestep_features(timestep: Tensor, width: int = 256) -> Tensor:
-    """Return `[cos(tau f) | sin(tau f)]` `(..., width)` float32 of timesteps in [0, 1000] (dit.md 2.2).
+    """Return `[cos(tau f) | sin(tau f)]` `(..., width)` float32 of timesteps in [0, 1000].
 
-    The timestep is truncated to an integer first, as the released model does.
+    The timestep is truncated to an integer first, as the released model does. See
+    docs/reference/transformer.md#embeddings.
     """
     half = width // 2
     frequency = torch.exp(
@@ -46,7 +47,8 @@ def timestep_features(timestep: Tensor, width: int = 256) -> Tensor:
 def rotary_widths(pairs: int) -> tuple[int, int, int]:
     """Return how many of `pairs` complex pairs rotate with time, row and column.
 
-    dit.md 2.6: h = w = D // 6 and t the rest, with D = 2 * pairs the real width.
+    h = w = D // 6 and t the rest, with D = 2 * pairs the real width. See
+    docs/reference/transformer.md#rotary-embedding.
     """
     spatial = 2 * pairs // 6
     return pairs - 2 * spatial, spatial, spatial
@@ -81,7 +83,10 @@ def rotary(positions: Tensor, height: int, width: int, cfg: DiTConfig) -> Tensor
 
 
 def camera_rotary(cis: Tensor) -> Tensor:
-    """Return the `(B, T, N, D/4)` slice of the main table that the camera branch uses (dit.md 5.3)."""
+    """Return the `(B, T, N, D/4)` slice of the main table that the camera branch uses.
+
+    See docs/reference/transformer.md#camera-branch.
+    """
     main_t, main_h, _ = rotary_widths(cis.shape[-1])
     t, h, w = rotary_widths(cis.shape[-1] // 2)
     return torch.cat(
@@ -96,7 +101,9 @@ def rotate(x: Tensor, cis: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Gated convolutional feed-forward with a temporal convolution (dit.md section 6).
+    """Gated convolutional feed-forward with a temporal convolution.
+
+    See docs/reference/transformer.md#feed-forward:
 
     u = depthwise3x3(silu(expand(x))),  (p, q) = split(u),  r = contract(p * silu(q)),  out = r + tconv(r)
     """
@@ -114,8 +121,7 @@ class FeedForward(nn.Module):
         x: Tensor,
         grid: tuple[int, int],
         tail: Tensor | None,
-        chunk_starts: Sequence[int],
-        every_chunk: bool,
+        chunks: Chunks,
     ) -> tuple[Tensor, Tensor]:
         """Return the output `(B, T, N, C)` and the new tail `(B, 1, N, C)` (last `r`)."""
         batch, frames, tokens, _ = x.shape
@@ -125,6 +131,6 @@ class FeedForward(nn.Module):
         value, gate = u.chunk(2, dim=-1)
         r = self.contract(value * F.silu(gate))  # (B, T, N, C)
         mixed, new_tail = frame_mix_conv(
-            r, self.temporal, tail=tail, chunk_starts=chunk_starts, every_chunk=every_chunk
+            r, self.temporal, tail=tail, chunk_starts=chunks.starts, every_chunk=chunks.keep_every
         )
         return r + mixed, new_tail

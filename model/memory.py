@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import invert_rigid, pixel_rays
-from wm_env.model.vae.tiny import DEPTH_SCALE, MAX_INVERSE, metric_depth
+from wm_env.model.pixels import DEPTH_SCALE, MAX_INVERSE, metric_depth
 
 SLOTS = 33  # frame 0, 24 older frames, and the last frames of the latest 8 chunks, oldest first
 LATEST = 8

@@ -1,8 +1,8 @@
 """How close images and camera paths are to the truth, with confidence intervals: numpy and torch only.
 
-Formulas of evaluation.md: image metrics 1.4, camera accuracy 1.2, bootstrap 2.7. Camera errors are means over
-frames (other papers sum), rotations in degrees, translations in the units of the ground truth. Legend: `F`
-frames, `S` scenes, `K` seeds of a scene.
+Formulas: docs/reference/evaluation.md#image-metrics, docs/reference/evaluation.md#pose-accuracy and
+docs/reference/evaluation.md#aggregation. Camera errors are means over frames (other papers sum), rotations in
+degrees, translations in the units of the ground truth. Legend: `F` frames, `S` scenes, `K` seeds of a scene.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ def pose_errors(
     """Return the errors of a predicted path against the true one, both absolute c2w `(F, 4, 4)`.
 
     Both are made relative to their first pose, then the prediction is aligned: "upstream" as the published
-    script does (evaluation.md 1.2), "first" not at all (true scale), "umeyama" by Sim(3) on the camera
-    centres. relative=False feeds the paths as they are; skip_first drops frame 0 of both beforehand.
+    script does, "first" not at all (true scale), "umeyama" by Sim(3) on the camera centres
+    (docs/reference/evaluation.md#pose-alignment). relative=False feeds the paths as they are; skip_first
+    drops frame 0 of both beforehand.
     """
     if truth.shape != prediction.shape or truth.shape[-2:] != (4, 4) or truth.ndim != 3:
         raise ValueError(f"paths have shapes {tuple(truth.shape)}, {tuple(prediction.shape)}; need (F, 4, 4)")

@@ -1,15 +1,18 @@
 """LearnedWorld: the transformer, autoencoder, memory and refiner as one function from state to state.
 
-One chunk (of one latent frame in the embedded worlds):
+One chunk (of one latent frame in the embedded worlds), each line a method:
 
-    x <- noise(seed, chunk)                        every random number is a function of these two
-    for sigma_i > sigma_{i+1}:  x <- x - (sigma_i - sigma_{i+1}) v(x, sigma_i | state)
-    pixels <- decode(x);  frames <- refine(pixels, memory seen from the new poses)
-    state <- state after the clean chunk
+    look      view <- camera, and the point memory seen from the new poses
+    draw      x <- noise(seed, chunk)                every random number is a function of these two
+              for sigma_i > sigma_{i+1}:  x <- x - (sigma_i - sigma_{i+1}) v(x, sigma_i | state, view)
+    decode    pixels <- decode(x | the latent before)
+    refine    pixels <- refine(pixels, view)
+    commit    state <- state after the clean chunk
 
-The clean chunk has to pass through the transformer once more to enter the state (pipeline.md 7). That pass
-is not run on its own: the chunk stays `pending` and is committed in the first call of the next step, as the
-first of two chunks in one causal forward. The result is the same and a step costs one call less.
+The clean chunk has to pass through the transformer once more to enter the state
+(docs/reference/pipeline.md#streaming). That pass is not run on its own: the chunk stays `pending` and is
+committed in the first call of the next step, as the first of two chunks in one causal forward. The result is
+the same and a step costs one call less.
 
 A world is told the start image, its intrinsics, a prompt and a seed, nothing else; the depth of the start
 image is predicted. Poses come in relative to the start frame.
@@ -20,26 +23,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-)
+from wm_env.model.camera import CameraInput, camera_input, own_windows
+from wm_env.model.chunks import causal
 from wm_env.model.dit import DiT
+from wm_env.model.flow import euler_path
 from wm_env.model.memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
+from wm_env.model.pixels import metric_depth, to_rgb, within_range
 from wm_env.model.refiner.tiny import TinyRefiner
-from wm_env.model.spec import Chunk, WorldSpec
 from wm_env.model.state import DiTState, GDNState, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
-from wm_env.model.vae.tiny import DecodeState, TinyVAE, inverse_depth, metric_depth, to_rgb
+from wm_env.model.vae.tiny import DecodeState, TinyVAE
+from wm_env.model.world import Chunk, Start, WorldSpec
 
 Ablation = Literal["dit", "gdn_state", "memory"]
 ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
@@ -64,21 +64,6 @@ class SamplerConfig:
             raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
 
 
-class StartLike(Protocol):
-    """The part of a start that a learned world may read."""
-
-    @property
-    def image(self) -> np.ndarray: ...
-    @property
-    def intrinsics(self) -> tuple[float, float, float, float]: ...
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def noise_seed(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-
-
 class ChunkInput(NamedTuple):
     """One chunk as the transformer sees it: latent `(B, C, 1, h, w)`, camera, memory tokens or None, text."""
 
@@ -86,6 +71,19 @@ class ChunkInput(NamedTuple):
     camera: CameraInput
     memory: Tensor | None
     text: TextTokens
+
+
+class View(NamedTuple):
+    """What is known of a chunk before it is drawn.
+
+    c2w `(B, K, 4, 4)`: poses of its pixel frames. camera: their conditioning. warped `(B, K, 5, H, W)`: what
+    the point memory shows from them, and tokens `(B, 1, N, M)` of its last frame; None without a memory.
+    """
+
+    c2w: Tensor
+    camera: CameraInput
+    tokens: Tensor | None
+    warped: Tensor | None
 
 
 class RolloutState(NamedTuple):
@@ -150,17 +148,15 @@ class LearnedWorld:
         self.device = dit.latent_in.weight.device
 
     @torch.inference_mode()
-    def begin(self, starts: Sequence[StartLike]) -> tuple[Chunk, RolloutState]:
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
         """Return the start images as a chunk of one frame, and the state before the first step."""
         images = torch.stack([torch.from_numpy(np.array(start.image)) for start in starts]).to(self.device)
         intrinsics = torch.tensor([start.intrinsics for start in starts], device=self.device)  # (B, 4)
-        latent, depth = self.vae.encode_image(images, intrinsics)
+        latent, depth, pixels = self.vae.encode_image(images, intrinsics)
         pose = torch.eye(4, dtype=torch.float64).repeat(len(starts), self.spec.frames_per_step, 1, 1)
         text = tree_map(lambda x: x.to(self.device), self.text.encode([start.prompt for start in starts]))
         memory, tokens = None, None
         if self.dit.cfg.memory_channels:
-            colour = images.float().movedim(-1, 1) / 127.5 - 1
-            pixels = torch.cat([colour, inverse_depth(depth)[:, None]], dim=1)  # (B, 4, H, W)
             memory = start_memory(pixels, pose[:, 0].to(self.device))
             tokens = torch.zeros(len(starts), 1, latent[0, 0].numel(), self.dit.cfg.memory_channels)
             tokens = tokens.to(self.device)
@@ -180,7 +176,15 @@ class LearnedWorld:
     @torch.inference_mode()
     def step_chunk(self, state: RolloutState, c2w: Tensor) -> tuple[Chunk, RolloutState]:
         """Return the chunk along poses `c2w` `(B, K, 4, 4)`, relative to the start, and the new state."""
-        state = self._without_ablated_state(state)
+        view = self.look(state, c2w)
+        latent, dit = self.draw(state, view)
+        pixels = self.refine(state, self.decode(state, latent), view)
+        after = self.commit(state, view, latent, pixels[:, -1], dit)
+        return Chunk(to_rgb(pixels), latent, metric_depth(pixels[:, :, 3])), after
+
+    @torch.inference_mode()
+    def look(self, state: RolloutState, c2w: Tensor) -> View:
+        """Return what is known of a chunk before it is drawn, along poses `c2w` `(B, K, 4, 4)`."""
         c2w = c2w.to(self.device)
         warped, tokens = None, None
         if state.memory is not None:
@@ -188,26 +192,91 @@ class LearnedWorld:
             if self.ablate == "memory":
                 warped = torch.zeros_like(warped)
             tokens = memory_tokens(warped[:, -1:])
-        chunk = ChunkInput(state.pending.latent, self._camera(c2w, state.intrinsics), tokens, state.text)
-        latent, dit = self._draw(state, chunk)
-        with self._precision():
-            pixels, decode = self.vae.decode(latent, state.decode)  # (B, K, 4, H, W)
-            if self.refiner is not None and warped is not None:
-                pixels = self.refiner(pixels, warped, self._refiner_noise(state, pixels))
-        pixels = pixels.float()
+        return View(c2w, self._camera(c2w, state.intrinsics), tokens, warped)
+
+    @torch.inference_mode()
+    def draw(self, state: RolloutState, view: View) -> tuple[Tensor, DiTState]:
+        """Return the latent `(B, C, h, w)` of a chunk, and the transformer's state with the one before it.
+
+        The chunk that is still `pending` is committed in the first of the sampler's calls.
+        """
+        pending, sampler = state.pending, self.sampler
+        shape = tuple(pending.latent.shape[1:])
+        noise = chunk_noise(state.seed, state.chunk, shape).to(self.device)  # (B, C, 1, h, w)
+        x = noise * state.temperature[:, None, None, None, None]
+        both = ChunkInput(
+            torch.cat([pending.latent, x], dim=2),
+            tree_map(_join_time, pending.camera, view.camera),
+            None if view.tokens is None else torch.cat([_present(pending.memory), view.tokens], dim=1),
+            tree_map(lambda a, b: torch.stack([a, b], dim=1), pending.text, state.text),  # (B, 2, L, ...)
+        )
+        history = torch.full((x.shape[0], 1), float(sampler.history_timestep), device=self.device)
+        levels = torch.cat([history, torch.full_like(history, 1000 * sampler.sigmas[0])], dim=1)
+        with self.precision():
+            velocity, states = self.dit(
+                both.latent, levels, both.text, both.camera, self._without_ablated(state.dit),
+                memory=both.memory, chunks=causal(2),
+            )  # fmt: skip
+        committed = tree_map(lambda leaf: _float32(leaf[:, 0]), states)
+        if self.ablate == "dit":
+            return pending.latent[:, :, 0], committed
+        first = velocity[:, :, 1:]
+
+        def later(x: Tensor, sigma: float) -> Tensor:
+            level = torch.full((x.shape[0], 1), 1000 * sigma, device=self.device)
+            with self.precision():
+                return self.dit(x, level, state.text, view.camera, committed, memory=view.tokens)[0]
+
+        x = euler_path(lambda x, _: first, x, sampler.sigmas[:2])[-1]
+        x = euler_path(later, x, sampler.sigmas[1:])[-1]
+        return x[:, :, 0], committed
+
+    @torch.inference_mode()
+    def decode(self, state: RolloutState, latent: Tensor) -> Tensor:
+        """Return the pixels `(B, K, 4, H, W)` (r, g, b, d) of a chunk's latent `(B, C, h, w)`."""
+        with self.precision():
+            pixels, _ = self.vae.decode(latent, state.decode)
+        return pixels
+
+    @torch.inference_mode()
+    def refine(self, state: RolloutState, pixels: Tensor, view: View) -> Tensor:
+        """Return decoded pixels float32 after the refiner, as they are in a world without one."""
+        if self.refiner is not None and view.warped is not None:
+            with self.precision():
+                pixels = self.refiner(pixels, view.warped, self._refiner_noise(state, pixels))
+        return pixels.float()
+
+    @torch.inference_mode()
+    def commit(
+        self, state: RolloutState, view: View, latent: Tensor, last: Tensor, dit: DiTState | None = None
+    ) -> RolloutState:
+        """Return the state after a chunk, drawn or true: nothing is drawn here.
+
+        latent `(B, C, h, w)` of the chunk; last `(B, 4, H, W)`: pixels of its last frame. dit: the
+        transformer's state with the chunk before it, as `draw` returns it; None computes it.
+        """
         memory = state.memory
         if memory is not None:
-            memory = write_memory(memory, pixels[:, -1].clamp(-1, 2), c2w[:, -1])
-        frames = to_rgb(pixels)
-        depth = metric_depth(pixels[:, :, 3])
-        after = state._replace(
-            dit=dit,
-            pending=chunk._replace(latent=latent[:, :, None]),
-            decode=decode,
+            memory = write_memory(memory, within_range(last), view.c2w[:, -1])
+        return state._replace(
+            dit=self.after_pending(state) if dit is None else dit,
+            pending=ChunkInput(latent[:, :, None], view.camera, view.tokens, state.text),
+            decode=self.vae.start_decoding(latent),
             memory=memory,
             chunk=state.chunk + 1,
         )
-        return Chunk(frames, latent, depth), after
+
+    @torch.inference_mode()
+    def after_pending(self, state: RolloutState) -> DiTState:
+        """Return the transformer's state with the pending chunk committed: one call on clean latents."""
+        pending = state.pending
+        level = torch.full((len(state.seed), 1), float(self.sampler.history_timestep), device=self.device)
+        with self.precision():
+            _, after = self.dit(
+                pending.latent, level, pending.text, pending.camera, self._without_ablated(state.dit),
+                memory=pending.memory,
+            )  # fmt: skip
+        return tree_map(_float32, after)
 
     def set_prompt(self, state: RolloutState, prompts: Sequence[str | None]) -> RolloutState:
         """Return the state with new prompts from the next chunk on; None keeps a slot's prompt.
@@ -229,36 +298,6 @@ class LearnedWorld:
         """Return the state whose next chunks draw their noise from the given seeds."""
         return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
 
-    def _draw(self, state: RolloutState, chunk: ChunkInput) -> tuple[Tensor, DiTState]:
-        """Return the new latent `(B, C, h, w)` and the transformer state with the pending chunk committed."""
-        pending, sampler = state.pending, self.sampler
-        shape = tuple(pending.latent.shape[1:])
-        noise = chunk_noise(state.seed, state.chunk, shape).to(self.device)  # (B, C, 1, h, w)
-        x = noise * state.temperature[:, None, None, None, None]
-        both = ChunkInput(
-            torch.cat([pending.latent, x], dim=2),
-            tree_map(_join_time, pending.camera, chunk.camera),
-            None if chunk.memory is None else torch.cat([_present(pending.memory), chunk.memory], dim=1),
-            tree_map(lambda a, b: torch.stack([a, b], dim=1), pending.text, chunk.text),  # (B, 2, L, ...)
-        )
-        history = torch.full((x.shape[0], 1), float(sampler.history_timestep), device=self.device)
-        levels = torch.cat([history, torch.full_like(history, 1000 * sampler.sigmas[0])], dim=1)
-        with self._precision():
-            velocity, states = self.dit(
-                both.latent, levels, both.text, both.camera, state.dit,
-                memory=both.memory, chunk_starts=(0, 1), every_chunk=True,
-            )  # fmt: skip
-        committed = tree_map(lambda leaf: _float32(leaf[:, 0]), states)
-        if self.ablate == "dit":
-            return pending.latent[:, :, 0], committed
-        x = x - (sampler.sigmas[0] - sampler.sigmas[1]) * velocity[:, :, 1:]
-        for sigma, lower in zip(sampler.sigmas[1:-1], sampler.sigmas[2:], strict=True):
-            level = torch.full((x.shape[0], 1), 1000 * sigma, device=self.device)
-            with self._precision():
-                velocity, _ = self.dit(x, level, chunk.text, chunk.camera, committed, memory=chunk.memory)
-            x = x - (sigma - lower) * velocity
-        return x[:, :, 0], committed
-
     def _refiner_noise(self, state: RolloutState, pixels: Tensor) -> Tensor | None:
         """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""
         if self.refiner is None or not self.refiner.config.sigmas:
@@ -266,30 +305,26 @@ class LearnedWorld:
         noise = chunk_noise(state.seed, state.chunk, tuple(pixels.shape[1:]), stream=1).to(self.device)
         return noise * state.temperature[:, None, None, None, None]
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
         """Return the block in which products are computed in the world's dtype."""
         return nullcontext() if self.dtype is torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor) -> CameraInput:
         """Return the conditioning of one latent frame from its pixel frames' poses `(B, K, 4, 4)`."""
-        frames = c2w.shape[1]
-        grid = self.vae.latent_shape[1:]
-        latent = latent_intrinsics(intrinsics, self.spec.frame_size, (grid[0], grid[1]))  # (B, 4)
-        poses = c2w.float().to(self.device)
-        rays = plucker_rays(poses, latent[:, None].expand(-1, frames, -1), *grid)
-        windows = torch.arange(frames)[None]  # the chunk's own pixel frames
-        return CameraInput(camera_conditions(poses[:, -1:], latent), pack_windows(rays, windows))
+        _, height, width = self.vae.latent_shape
+        windows = own_windows(1, c2w.shape[1])
+        return camera_input(c2w.to(self.device), intrinsics, self.spec.frame_size, (height, width), windows)
 
-    def _without_ablated_state(self, state: RolloutState) -> RolloutState:
+    def _without_ablated(self, dit: DiTState) -> DiTState:
         if self.ablate != "gdn_state":
-            return state
+            return dit
         blocks = tuple(
             block._replace(attention=tree_map(torch.zeros_like, block.attention))
             if isinstance(block.attention, GDNState)
             else block
-            for block in state.dit.blocks
+            for block in dit.blocks
         )
-        return state._replace(dit=state.dit._replace(blocks=blocks))
+        return dit._replace(blocks=blocks)
 
 
 def _float32(leaf: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import wm_env
 from wm_env.model.dit import DiT
 from wm_env.model.state import leaves
-from wm_env.snapshot import Snapshot
+from wm_env.snapshots import Snapshot
 from wm_env.twin import TWIN_SPEC, TwinWorld
 
 ACTIONS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
@@ -276,7 +276,9 @@ def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
 
 def test_bfloat16_products_leave_the_state_in_float32_and_the_pictures_alike(memory_world: str) -> None:
     exact, coarse = (gym.make("SanaWM-v0", world=memory_world, dtype=dtype) for dtype in (None, "bfloat16"))
-    assert coarse.unwrapped.world is gym.make("SanaWM-v0", world=f"{memory_world}[bfloat16]").unwrapped.world
+    assert (
+        coarse.unwrapped.world is gym.make("SanaWM-v0", world=memory_world, dtype="bfloat16").unwrapped.world
+    )
     for env in (exact, coarse):
         env.reset(seed=1)
         env.step(1)
@@ -446,16 +448,16 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"world": "huge"}, "tiny, tiny-pure, twin"),
     ({"world": 3}, "int"),
     ({"world": "twin", "ablate": "dit"}, "ablate"),
-    ({"world": "twin", "ablate": "everything"}, "dit, gdn_state, memory"),
+    ({"world": "tiny", "ablate": "everything"}, "dit, gdn_state, memory"),
     ({"world": "sana-wm-bidirectional"}, "wm-env record"),
     ({"world": "twin", "task": "dance"}, "explore"),
     ({"world": "twin", "action_type": "joystick"}, "keys, multikeys"),
     ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
     ({"world": TwinWorld(), "obs_type": "latent"}, "no latents"),
-    ({"world": "twin", "dtype": "bfloat16"}, "learned world"),
-    ({"world": "twin[bfloat16]"}, "learned world"),
+    ({"world": "twin", "dtype": "bfloat16"}, "is the twin and takes latents; got dtype"),
+    ({"world": "tiny[bfloat16]"}, "write world='tiny' with dtype='bfloat16'"),
     ({"world": "tiny", "dtype": "int8"}, "float32, bfloat16"),
-    ({"world": "tiny", "offload": ()}, "released worlds only"),
+    ({"world": "tiny", "offload": ()}, "takes dtype, refiner, ablate; got offload"),
     ({"world": "twin", "obs_size": 0}, "positive"),
     ({"world": "twin", "collision": "bounce"}, "block, terminate, ignore"),
     ({"world": "twin", "split": "test"}, "train, val, heldout"),
@@ -491,7 +493,7 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: An
     def full_disk(*args: Any, **kwargs: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("wm_env.snapshot.save_file", full_disk)
+    monkeypatch.setattr("wm_env.snapshots.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         env.snapshot().save(path)
     assert path.read_bytes() == before

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from wm_env.bench.walks import roll, starts, steps_around, walks
-from wm_env.model.checkpoint import load_card, load_checkpoint
-from wm_env.model.embedded import EMBEDDED, load_world, world_path
+from wm_env.model.embedded import EMBEDDED, load_embedded, world_path
 from wm_env.model.metrics import psnr
 from wm_env.model.scenes.paths import trajectory
+from wm_env.model.storage.checkpoint import load_card, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 32 * 2**20  # bytes of all embedded weights together
@@ -52,7 +52,7 @@ def test_every_committed_report_measured_the_shipped_weights() -> None:
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> None:
-    world = load_world(name)
+    world = load_embedded(name)
     seeds = range(100, 116)  # on six, one standard error is 0.8 dB
     truth = walks(world.spec, split="val", seeds=seeds, keys=[trajectory("random_walk", 4, s) for s in seeds])
     frames = roll(world, starts(world, truth), truth.c2w)
@@ -62,7 +62,7 @@ def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> No
 
 
 def test_a_view_comes_back_after_a_full_turn() -> None:
-    world = load_world("tiny")
+    world = load_embedded("tiny")
     seeds, lead = range(100, 104), 4
     keys = ["w"] * lead + ["d"] * steps_around(world.spec)
     truth = walks(world.spec, split="val", seeds=seeds, keys=[keys] * len(seeds))
@@ -73,7 +73,7 @@ def test_a_view_comes_back_after_a_full_turn() -> None:
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) -> None:
-    world = load_world(name)
+    world = load_embedded(name)
     seeds, keys = range(100, 103), ["l", "", "w", "l"]  # steps aside and stands: points on pixel centres
     truth = walks(world.spec, split="val", seeds=seeds, keys=[keys] * len(seeds))
     together = roll(world, starts(world, truth), truth.c2w)
@@ -84,7 +84,7 @@ def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) ->
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_prompt_turns_the_light_up_or_down_in_most_scenes(name: str) -> None:
-    world = load_world(name)
+    world = load_embedded(name)
     seeds = range(100, 112)
     truth = walks(world.spec, split="val", seeds=seeds, keys=[["w"] * 2 for _ in seeds])
     bright = []

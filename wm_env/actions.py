@@ -1,4 +1,4 @@
-"""Action spaces, and the command each action gives the camera (environment.md section 3).
+"""Action spaces, and the command each action gives the camera (docs/reference/environment.md#actions).
 
     keys             Discrete(9)        none, w, s, a, d, i, k, j, l
     multikeys        MultiBinary(8)     the same keys held together

@@ -13,12 +13,11 @@ from wm_env.core import Rules
 from wm_env.episodes import Wishes, wishes
 from wm_env.images import parse_intrinsics, start_image
 from wm_env.model.kinematics import KeyMotion
-from wm_env.model.released.presets import ReleasedSettings
 from wm_env.model.released.rollout import Offload
 from wm_env.model.rollout import Ablation
+from wm_env.model.world import World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
-from wm_env.world import World
 from wm_env.worlds import resolve_world
 
 
@@ -79,15 +78,23 @@ class EnvConfig:
 
     def load_world(self) -> World:
         """Return the world of these settings, loaded once per process."""
-        released = ReleasedSettings(
-            weights=None if self.weights is None else str(self.weights),
-            dtype=self.dtype,
-            offload=tuple(self.offload),
-            frame_size=None if self.frame_size is None else tuple(self.frame_size),  # type: ignore[arg-type]
-        )
-        refiner = "none" if self.refiner is None else self.refiner
-        latents = self.obs_type == "latent"
-        return resolve_world(self.world, self.device, self.ablate, released, latents, refiner)
+        return resolve_world(self.world, device=self.device, **self.world_options())
+
+    def world_options(self) -> dict[str, Any]:
+        """Return what is asked of the world beyond its defaults, by the names that `load_world` takes."""
+        asked: dict[str, Any] = {
+            "weights": None if self.weights is None else str(self.weights),
+            "refiner": "none" if self.refiner is None else self.refiner,
+            "dtype": self.dtype,
+            "ablate": self.ablate,
+            "offload": tuple(self.offload),
+            "frame_size": None if self.frame_size is None else tuple(self.frame_size),
+        }
+        plain = {field.name: field.default for field in fields(self)}
+        options = {name: value for name, value in asked.items() if value != plain[name]}
+        if self.world == "twin" and self.obs_type == "latent":
+            options["latents"] = True
+        return options
 
     def rules(self, world: World) -> Rules:
         """Return the rules of these settings on `world`."""

@@ -27,9 +27,9 @@ from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motio
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat
+from wm_env.model.world import World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import Situation, Task, Verdict
-from wm_env.world import World
 
 COLLISIONS = ("block", "terminate", "ignore")
 
@@ -168,7 +168,7 @@ def observation(rules: Rules, state: State) -> Any:
 
 
 def infos(rules: Rules, state: State) -> list[dict[str, Any]]:
-    """Return one info dict a slot, fresh and deterministic (environment.md section 4)."""
+    """Return one info dict a slot, fresh and deterministic (docs/reference/environment.md#info)."""
     facts = {name: values.tolist() for name, values in rules.task.facts(state.task).items()}
     frames_per_step = rules.world.spec.frames_per_step
     c2w, intrinsics = state.c2w.numpy(), state.intrinsics.numpy()

@@ -13,10 +13,10 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from wm_env.config import EnvConfig
 from wm_env.core import State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, wishes
+from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
-from wm_env.snapshot import Moment, Snapshot, pack, unpack
+from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv, as_prompt
-from wm_env.world import World
 
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
 MAX_KEPT_FRAMES = 4096  # rgb_array_list: an episode may be endless, memory is not

@@ -20,7 +20,7 @@ from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import SPLITS, Scene, make_scene
-from wm_env.world import Start, WorldSpec
+from wm_env.model.world import Start, WorldSpec
 
 RESET_OPTIONS = ("scene", "split", "image", "prompt", "intrinsics", "noise_seed")
 _SEED_LIMIT = 2**31

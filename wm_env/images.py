@@ -1,6 +1,8 @@
 """The user's start image: checked, resized and cropped to a world's frame, with its intrinsics.
 
-scale = max(h / H, w / W), Lanczos; centre crop; fx' = fx sx, cx' = cx sx - left (pipeline.md 2.1, 2.2)
+scale = max(h / H, w / W), Lanczos; centre crop; fx' = fx sx, cx' = cx sx - left
+
+See docs/reference/pipeline.md#start-image and docs/reference/pipeline.md#intrinsics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the agent sees: the observation types of environment.md section 4.
+"""What the agent sees: the observation types of docs/reference/environment.md#observations.
 
     rgb           uint8 (h, w, 3), the newest frame
     rgb_sequence  uint8 (K, h, w, 3), all pixel frames of the step
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wm_env.world import WorldSpec
+from wm_env.model.world import WorldSpec
 
 OBS_TYPES = ("rgb", "rgb_sequence", "latent")
 LATENT_BOUND = 32.0  # latents are normalised to unit scale; values beyond this are never seen

@@ -25,8 +25,8 @@ from wm_env.config import EnvConfig
 from wm_env.core import State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, wishes
 from wm_env.model.kinematics import KEYS
+from wm_env.model.world import World
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
-from wm_env.world import World
 
 try:
     from pettingzoo import ParallelEnv

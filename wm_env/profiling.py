@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wm_env.forks import check_fork
 from wm_env.model.state import nbytes
-from wm_env.world import Chunk, Start, World, WorldSpec
+from wm_env.model.world import Chunk, Start, World, WorldSpec
 
 
 def check_threads(count: int | None) -> int | None:

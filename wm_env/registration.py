@@ -1,4 +1,4 @@
-"""The Gymnasium ids of this package, as string entry points (environment.md section 1)."""
+"""The Gymnasium ids of this package, as string entry points (docs/reference/environment.md#ids)."""
 
 from __future__ import annotations
 

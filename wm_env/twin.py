@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.model.pixels import to_pixels
 from wm_env.model.scenes.captions import with_prompt
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, put, select, tree_map
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
-from wm_env.world import Chunk, Start, WorldSpec
+from wm_env.model.vae.tiny import GROUP, TinyVAE
+from wm_env.model.world import Chunk, Start, WorldSpec
 
 TWIN_SPEC = WorldSpec(
     name="twin",
@@ -89,7 +90,7 @@ class TwinWorld:
         latent = None
         if self._codec is not None:
             with torch.inference_mode():
-                latent, _ = self._codec.encode_image(images, state.intrinsics.float())
+                latent = self._codec.encode_image(images, state.intrinsics.float()).latent
         return Chunk(frames=images[:, None], latent=latent, depth=depth), state
 
     def step_chunk(self, state: TwinState, c2w: Tensor) -> tuple[Chunk, TwinState]:

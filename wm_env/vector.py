@@ -21,9 +21,9 @@ from wm_env.config import EnvConfig
 from wm_env.core import Rules, State, check_wishes, infos, initial, observation, transition
 from wm_env.episodes import Wishes, draw_episode, wishes
 from wm_env.model.state import put, repeat, select
+from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
-from wm_env.snapshot import Moment, Snapshot, pack, unpack
-from wm_env.world import World
+from wm_env.snapshots import Moment, Snapshot, pack, unpack
 
 AUTORESET_MODES = {
     "next_step": AutoresetMode.NEXT_STEP,

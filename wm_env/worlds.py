@@ -1,15 +1,23 @@
-"""From the `world=` argument to a `World`: a preset, a checkpoint folder, or an object as it is."""
+"""From a name, a folder or an object to a `World`: one small class a family of worlds.
+
+    load_world("tiny", dtype="bfloat16")          a preset or a checkpoint folder, and options of its family
+
+A family knows its presets, which folders are its own, and its options, a frozen dataclass that refuses what
+it does not know. Worlds are loaded once per process and options.
+"""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from wm_env.model.embedded import embedded_vae, load_world
+from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
 from wm_env.model.released.presets import (
     RELEASED,
     STEPPABLE,
@@ -18,127 +26,157 @@ from wm_env.model.released.presets import (
     released_name,
 )
 from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.model.world import World
 from wm_env.twin import TwinWorld, twin_like
-from wm_env.world import World
 
-EMBEDDED = ("tiny", "tiny-pure")
-IN_BFLOAT16 = "[bfloat16]"  # at the end of a world's name
-REFINERS = ("default", "none", "tiny", "ltx2")
 PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
+_VARIANT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<option>[^\[\]]+)\]")  # how 0.1 wrote an option into a name
 
 
-def resolve_world(
-    world: Any,
-    device: str = "cpu",
-    ablate: Ablation | None = None,
-    released: ReleasedSettings | None = None,
-    latents: bool = False,
-    refiner: str = "default",
-) -> World:
-    """Return the world of a preset name or checkpoint folder (loaded once per process), or `world` itself.
+class Family(Protocol):
+    """Worlds of one kind. what: its name in errors; options: dataclass of what they may be asked for."""
 
-    device: a torch device name. ablate: None, or a part of an embedded world to remove, one of `ABLATIONS`.
-    released: where a released world's weights lie and how they are placed; only released worlds take any of
-    it but `dtype`, which every learned world takes ("float32" by default, "bfloat16" is faster in batches);
-    a name such as "tiny[bfloat16]" says the same.
-    latents: the preset `twin` shall have latents too, those of the embedded `tiny`; a learned world always
-    has its own. refiner: "default" for what a world comes with (`tiny` has one, `tiny-pure` and the released
-    worlds have none), "none", "tiny" or "ltx2".
+    what: str
+    options: type
+
+    def named(self, world: str) -> bool:
+        """Return whether `world` is one of its presets."""
+        ...
+
+    def holds(self, folder: Path) -> bool:
+        """Return whether a folder is a checkpoint of this family."""
+        ...
+
+    def load(self, world: str, options: Any, device: str, stamp: int) -> World:
+        """Return the world; `stamp` (newest file time) makes a rewritten folder load afresh."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyOptions:
+    """Options of the embedded worlds and of folders like them.
+
+    dtype: "float32", or "bfloat16" for its products, faster in batches where the CPU has it. refiner:
+    "default" for the world's own, "none", or "tiny" for a world that must have one. ablate: None, or a part
+    to remove, one of `ABLATIONS`.
     """
-    if refiner not in REFINERS:
-        raise ValueError(f"unknown refiner {refiner!r}; valid are {', '.join(REFINERS)}")
-    if ablate is not None and ablate not in ABLATIONS:
-        raise ValueError(f"unknown ablate {ablate!r}; valid are None, {', '.join(ABLATIONS)}")
-    check_device(device)
-    settings = released or ReleasedSettings()
-    if isinstance(world, str) and world.endswith(IN_BFLOAT16):
-        world, settings = world.removesuffix(IN_BFLOAT16), replace(settings, dtype="bfloat16")
-    name = _released_name(world) if isinstance(world, str | Path) else None
-    if name is None and replace(settings, dtype=None) != ReleasedSettings():
-        raise ValueError("weights, refiner, offload and frame_size belong to released worlds only")
-    if settings.dtype is not None and (world == "twin" or not isinstance(world, str | Path)):
-        raise ValueError(
-            f"dtype={settings.dtype!r} goes with learned worlds by name or folder, not with {world!r}"
-        )
-    if ablate is not None and (name is not None or world == "twin"):
-        raise ValueError(f"ablate={ablate!r} removes a part of a tiny world; world {world!r} has none")
-    if name is not None:
-        if refiner == "tiny":
+
+    dtype: str = "float32"
+    refiner: str = "default"
+    ablate: Ablation | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; valid are {', '.join(DTYPES)}")
+        if self.refiner not in REFINERS:
             raise ValueError(
-                f"refiner='tiny' belongs to tiny worlds; world {str(world)!r} takes none or ltx2"
+                f"unknown refiner {self.refiner!r} of a tiny world; valid: {', '.join(REFINERS)}"
             )
-        if refiner != "default":
-            settings = replace(settings, refiner=refiner)
-        if name != str(world):
-            settings = replace(settings, weights=str(Path(world).resolve()))
-        return _released(name, device, settings)
-    if refiner == "ltx2":
-        raise ValueError(f"refiner='ltx2' belongs to released worlds; world {str(world)!r} is none of them")
-    if refiner == "tiny" and (world == "twin" or not isinstance(world, str | Path)):
-        raise ValueError(f"refiner='tiny' goes with tiny worlds by name or folder, not with {world!r}")
+        if self.ablate is not None and self.ablate not in ABLATIONS:
+            raise ValueError(f"unknown ablate {self.ablate!r}; valid are None, {', '.join(ABLATIONS)}")
+
+
+class TinyFamily:
+    what, options = "a tiny world", TinyOptions
+
+    def named(self, world: str) -> bool:
+        return world in EMBEDDED
+
+    def holds(self, folder: Path) -> bool:
+        return any(folder.glob("*.safetensors"))
+
+    def load(self, world: str, options: TinyOptions, device: str, stamp: int) -> World:
+        return _tiny(world, options, device, stamp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinOptions:
+    """Options of the ground-truth renderer. latents: observe those of the embedded `tiny` world."""
+
+    latents: bool = False
+
+
+class TwinFamily:
+    what, options = "the twin", TwinOptions
+
+    def named(self, world: str) -> bool:
+        return world == "twin"
+
+    def holds(self, folder: Path) -> bool:
+        return False
+
+    def load(self, world: str, options: TwinOptions, device: str, stamp: int) -> World:
+        return _twin(device, options.latents)
+
+
+class ReleasedFamily:
+    what, options = "a released world", ReleasedSettings
+
+    def named(self, world: str) -> bool:
+        return world in RELEASED
+
+    def holds(self, folder: Path) -> bool:
+        return released_name(folder) is not None
+
+    def load(self, world: str, options: ReleasedSettings, device: str, stamp: int) -> World:
+        if world not in RELEASED:
+            folder = Path(world)
+            name = released_name(folder)
+            assert name is not None  # `holds` has found it
+            return _released(name, device, replace(options, weights=str(folder.resolve())))
+        return _released(world, device, options)
+
+
+FAMILIES: tuple[Family, ...] = (TinyFamily(), TwinFamily(), ReleasedFamily())
+
+
+def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> World:
+    """Return the world of a preset or a checkpoint folder, loaded once per process and options.
+
+    name: one of `PRESETS`, or a folder that `wm-env train`, `wm-env download` or `export_world` made. device:
+    a torch device name. options: those of its family, `TinyOptions`, `TwinOptions` or `ReleasedSettings`.
+    Raises `ValueError` for an unknown name, device or option, `FileNotFoundError` for missing weights, before
+    any weight is read.
+    """
+    check_device(device)
+    world = str(name)
+    _refuse_variant(world)
+    family = _family_of(world)
+    chosen = family.options(**_known(world, family, options))
+    if family.named(world):
+        return family.load(world, chosen, device, 0)
+    folder = Path(world).resolve()
+    stamp = max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)
+    return family.load(str(folder), chosen, device, stamp)
+
+
+def resolve_world(world: Any, *, device: str = "cpu", **options: Any) -> World:
+    """Return `load_world` of a name or folder, or a `World` object as it is, which takes no options."""
     if isinstance(world, str | Path):
-        if str(world) == "twin":
-            return _twin(device, latents)
-        return _learned(str(world), device, ablate, settings.dtype or "float32", refiner)
+        return load_world(world, device=device, **options)
+    check_device(device)
     if not isinstance(world, World):
         raise ValueError(
             f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
             "folder or an object with spec, begin, step_chunk, set_prompt and set_noise_seed"
         )
-    if ablate is not None:
-        raise ValueError(f"ablate={ablate!r} goes with a preset or folder, not with a World object")
+    if options:
+        raise ValueError(
+            f"a World object is used as it is and takes no options; got {', '.join(sorted(options))} "
+            "(they go with a preset or a folder)"
+        )
     return world
 
 
-@functools.lru_cache(maxsize=8)
-def _twin(device: str, latents: bool) -> World:
-    return TwinWorld(device=device, codec=embedded_vae("tiny")[0].to(device) if latents else None)
+def option_names(world: str | Path) -> tuple[str, ...]:
+    """Return the names of the options that a preset or folder takes."""
+    return tuple(field.name for field in fields(_family_of(str(world)).options))
 
 
 def twin_of(world: World, device: str = "cpu") -> TwinWorld:
     """Return the twin beside a world: its frame size, chunk length and speeds, and its latents if any."""
     codec = world.vae if isinstance(world, LearnedWorld) else None
     return twin_like(world.spec, device, codec)
-
-
-@functools.lru_cache(maxsize=2)
-def _released(name: str, device: str, settings: ReleasedSettings) -> World:
-    if name not in STEPPABLE:
-        raise ValueError(
-            f"world {name!r} needs the whole camera path in advance and cannot be stepped; "
-            f"use `wm-env record --world {name} --trajectory FILE`"
-        )
-    return load_released_world(name, settings, device=device)
-
-
-def _released_name(world: str | Path) -> str | None:
-    """Return the released world that a name or folder means, None where it means another kind of world."""
-    if str(world) in RELEASED:
-        return str(world)
-    folder = Path(world)
-    if str(world) in PRESETS or not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return None
-    return released_name(folder)
-
-
-def _learned(name: str, device: str, ablate: Ablation | None, dtype: str, refiner: str) -> World:
-    if name not in EMBEDDED and not Path(name).is_dir():
-        raise ValueError(
-            f"unknown world {name!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
-        )
-    stamp = 0
-    if name not in EMBEDDED:
-        name = str(Path(name).resolve())
-        stamp = max((file.stat().st_mtime_ns for file in Path(name).iterdir()), default=0)
-    return _load_once(name, device, ablate, dtype, refiner, stamp)
-
-
-@functools.lru_cache(maxsize=8)
-def _load_once(
-    name: str, device: str, ablate: Ablation | None, dtype: str, refiner: str, stamp: int
-) -> World:
-    """Load a learned world; `stamp` (newest file time) makes a rewritten folder load afresh."""
-    return load_world(name, device=device, ablate=ablate, dtype=dtype, refiner=refiner)
 
 
 def check_device(device: str) -> None:
@@ -149,3 +187,61 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device!r} is not a torch device name such as 'cpu' or 'cuda'") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but torch finds no CUDA device; use device='cpu'")
+
+
+def _family_of(world: str) -> Family:
+    for family in FAMILIES:
+        if family.named(world):
+            return family
+    folder = Path(world)
+    if folder.is_dir():
+        # without any weights it is a tiny folder, whose loader says what is missing
+        return next((family for family in FAMILIES if family.holds(folder)), FAMILIES[0])
+    raise ValueError(
+        f"unknown world {world!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
+    )
+
+
+def _known(world: str, family: Family, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `options`, or raise `ValueError` where the family takes none of such a name."""
+    takes = [field.name for field in fields(family.options)]
+    unknown = sorted(set(options) - set(takes))
+    if unknown:
+        raise ValueError(
+            f"world {world!r} is {family.what} and takes {', '.join(takes)}; got {', '.join(unknown)}"
+        )
+    return options
+
+
+def _refuse_variant(world: str) -> None:
+    """Raise `ValueError` for a name with an option inside, as 0.1 took it, and say what to write."""
+    match = _VARIANT.fullmatch(world)
+    if match is None or Path(world).exists():
+        return
+    key, _, value = match["option"].rpartition("=")
+    raise ValueError(
+        f"options are no longer part of a world's name: write world={match['name']!r} with "
+        f"{key or 'dtype'}={value!r} instead of {world!r}"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _tiny(world: str, options: TinyOptions, device: str, stamp: int) -> World:
+    return load_embedded(
+        world, device=device, ablate=options.ablate, dtype=options.dtype, refiner=options.refiner
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _twin(device: str, latents: bool) -> World:
+    return TwinWorld(device=device, codec=embedded_vae("tiny")[0].to(device) if latents else None)
+
+
+@functools.lru_cache(maxsize=2)  # tens of GB each
+def _released(name: str, device: str, settings: ReleasedSettings) -> World:
+    if name not in STEPPABLE:
+        raise ValueError(
+            f"world {name!r} needs the whole camera path in advance and cannot be stepped; "
+            f"use `wm-env record --world {name} --trajectory FILE`"
+        )
+    return load_released_world(name, settings, device=device)

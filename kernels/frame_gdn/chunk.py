@@ -182,7 +182,7 @@ class _Frames(torch.autograd.Function):
         ctx.ends, ctx.kept = ends, kept
         ctx.set_materialize_grads(False)
         after = history[1:]
-        return _read(q, read), after if len(kept) == len(after) else after[list(kept)]
+        return _read(q, read), after if len(kept) == len(after) else torch.stack([after[t] for t in kept])
 
     @staticmethod
     @once_differentiable

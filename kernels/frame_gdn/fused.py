@@ -206,10 +206,10 @@ class _FrameGDN(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, beta, g, S, z, q_norm, k_norm, out, erase, states, erase_z, states_z)
         ctx.ends, ctx.kept, ctx.eps = ends, kept, eps
         ctx.set_materialize_grads(False)
-        after = states[0][:, list(kept)].unflatten(0, (b, h)).transpose(1, 2)  # (B,n,H,D,V)
+        after = _kept(states[0], kept).unflatten(0, (b, h)).transpose(1, 2)  # (B,n,H,D,V)
         if states_z is None:
             return out, after, None
-        return out, after, states_z[0][:, list(kept)].unflatten(0, (b, h)).transpose(1, 2)
+        return out, after, _kept(states_z[0], kept).unflatten(0, (b, h)).transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -272,6 +272,11 @@ class _FrameGDN(torch.autograd.Function):
         )  # fmt: skip
         d_start, d_start_z = _start_gradients(ctx, g, erase, d_states, erase_z, d_states_z, b, h)
         return d_q, d_k, d_v, d_beta, d_g, d_start, d_start_z, d_q_norm, d_k_norm, None, None, None
+
+
+def _kept(states: Tensor, kept: tuple[int, ...]) -> Tensor:
+    """Return the frames `kept` of `(G,T,...)`, copied; a list as index would wait for the device."""
+    return torch.stack([states[:, t] for t in kept], 1)
 
 
 def _start_gradients(

@@ -30,7 +30,8 @@ from torch import Tensor
 from wm_env.model.data.clip import write_shard
 from wm_env.model.data.recorded import CheckedClip, Listed, Problem, Recorded, check_clip
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.vae.tiny import TinyVAE, metric_depth
+from wm_env.model.pixels import from_uint8, metric_depth
+from wm_env.model.vae.tiny import TinyVAE
 
 DepthOf = Callable[[Tensor, Tensor], Tensor]
 """Depth `(n, H, W)` in metres of rgb uint8 `(n, H, W, 3)` and intrinsics `(4,)` in pixels."""
@@ -110,7 +111,7 @@ def predicted_depth(vae: TinyVAE) -> DepthOf:
     def depth(rgb: Tensor, intrinsics: Tensor) -> Tensor:
         device = vae.latent_mean.device
         rows = intrinsics.float().to(device).expand(len(rgb), -1)
-        colour = rgb.to(device).float().movedim(-1, 1) / 127.5 - 1  # (n, 3, H, W)
+        colour = from_uint8(rgb.to(device)).movedim(-1, 1)  # (n, 3, H, W)
         return metric_depth(vae.depth_net(colour, rows)).cpu()
 
     return depth

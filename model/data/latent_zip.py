@@ -29,7 +29,7 @@ from torch import Tensor
 from wm_env.model.data.recorded import Listed, Problem, Recorded
 from wm_env.model.frames import pixel_frames
 
-FILTERS = {  # suffix: smallest and largest score, both allowed (training.md 9.1)
+FILTERS = {  # suffix: smallest and largest score, both allowed (docs/reference/training.md#score-filters)
     "_vmafmotion": (0.5, 50.0),  # motion
     "_unimatch": (3.0, 80.0),  # optical flow
     "_dover": (0.25, 1.0),  # visual quality

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.checkpoint import write_atomic
 from wm_env.model.data.clip import Clip, ClipShards
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.procedural import ClipPlan, RenderConfig, plan_clip, render_frames
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
+from wm_env.model.pixels import to_pixels
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 RECIPE = "rendered.json"
 _SAMPLE = 16  # clips whose latents channel statistics are taken from
@@ -152,7 +153,7 @@ class RenderedLatents:
         clip = Clip(
             *(x if x is seen.intrinsics else x[:, GROUP - 1 :] for x in seen)
         )  # frames 4a .. 4(a+T-1)
-        start, depth0 = self.vae.encode_image(clip.rgb[:, 0].to(device), clip.intrinsics.to(device))
+        start, depth0, _ = self.vae.encode_image(clip.rgb[:, 0].to(device), clip.intrinsics.to(device))
         return LatentClip(clip, z.float().cpu(), start.float().cpu(), depth0.float().cpu())
 
 

@@ -4,10 +4,11 @@
     x += g1 * SelfAttn(RMS(x) (1 + k1) + s1);   x += CrossAttn(RMS(x), text)
     x += g2 * FF(RMS(x) (1 + k2) + s2),         (s1, k1, g1, s2, k2, g2) = table + m(timestep)
 
-Two ways to call it (pipeline.md section 8), both `RefinerNetwork`s of `wm_env.model.refiner.truncated`:
-`clip_network`, the whole clip, whose first frame (the sink) attends to itself alone; `block_network`, block
-after block, which attends to [sink | history | block] and returns a `RefinerMemory`. History keys are stored
-rotated; the sink's are not, because it slides along and always sits directly before the history.
+Two ways to call it (docs/reference/pipeline.md#refiner), both `RefinerNetwork`s of
+`wm_env.model.refiner.truncated`: `clip_network`, the whole clip, whose first frame (the sink) attends to
+itself alone; `block_network`, block after block, which attends to [sink | history | block] and returns a
+`RefinerMemory`. History keys are stored rotated; the sink's are not, because it slides along and always sits
+directly before the history.
 
 Legend: `B` batch, `T` latent frames of a call, `N` tokens per frame, `M` = T * N, `H` heads, `D` head dim,
 `C` = H * D, `P` frames of history, `L` text tokens.
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_env.model.placement import placed
 from wm_env.model.refiner.truncated import RefinerNetwork, Span
 from wm_env.model.text import TextTokens
 
@@ -192,7 +194,7 @@ class LTX2Refiner(nn.Module):
         here = rotations(frames, rows, columns, self.cfg)
         at_sink, valid = None, None
         if memory is not None:
-            place = (memory.frame - memory.filled - 1).to(tokens.device)[:, None]  # (B, 1)
+            place = placed(memory.frame - memory.filled - 1, tokens.device)[:, None]  # (B, 1)
             at_sink = rotations(place, rows, columns, self.cfg)
             valid = _valid_keys(memory.filled, self.cfg.history_frames, rows * columns, tokens)
         x = self.latent_in(tokens)
@@ -274,7 +276,7 @@ def block_network(model: LTX2Refiner, text: TextTokens) -> RefinerNetwork:
         start = torch.zeros(batch, dtype=torch.int64) if memory is None else memory.frame
         if memory is None and span.frames != 1:
             raise ValueError(f"block mode begins with one sink frame, not {span.frames}")
-        frames = (start[:, None] + torch.arange(span.frames)).to(tokens.device)
+        frames = placed(start[:, None] + torch.arange(span.frames), tokens.device)
         velocity, keys = model(tokens, _per_frame(timestep, span), text, frames, span, memory)
         cfg = model.cfg
         if memory is None:
@@ -310,7 +312,7 @@ def _valid_keys(filled: Tensor, history: int, tokens: int, x: Tensor) -> Tensor 
         return None
     used = torch.arange(history) >= history - filled[:, None]  # (B, P)
     used = F.pad(used.repeat_interleave(tokens, dim=1), (tokens, x.shape[1]), value=True)
-    return used[:, None, None].to(x.device)
+    return placed(used[:, None, None], x.device)
 
 
 def _per_frame(timestep: Tensor, span: Span) -> Tensor:

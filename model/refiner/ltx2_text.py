@@ -2,7 +2,7 @@
 
 Both are used as their libraries ship them (transformers, diffusers). A prompt is encoded without preamble,
 left-padded to 1024 tokens; the hidden states of every layer go to the connectors, whose video half gives
-`(B, L, E)` (pipeline.md 4.2).
+`(B, L, E)` (docs/reference/pipeline.md#refiner-prompt-features).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from wm_env.model.released.folder import Component
-from wm_env.model.released.tensor_files import list_tensors, load_tensorwise
-from wm_env.model.released.text import INSTALL, CachedEncoder, tokenizer_folder
+from wm_env.model.gemma import INSTALL, CachedEncoder, tokenizer_folder
+from wm_env.model.storage.folder import Component
+from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.text import TextTokens
 
 REFINER_TOKENS = 1024

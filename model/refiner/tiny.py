@@ -7,8 +7,8 @@ all 4 frames of a chunk at once. The gate is where it decides whether to trust a
 stale: the lights may have changed since) or the decoder (smooth, current).
 
 Without noise levels that is the whole refiner: one call, the limit s_0 -> 0 of what follows. With levels
-s_0 > s_1 > ... > 0 it is a truncated flow (training.md 7): a part of the noise is added back, the network is
-shown x and its level too, and x_0 becomes the end that a step aims at,
+s_0 > s_1 > ... > 0 it is a truncated flow (docs/reference/training.md#refiner): a part of the noise is
+added back, the network is shown x and its level too, and x_0 becomes the end that a step aims at,
 
     x = (1 - s_0) y + s_0 eps,     x <- (s'/s) x + (1 - s'/s) x_0(y, m, x, s).
 

@@ -2,9 +2,10 @@
 
     x = (1 - s_0) z + s_0 eps,    network v,    x_0 = x - s v,    x <- (s'/s) x + (1 - s'/s) x_0
 
-(pipeline.md section 8.) Latent frame 0, the sink, is the input image: it is shown to the network clean and
-never refined. Two modes: the whole clip at once, or block after block with the network's memory as an
-explicit value. Legend: `B` batch, `C` channels, `T` latent frames, `M` tokens of a call, `p` spatial patch.
+as in docs/reference/pipeline.md#refiner. Latent frame 0, the sink, is the input image: it is shown to the
+network clean and never refined. Two modes: the whole clip at once, or block after block with the
+network's memory as an explicit value. Legend: `B` batch, `C` channels, `T` latent frames, `M` tokens of a
+call, `p` spatial patch.
 """
 
 from __future__ import annotations

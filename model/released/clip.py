@@ -5,7 +5,8 @@
     x <- refine_clip(x)                                                   with refiner "ltx2"
     frames <- decode(x)
 
-Frame 0 is held clean: it has timestep 0 in every call and never moves (pipeline.md section 6).
+Frame 0 is held clean: it has timestep 0 in every call and never moves
+(docs/reference/pipeline.md#held-frames).
 """
 
 from __future__ import annotations
@@ -17,16 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    window_indices,
-)
-from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx
-from wm_env.model.frames import check_frames, chunk_starts, latent_frames, pose_frames
+from wm_env.model.camera import CameraInput, camera_input, clip_windows
+from wm_env.model.chunks import cut_at
+from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx, guided
+from wm_env.model.frames import check_frames, chunk_starts, latent_frames
 from wm_env.model.geometry import check_intrinsics, check_rigid, relative_to_first
 from wm_env.model.intrinsics import intrinsics_per_frame
 from wm_env.model.refiner.ltx2 import clip_network
@@ -116,10 +111,10 @@ def _velocity(
 
     def velocity(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
         seen = CameraInput(camera.conditions[:, : x.shape[2]], camera.plucker[:, :, : x.shape[2]])
-        v, _ = parts.dit(x, timestep, said, seen, chunk_starts=starts)
+        v, _ = parts.dit(x, timestep, said, seen, chunks=cut_at(starts))
         if nothing is not None:
-            without, _ = parts.dit(x, timestep, nothing, seen, chunk_starts=starts)
-            v = without + scale * (v - without)
+            without, _ = parts.dit(x, timestep, nothing, seen, chunks=cut_at(starts))
+            v = guided(without, v, scale)
         progress()
         return v
 
@@ -132,12 +127,7 @@ def _camera(
     stride, frames = parts.dit.cfg.temporal_stride, c2w.shape[0]
     poses = relative_to_first(c2w.double()).float()[None].to(parts.device)  # (1, F, 4, 4)
     rows = intrinsics_per_frame(intrinsics, frames).float().to(parts.device)
-    latent = latent_intrinsics(rows, size, grid)[None]  # (1, F, 4)
-    rays = plucker_rays(poses, latent, *grid)
-    at = pose_frames(frames, stride)
-    return CameraInput(
-        camera_conditions(poses[:, at], latent[:, at]), pack_windows(rays, window_indices(frames, stride))
-    )
+    return camera_input(poses, rows[None], size, grid, clip_windows(frames, stride))
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -14,16 +14,17 @@ import torch
 
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
+from wm_env.model.released.names import parameter_count, table
 from wm_env.model.released.presets import FRAME_SIZE, RELEASED, STEPPABLE, sampler_of, transformer_config
 from wm_env.model.released.rollout import Offload
-from wm_env.model.released_names import parameter_count, table
 from wm_env.model.state import leaves
 
 GIB = 2**30
 BYTES = 2  # bfloat16
 SPATIAL, LATENTS = 32, 121  # autoencoder stride; latents of the longest trained clip
 
-# Parts of other libraries and activations: estimates (pipeline.md sections 4, 5, 8; class defaults).
+# Parts of other libraries and activations: estimates
+# (docs/reference/pipeline.md#autoencoder; class defaults).
 VAE_PARAMETERS = 694e6 + 528e6
 VAE_STATE_BYTES = 595e6
 GEMMA2_PARAMETERS = 2.6e9

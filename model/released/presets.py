@@ -10,17 +10,9 @@ import torch
 
 from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.config import DiTConfig, sana_wm
+from wm_env.model.gemma import cached_gemma2
 from wm_env.model.refiner.ltx2_text import cached_gemma3
 from wm_env.model.refiner.ltx2_weights import load_refiner
-from wm_env.model.released.folder import (
-    Component,
-    ReleasedFolder,
-    Variant,
-    choose_stage1,
-    look_into,
-    only,
-    stage1_files,
-)
 from wm_env.model.released.rollout import (
     OFFLOADS,
     Offload,
@@ -31,11 +23,19 @@ from wm_env.model.released.rollout import (
     teacher_sampler,
 )
 from wm_env.model.released.stage1 import config_of, load_stage1
-from wm_env.model.released.tensor_files import files_of, sha256_of_files
-from wm_env.model.released.text import cached_gemma2
-from wm_env.model.spec import WorldSpec
+from wm_env.model.storage.folder import (
+    Component,
+    ReleasedFolder,
+    Variant,
+    choose_stage1,
+    look_into,
+    only,
+    stage1_files,
+)
+from wm_env.model.storage.tensor_files import files_of, sha256_of_files
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.ltx2 import load_ltx2_vae
+from wm_env.model.world import WorldSpec
 
 RELEASED: dict[str, Variant] = {
     "sana-wm-streaming": "streaming",
@@ -172,7 +172,8 @@ def load_released_world(
     frame_size = settings.frame_size or FRAME_SIZE
     stage1 = choose_stage1(look_into(folder_of(name, settings)), RELEASED[name])
     spec = WorldSpec(
-        name=name if settings.refiner == "none" else f"{name}[refiner={settings.refiner}]",
+        name=name,
+        options={} if settings.refiner == "none" else {"refiner": settings.refiner},
         frames_per_step=cfg.chunk_frames * cfg.temporal_stride,
         frame_size=frame_size,
         max_translation=MAX_TRANSLATION,

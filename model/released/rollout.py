@@ -1,4 +1,6 @@
-"""ReleasedWorld: a released SANA-WM pipeline as one function from state to state (pipeline.md 7-9).
+"""ReleasedWorld: a released SANA-WM pipeline as one function from state to state.
+
+See docs/reference/pipeline.md#streaming and docs/reference/pipeline.md#order-of-a-step.
 
 A step is one chunk of 3 latent frames, 24 pixel frames:
 
@@ -24,24 +26,26 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.camera import (
-    CameraInput,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    window_indices,
-)
+from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_windows
 from wm_env.model.dit import DiT
-from wm_env.model.flow import STUDENT_STEPS, Rule, Schedule, denoise_chunk, listed_schedule, shifted_schedule
+from wm_env.model.flow import (
+    STUDENT_STEPS,
+    Rule,
+    Schedule,
+    denoise_chunk,
+    guided,
+    listed_schedule,
+    shifted_schedule,
+)
 from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.placement import placed
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
-from wm_env.model.rollout import StartLike, chunk_noise
-from wm_env.model.spec import Chunk, WorldSpec
+from wm_env.model.rollout import chunk_noise
 from wm_env.model.state import DiTState, put, select, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+from wm_env.model.world import Chunk, Start, WorldSpec
 
 Offload = Literal["text", "vae", "refiner"]
 OFFLOADS: tuple[Offload, ...] = ("text", "vae", "refiner")
@@ -211,7 +215,7 @@ class ReleasedWorld:
         return self._spec
 
     @torch.inference_mode()
-    def begin(self, starts: Sequence[StartLike]) -> tuple[Chunk, ReleasedState]:
+    def begin(self, starts: Sequence[Start]) -> tuple[Chunk, ReleasedState]:
         """Return the start chunk (the start images) and the state before the first chunk."""
         parts, batch = self.parts, len(starts)
         height, width = self._spec.frame_size
@@ -332,17 +336,17 @@ class ReleasedWorld:
             return network
         nothing = self.parts.encode_negative(len(state.seed))
 
-        def guided(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
+        def both_halves(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
             without, negative = dit(x, timestep, nothing, camera, states[1])
             with_text, after = dit(x, timestep, state.text, camera, states[0])
-            return without + scale * (with_text - without), (after, negative)
+            return guided(without, with_text, scale), (after, negative)
 
-        return guided
+        return both_halves
 
     def _noise(self, state: ReleasedState, stream: int, shape: tuple[int, ...]) -> Tensor:
         """Return noise `(B, *shape)`: a function of (seed, chunk, stream), scaled by the temperature."""
         noise = chunk_noise(state.seed + stream * _STREAMS, state.chunk, shape)
-        noise = noise.to(self.parts.device) * state.temperature[:, None, None, None, None]
+        noise = placed(noise, self.parts.device) * state.temperature[:, None, None, None, None]
         return noise.to(self.parts.dtype)
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor, first: bool) -> CameraInput:
@@ -350,19 +354,13 @@ class ReleasedWorld:
 
         The first chunk also has the start frame, whose pose is the identity.
         """
-        stride = self.parts.dit.cfg.temporal_stride
-        poses = c2w.float().to(self.parts.device)
+        cfg = self.parts.dit.cfg
+        stride, poses = cfg.temporal_stride, placed(c2w, self.parts.device, torch.float32)
         if first:
             start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
             poses = torch.cat([start, poses], dim=1)
-            windows = window_indices(poses.shape[1], stride)
-            last = torch.arange(0, poses.shape[1], stride)
-        else:
-            windows = torch.arange(poses.shape[1]).view(-1, stride)  # (n, stride): own frames of each latent
-            last = windows[:, -1]
-        latent = latent_intrinsics(intrinsics, self._spec.frame_size, self.grid)  # (B, 4)
-        rays = plucker_rays(poses, latent[:, None].expand(-1, poses.shape[1], -1), *self.grid)
-        return CameraInput(camera_conditions(poses[:, last], latent), pack_windows(rays, windows))
+        windows = clip_windows(poses.shape[1], stride) if first else own_windows(cfg.chunk_frames, stride)
+        return camera_input(poses, intrinsics, self._spec.frame_size, self.grid, windows)
 
 
 def latent_grid(frame_size: tuple[int, int], vae: LTX2VAE) -> tuple[int, int]:

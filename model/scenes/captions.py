@@ -45,6 +45,17 @@ def caption(scene: Scene) -> list[str]:
     ]
 
 
+def every_caption() -> list[str]:
+    """Return every caption that a scene can have, in a fixed order."""
+    return [
+        f"{count}, {light} light, {air} air, {color} beacon"
+        for count in _COUNTS
+        for light in LIGHT_LEVELS
+        for air in AIR_LEVELS
+        for color in COLOR_NAMES
+    ]
+
+
 def with_prompt(scene: Scene, prompts: Sequence[str | None]) -> Scene:
     """Return the scenes with the light, air and beacon colour that the prompts name; other words are ignored.
 

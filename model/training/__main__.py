@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -119,6 +120,41 @@ def add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and val/ latents")
 
 
+def duration(text: str) -> float:
+    """Return the seconds of "90", "90s", "18m" or "6h"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 90s, 18m or 6h")
+    return seconds
+
+
+def add_imagine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("imagine", help="train the embedded worlds by one recipe, within a budget")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the whole training, resumed")
+    parser.add_argument("--total", type=duration, required=True, help="training in all, such as 18m or 6h")
+    parser.add_argument("--budget", type=duration, help="of this command; none trains to the end")
+    parser.add_argument("--carry", type=Path, help="small files to go on from on another machine")
+    parser.add_argument("--recipe", type=Path, help="recipe (.toml) instead of the embedded worlds'")
+    parser.add_argument("--workers", type=int, default=0, help="processes that plan clips ahead")
+    parser.add_argument("--device", default="cpu")
+
+
+def imagine_here(options: argparse.Namespace) -> None:
+    from wm_env.model.training.imagination import RECIPE, Place, imagine, read_recipe
+
+    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {options.device}: torch sees no CUDA device; leave --device out for the CPU"
+        )
+    place = Place(
+        out=options.out, total=options.total, carry=options.carry, device=options.device,
+        workers=options.workers,
+    )  # fmt: skip
+    recipe = read_recipe(options.recipe or RECIPE, options.device)
+    imagine(place, recipe, options.budget, lambda line: print(line, flush=True))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m wm_env.model.training", description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; two processes beat two threads")
@@ -132,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_training(commands, "self-forcing", "train a world further on its own rollouts")
     add_training(commands, "distill", "train a world of fewer denoising steps")
     add_world(commands)
+    add_imagine(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     torch.set_num_threads(options.threads)
@@ -166,6 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
             options.out / options.split,
             lambda done, of: print(f"shard {done}/{of}", flush=True),
         )
+    elif options.command == "imagine":
+        imagine_here(options)
     elif options.command == "world":
         train_world_here(options)
     elif options.command == "self-forcing":

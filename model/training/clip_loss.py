@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from wm_env.model.chunks import cut_at
 from wm_env.model.dit import DiT
 from wm_env.model.state import tree_map
-from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss
+from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss, fast_attention
 
 MODES = ("same", "incremental", "last_anchor", "clean_prefix")
 
@@ -146,7 +146,7 @@ def clip_loss(
     noisy = z + (eps - z) * sigma[:, None, :, None, None]
     velocity, _ = model(
         noisy, 1000 * sigma, batch.text, batch.camera if with_camera else None,
-        memory=batch.memory, chunk_starts=starts,
+        memory=batch.memory, chunks=cut_at(starts),
     )  # fmt: skip
     squares = (velocity.float() - (eps - z)).square().mean((3, 4))  # (B, C, T)
     error = squares.mean(1) if weights is None else (squares * weights.to(z.device)[:, None]).mean(1)
@@ -164,10 +164,7 @@ def clip_step(
         assert isinstance(model, DiT)
         device = model.latent_in.weight.device
         batch = tree_map(lambda x: x.to(device), source.draw(generator))
-        backends = (
-            [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-        )
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
+        with fast_attention(device, bf16):
             return clip_loss(model, batch, config, generator, weights).mean, {}
 
     return step

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
-from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
+from wm_env.model.embedded import latents_of, load_embedded, world_path, write_parts
 from wm_env.model.rollout import LearnedWorld, SamplerConfig
+from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.distill_losses import student_levels
 from wm_env.model.training.distill_steps import (
     Distillation,
@@ -89,7 +89,7 @@ def load_teacher(teacher: Path, world: Path | None) -> tuple[LearnedWorld, Path,
             "a world folder takes none"
         )
     where = teacher if world is None else world
-    loaded, sha = load_world(where), load_checkpoint(world_path(where))[1]["sha256"]
+    loaded, sha = load_embedded(where), load_checkpoint(world_path(where))[1]["sha256"]
     if world is not None:
         tensors, card = load_checkpoint(teacher)
         load_into(loaded.dit, tensors, str(teacher))
@@ -173,7 +173,7 @@ def distill(
 def export_undistilled(world: Path, steps: int, out: Path, shift: float = 2.0) -> None:
     """Write the world folder `out`: `world` itself with that many Euler steps, for comparison."""
     sampler = SamplerConfig(sigmas=student_levels(steps, shift))
-    _export(load_world(world), world, f"{steps}euler", sampler, out, None, {})
+    _export(load_embedded(world), world, f"{steps}euler", sampler, out, None, {})
 
 
 def _export(

@@ -16,8 +16,9 @@ detail that nobody could predict. w_c^2 is the root of a channel's energy in pix
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,18 +28,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.attention import GDNAttention
-from wm_env.model.camera import CameraInput, camera_conditions, latent_intrinsics, plucker_rays
+from wm_env.model.camera import CameraInput, camera_input, start_windows
+from wm_env.model.chunks import causal
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.rendered import RenderedLatents
 from wm_env.model.dit import Block, DiT
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.memory import memory_tokens
+from wm_env.model.pixels import to_pixels
 from wm_env.model.state import DiTState, WindowState, tree_map
 from wm_env.model.text import TextTokens
 from wm_env.model.training.keyframes import damage, true_keyframes, views_of_chunk
 from wm_env.model.training.loop import Rule
-from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +104,9 @@ class WorldLoss(NamedTuple):
 
 
 def camera_of_clip(c2w: Tensor, intrinsics: Tensor, size: int) -> CameraInput:
-    """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0.
-
-    Frame 0's Plücker window repeats its own pose: its future is not known when a rollout begins.
-    """
+    """Return the conditioning of all latent frames of pixel poses `(B, 4T-3, 4, 4)` relative to frame 0."""
     grid = (size // STRIDE, size // STRIDE)
-    latent = latent_intrinsics(intrinsics, (size, size), grid)  # (B, 4)
-    padded = torch.cat([c2w[:, :1].expand(-1, GROUP - 1, -1, -1), c2w], dim=1)  # (B, 4T, 4, 4)
-    rays = plucker_rays(padded, latent[:, None].expand(-1, padded.shape[1], -1), *grid)  # (B, 4T, 6, h, w)
-    plucker = rays.unflatten(1, (-1, GROUP)).flatten(2, 3).transpose(1, 2)  # (B, 24, T, h, w)
-    return CameraInput(camera_conditions(c2w[:, ::GROUP], latent), plucker)
+    return camera_input(c2w, intrinsics, (size, size), grid, start_windows(c2w.shape[1], GROUP))
 
 
 def memory_of_clip(batch: LatentClip, c2w: Tensor, generator: torch.Generator, corrupt: bool) -> Tensor:
@@ -153,19 +149,37 @@ class BatchSource:
         last = self.shards.groups - cfg.frames
         first = torch.where(uniform(cfg.batch) < 0.3, 0, integer(last + 1)).tolist()
         sample = self.shards.read(indices, first, cfg.frames)
-        clip: Clip = sample.clip
-        c2w = relative_to_first(clip.c2w)
-        true_start = uniform(cfg.batch) < cfg.start_true
-        start = torch.where(true_start[:, None, None, None], sample.z[:, 0], sample.start)
-        z = torch.cat([start[:, None], sample.z[:, 1:]], dim=1).transpose(1, 2)  # (B, C, T, h, w)
-        ids = clip.caption[:, ::GROUP]  # (B, T)
-        kept = (uniform(cfg.batch) >= cfg.text_dropout).float()[:, None, None]
-        text = TextTokens(self.captions.tokens[ids], self.captions.mask[ids] * kept)
-        memory = None
-        if self.memory:
-            memory = memory_tokens(memory_of_clip(sample, c2w, generator, corrupt))
-        size = clip.rgb.shape[-2]
-        return WorldBatch(z, camera_of_clip(c2w, clip.intrinsics, size), text, memory)
+        return world_batch(sample, self.captions, cfg, self.memory, generator, corrupt)
+
+
+def world_batch(
+    sample: LatentClip,
+    captions: TextTokens,
+    config: WorldLossConfig,
+    memory: bool,
+    generator: torch.Generator,
+    corrupt: bool,
+) -> WorldBatch:
+    """Return clips as the transformer sees them, on the device of their latents.
+
+    captions: the table that `clip.caption` indexes. memory: with the point memory's views. corrupt: whose
+    keyframes are damaged like generated ones.
+    """
+    clip: Clip = sample.clip
+    device, count = sample.z.device, len(sample.z)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).to(device)
+
+    c2w = relative_to_first(clip.c2w)
+    true_start = uniform(count) < config.start_true
+    start = torch.where(true_start[:, None, None, None], sample.z[:, 0], sample.start)
+    z = torch.cat([start[:, None], sample.z[:, 1:]], dim=1).transpose(1, 2)  # (B, C, T, h, w)
+    ids = clip.caption[:, ::GROUP]  # (B, T)
+    kept = (uniform(count) >= config.text_dropout).float()[:, None, None]
+    text = TextTokens(captions.tokens[ids], captions.mask[ids] * kept)
+    views = memory_tokens(memory_of_clip(sample, c2w, generator, corrupt)) if memory else None
+    return WorldBatch(z, camera_of_clip(c2w, clip.intrinsics, clip.rgb.shape[-2]), text, views)
 
 
 def _frames_as_batch(x: Tensor, axis: int) -> Tensor:
@@ -184,7 +198,7 @@ def history_state(
     frames = history.shape[2]
     _, states = model(
         history, 1000 * tau, batch.text, batch.camera, before,
-        memory=batch.memory, chunk_starts=tuple(range(frames)), every_chunk=True,
+        memory=batch.memory, chunks=causal(frames),
     )  # fmt: skip
     return tree_map(lambda leaf: leaf[:, :-1].flatten(0, 1), states)
 
@@ -279,6 +293,17 @@ def channel_weights(vae: TinyVAE, latents: Tensor) -> Tensor:
     return roots / roots.mean()
 
 
+@contextlib.contextmanager
+def fast_attention(device: torch.device, bf16: bool) -> Iterator[None]:
+    """The block in which a training step runs: autocast if `bf16`, and the fastest attention of the device.
+
+    The fused CPU attention is slow backward at 64 tokens: measured 2.9 s -> 2.6 s a step without it.
+    """
+    backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
+        yield
+
+
 def step_function(
     source: BatchSource, bf16: bool, weights: Tensor | None = None
 ) -> Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]:
@@ -289,11 +314,7 @@ def step_function(
         batch = source.draw(generator)
         device = model.latent_in.weight.device
         batch = tree_map(lambda x: x.to(device), batch)
-        # the fused CPU attention is slow backward at 64 tokens: measured 2.9 s -> 2.6 s a step without it
-        backends = (
-            [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-        )
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), sdpa_kernel(backends):
+        with fast_attention(device, bf16):
             return world_loss(model, batch, source.config, generator, weights).mean, {}
 
     return step
@@ -315,7 +336,8 @@ def parameter_rule(name: str, parameter: nn.Parameter) -> Rule:
 def set_half_lives(model: DiT, half_lives: Sequence[float]) -> None:
     """Start the decay gates of every block at half-lives in latent frames, one per head, for any input.
 
-    exp(A_log) softplus(dt_bias) = ln 2 / half-life (dit.md 3.3), with the input's part of the gate at zero.
+    exp(A_log) softplus(dt_bias) = ln 2 / half-life (docs/reference/transformer.md#gates), with the input's
+    part of the gate at zero.
     """
     if len(half_lives) != model.cfg.heads or min(half_lives) <= 0:
         raise ValueError(f"half_lives={tuple(half_lives)}: {model.cfg.heads} positive numbers, one per head")

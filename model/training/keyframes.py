@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.memory import choose_slots, kept_frames, splat
-from wm_env.model.vae.tiny import GROUP, inverse_depth, metric_depth
+from wm_env.model.pixels import inverse_depth, metric_depth
+from wm_env.model.vae.tiny import GROUP
 
 
 def rand(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from wm_env.model.checkpoint import check_tensors, save_checkpoint, write_atomic
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.checkpoint import check_tensors, save_checkpoint
 from wm_env.model.training.distributed import (
     SOLO,
     Group,
@@ -50,12 +51,17 @@ EvalFn = Callable[[nn.Module], dict[str, float]]
 class LoopConfig:
     """What the loop needs to know.
 
-    total_steps: declared length; the learning rate depends on step / total_steps.
+    total_steps: declared length; the learning rate depends on the share of the run that is done (`done`).
+    total_seconds: length in seconds of training beside it, None for no limit: what is over first counts. A
+        run with one depends on the machine.
     lr, muon_lr: peak rates of AdamW and Muon; `slow_factor` scales lr for parameters ruled "slow".
     warmup_steps: linear warm-up; then constant for `constant_fraction` of the run, then linear to
         `final_lr_fraction` of the peak.
     ema_decay: limit of the exponential moving average (shorter at the start); 0 for none.
     microbatches: draws of the step function whose mean gradient is one step (distributed.py).
+    eval_seconds: evaluate whenever so many seconds of training are over, beside `eval_every` steps.
+    patience: after so many evaluations without a new best `val_loss` (by 0.2%) the rest of the constant part
+        is left out and the rate falls; 0 never.
     """
 
     total_steps: int
@@ -74,6 +80,9 @@ class LoopConfig:
     log_every: int = 20
     eval_every: int = 500
     save_every_seconds: float = 120.0
+    total_seconds: float | None = None
+    eval_seconds: float | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "log_every", "eval_every", "microbatches"):
@@ -81,6 +90,10 @@ class LoopConfig:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
+        for name in ("total_seconds", "eval_seconds"):
+            value = self.__dict__[name]
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be positive, or None")
         if not 0 <= self.constant_fraction <= 1 or not 0 <= self.ema_decay < 1 or self.lr <= 0:
             raise ValueError(f"constant_fraction in [0,1], ema_decay in [0,1) and lr > 0 are needed: {self}")
 
@@ -93,10 +106,25 @@ class Progress(NamedTuple):
     metrics: dict[str, float]
 
 
-def lr_scale(step: int, config: LoopConfig) -> float:
-    """Return the factor on the peak learning rate at `step`: warm-up, constant, linear decay."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    done = step / config.total_steps
+class Clock(NamedTuple):
+    """Where a run stands. step: steps taken; seconds: of training; skipped: share of the schedule left out;
+    warm_from: step at which the optimizers began without moments."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: float = 0.0
+    warm_from: int = 0
+
+    def done(self, config: LoopConfig) -> float:
+        """Return the share of the run that is over, by steps or by seconds, 1 at its end."""
+        by_time = self.seconds / config.total_seconds if config.total_seconds else 0.0
+        return max(self.step / config.total_steps, by_time) + self.skipped
+
+
+def lr_scale(clock: Clock, config: LoopConfig) -> float:
+    """Return the factor on the peak learning rate: warm-up, constant, linear decay."""
+    warm = min(1.0, (clock.step - clock.warm_from + 1) / max(1, config.warmup_steps))
+    done = clock.done(config)
     if done <= config.constant_fraction:
         return warm
     left = (1 - done) / max(1e-9, 1 - config.constant_fraction)
@@ -181,7 +209,8 @@ class Run:
     generator) and from nowhere else; its state is the data position. evaluate(model) -> metrics is called
     with the EMA weights in place. `settings` (JSON values) is what else decides the run; a resumed run
     whose settings or config differ is refused. `facts` (JSON values, such as the data) go on the card and
-    are not compared. `group` says who computes it and decides nothing else.
+    are not compared. `group` says who computes it and decides nothing else. `begin`: where a run stands that
+    was begun elsewhere, its weights already in `model`; a `state.pt` in the folder goes before it.
     """
 
     def __init__(
@@ -197,7 +226,9 @@ class Run:
         resume: bool = True,
         facts: Mapping[str, Any] | None = None,
         group: Group = SOLO,
+        begin: Clock | None = None,
     ) -> None:
+        self.on_save: Callable[[Run], None] | None = None  # called after every save, of the main process
         self.facts = dict(facts or {})
         self.model, self.config, self.out, self.evaluate, self.group = model, config, out, evaluate, group
         self.draws = group.own(config.microbatches)
@@ -207,8 +238,9 @@ class Run:
         self.compute = distribute(model, lambda generator, step: step_fn(model, generator, step), group)
         self.optimizers = make_optimizers(model, config, rule)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.step, self.wall_seconds = 0, 0.0
+        self.clock = begin or Clock()
         self.metrics: dict[str, float] = {}
+        self.best, self.worse = math.inf, 0  # held-out loss, and evaluations since it was reached
         self.device = next(model.parameters()).device
         self.ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         out.mkdir(parents=True, exist_ok=True)
@@ -218,8 +250,18 @@ class Run:
             self._load()
 
     @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.clock.step
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training."""
+        return self.clock.seconds
+
+    @property
     def finished(self) -> bool:
-        return self.step >= self.config.total_steps
+        return self.clock.done(self.config) >= 1
 
     def advance(
         self, *, seconds: float | None = None, steps: int | None = None, report: Report | None = None
@@ -231,10 +273,12 @@ class Run:
         started = saved = time.monotonic()
         stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
         wall_before, window = self.wall_seconds, _Window()
+        evaluated = self.wall_seconds
         self.model.train()
         while True:
             now = time.monotonic()
-            running = self.step < stop and (seconds is None or now - started < seconds)
+            running = self.step < stop and not self.finished
+            running = running and (seconds is None or now - started < seconds)
             running, due = self.group.decide(running, now - saved > self.config.save_every_seconds)
             if not running:
                 break
@@ -245,10 +289,15 @@ class Run:
             window.add(metrics)
             if report is not None and self.group.main:
                 report(self.step, self.config.total_steps, metrics["loss"])
-            self.wall_seconds = wall_before + time.monotonic() - started
+            self.clock = self.clock._replace(seconds=wall_before + time.monotonic() - started)
             last = self.step == stop
-            if self.evaluate is not None and (self.step % self.config.eval_every == 0 or self.finished):
+            every = self.config.eval_seconds
+            asked = every is not None and self.wall_seconds - evaluated >= every
+            if self.evaluate is not None and (
+                asked or self.step % self.config.eval_every == 0 or self.finished
+            ):
                 self._evaluate()
+                evaluated = self.wall_seconds
             if self.step % self.config.log_every == 0 or last:
                 self._log({"train": window.mean()})
                 window = _Window()
@@ -280,6 +329,7 @@ class Run:
             "seed": self.config.seed,
             "commit": git_commit(),
             "steps": self.step,
+            "finished": self.finished,
             "wall_seconds": round(self.wall_seconds, 1),
             "hardware": hardware(self.device),
             "processes": self.group.size,
@@ -295,6 +345,8 @@ class Run:
                 "settings": json.dumps(self.settings),
                 "step": self.step,
                 "wall_seconds": self.wall_seconds,
+                "clock": {"skipped": self.clock.skipped, "warm_from": self.clock.warm_from},
+                "plateau": {"best": self.best, "worse": self.worse},
                 "metrics": self.metrics,
                 "model": self.model.state_dict(),
                 "ema": self.ema,
@@ -310,9 +362,11 @@ class Run:
         torch.save(state, buffer)
         write_atomic(self.out / "state.pt", buffer.getvalue())
         write_atomic(self.out / "card.json", (json.dumps(self.card(), indent=2) + "\n").encode())
+        if self.on_save is not None:
+            self.on_save(self)
 
     def _train_step(self) -> dict[str, float]:
-        scale = lr_scale(self.step, self.config)
+        scale = lr_scale(self.clock, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
@@ -334,7 +388,7 @@ class Run:
             )
         for optimizer in self.optimizers:
             optimizer.step()
-        self.step += 1
+        self.clock = self.clock._replace(step=self.step + 1)
         self._update_ema()
         return {**metrics, "grad_norm": norm}
 
@@ -393,6 +447,18 @@ class Run:
         self.model.load_state_dict(current)
         self.model.train()
         self._log({"eval": self.metrics})
+        self._note_plateau()
+
+    def _note_plateau(self) -> None:
+        """Leave out the rest of the constant part once the held-out loss has stopped falling."""
+        if not self.config.patience or "val_loss" not in self.metrics:
+            return
+        better = self.metrics["val_loss"] < 0.998 * self.best
+        self.best = self.metrics["val_loss"] if better else self.best
+        self.worse = 0 if better else self.worse + 1
+        left = self.config.constant_fraction - self.clock.done(self.config)
+        if self.worse >= self.config.patience and left > 0:
+            self.clock = self.clock._replace(skipped=self.clock.skipped + left)
 
     def _log(self, entry: dict[str, Any]) -> None:
         if not self.group.main:
@@ -419,7 +485,10 @@ class Run:
             optimizer.load_state_dict(split_state(optimizer, state))
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["torch_rng"])
-        self.step, self.wall_seconds = int(saved["step"]), float(saved["wall_seconds"])
+        clock = saved.get("clock", {"skipped": 0.0, "warm_from": 0})  # runs of 0.1 have none
+        self.clock = Clock(int(saved["step"]), float(saved["wall_seconds"]), **clock)
+        plateau = saved.get("plateau", {"best": math.inf, "worse": 0})
+        self.best, self.worse = plateau["best"], plateau["worse"]
         self.metrics = dict(saved["metrics"])
         if self.group.main:
             self._drop_lines_after(self.step)

@@ -7,9 +7,9 @@ then damaged (`keyframes.damage`). Clips with events teach the gate to drop keyf
 
     loss = |e| + e^2 + |grad e|,   e = refined - true pixels, inverse depth at half weight
 
-A refiner with noise levels is trained as a truncated flow (training.md 7) between the true frames x_h and the
-partly noised guess x_1 = (1 - s_0) x_l + s_0 eps: at a level s in (0, s_0], from a shifted logit-normal that
-ends there,
+A refiner with noise levels is trained as a truncated flow (docs/reference/training.md#refiner) between the
+true frames x_h and the partly noised guess x_1 = (1 - s_0) x_l + s_0 eps: at a level s in (0, s_0], from a
+shifted logit-normal that ends there,
 
     x = (1 - s/s_0) x_h + (s/s_0) x_1,    loss = |v(x, s) - (x_1 - x_h) / s_0|^2,    v = (x - x_0) / s
 """
@@ -25,17 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.data.rendered import Clips
 from wm_env.model.flow import shift_sigma
 from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
+from wm_env.model.pixels import inverse_depth, to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
-from wm_env.model.vae.tiny import GROUP, TinyVAE, inverse_depth, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 SHIFT = 3.0  # of the noise levels that a flow is trained at
 LOWEST = 0.05  # smallest of them: the loss has 1/s^2 of the error of x_0

@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.rendered import Clips, open_clips
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
+from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.training.clip_rollouts import states_along
+from wm_env.model.training.clip_rollouts import begin_along, chunks_along
 from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.refiner import refine_with, refiner_loss
 from wm_env.model.training.vae import bf16_supported, psnr
-from wm_env.model.vae.tiny import GROUP, to_pixels
+from wm_env.model.vae.tiny import GROUP
 
 HORIZONS = (4, 16, 64)  # pixel frames
 
@@ -72,14 +73,10 @@ class Rollout(NamedTuple):
 def roll_out(world: LearnedWorld, clip: Clip, captions: Sequence[str], seeds: Sequence[int]) -> Rollout:
     """Return the refiner's inputs and targets along clips of 1 + 4 n frames."""
     assert world.refiner is not None
-    given: list[tuple[Tensor, Tensor]] = []
-    hook = world.refiner.register_forward_hook(lambda _, inputs, __: given.append(inputs[:2]))
-    try:
-        for _ in states_along(world, clip, captions, seeds):
-            pass  # the hook keeps what the refiner is given
-    finally:
-        hook.remove()
-    decoded, seen = (torch.cat([pair[i].clone() for pair in given]) for i in (0, 1))  # out of inference mode
+    state = begin_along(world, clip, captions, seeds)
+    given = [(step.decoded, step.view.warped) for step in chunks_along(world, state, clip, captions)]
+    decoded = torch.cat([pixels.clone() for pixels, _ in given])  # clones: out of inference mode
+    seen = torch.cat([warped.clone() for _, warped in given if warped is not None])
     truth = to_pixels(clip.rgb, clip.depth)[:, 1:].unflatten(1, (-1, GROUP)).transpose(0, 1).flatten(0, 1)
     return Rollout(decoded, seen, truth.to(decoded.device))
 
@@ -134,7 +131,7 @@ def train_on_rollouts(
 ) -> Run:
     """Train, or resume, the refiner of a world folder; write `out/refiner.safetensors` after the slice."""
     train, val = open_clips(data / "train"), open_clips(data / "val")
-    loaded = load_world(world, device=device)
+    loaded = load_embedded(world, device=device)
     refiner = loaded.refiner
     if refiner is None:
         raise ValueError(f"{world} has no refiner to train; use a world with memory, such as tiny")

@@ -29,14 +29,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.camera import CameraInput
-from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import latents_of, load_world, world_path, write_parts
+from wm_env.model.embedded import latents_of, load_embedded, world_path, write_parts
 from wm_env.model.geometry import relative_to_first
+from wm_env.model.pixels import to_pixels
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
+from wm_env.model.storage.checkpoint import load_card, load_checkpoint
 from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.clip_rollouts import states_along
 from wm_env.model.training.flow_matching import (
@@ -52,7 +53,7 @@ from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, psnr
 from wm_env.model.training.vivid import appearance_distance, decoded, median_distance
 from wm_env.model.training.world import export_world
-from wm_env.model.vae.tiny import GROUP, TinyVAE, to_pixels
+from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +257,7 @@ def train_self_forcing(
     whose transformer is trained on. far: data and latents of long clips, for `config.far`. init: a
     `dit.safetensors` to start from instead, before its rounding.
     """
-    loaded = load_world(world)
+    loaded = load_embedded(world)
     card = load_card(world_path(world))
     if (config.far > 0) != (far is not None):
         given = "none" if far is None else f"clips {far[0]} with latents {far[1]}"

@@ -21,19 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.data.rendered import Clips, open_clips
+from wm_env.model.pixels import inverse_depth, metric_depth, to_pixels
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.training.distributed import SOLO, Group
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
-from wm_env.model.vae.tiny import (
-    GROUP,
-    TinyVAE,
-    TinyVAEConfig,
-    init_from_patches,
-    inverse_depth,
-    metric_depth,
-    to_pixels,
-)
+from wm_env.model.vae.tiny import GROUP, TinyVAE, TinyVAEConfig, init_from_patches
 
 LEVEL = 0.9995  # cosine of the tilt (1.8 deg) up to which a frame counts as a possible start image
 
@@ -189,7 +182,7 @@ def evaluate(vae: TinyVAE, shards: Clips, clips: int = 32) -> dict[str, float]:
         rgb, depth = clip.rgb[None].to(device), clip.depth[None].to(device)
         truth = to_pixels(rgb, depth)
         latents = vae.encode_clip(rgb, depth)
-        start, predicted = vae.encode_image(rgb[:, 0], clip.intrinsics[None].to(device))
+        start, predicted, _ = vae.encode_image(rgb[:, 0], clip.intrinsics[None].to(device))
         decoded = vae.decode_clip(torch.cat([start[:, None], latents[:, 1:]], dim=1))
         frames = psnr(decoded[0, :, :3], truth[0, :, :3])
         values["psnr"].append(frames[1:].mean())

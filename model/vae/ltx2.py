@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wm_env.model.released.folder import Component
-from wm_env.model.released.tensor_files import list_tensors, load_tensorwise
+from wm_env.model.pixels import from_uint8, to_uint8
+from wm_env.model.storage.folder import Component
+from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.vae.normalisation import LatentScale, denormalise, normalise
 
 INSTALL = "install it with `pip install 'wm-env[released]'`"
@@ -79,14 +80,14 @@ class LTX2VAE:
 
     def encode(self, frames: Tensor) -> Tensor:
         """Return latents `(B, C, T, h, w)` float32 of frames uint8 `(B, F, H, W, 3)`: the posterior mode."""
-        x = frames.permute(0, 4, 1, 2, 3).to(self.module.device, torch.float32) / 127.5 - 1
+        x = from_uint8(frames.permute(0, 4, 1, 2, 3).to(self.module.device))
         posterior = self.module.encode(x.to(self.module.dtype)).latent_dist
         return normalise(posterior.mode().float(), self.scale)
 
     def decode_clip(self, latents: Tensor) -> Tensor:
         """Return frames uint8 `(B, F, H, W, 3)`, F = ratio * (T - 1) + 1, of a whole clip of latents."""
         z = denormalise(latents.to(self.module.device, torch.float32), self.scale)
-        return to_uint8(self.module.decode(z.to(self.module.dtype), return_dict=False)[0])
+        return to_frames(self.module.decode(z.to(self.module.dtype), return_dict=False)[0])
 
     def decode(self, latents: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:
         """Return the frames uint8 `(B, F, H, W, 3)` of the next latents `(B, C, n, h, w)`, and the state.
@@ -95,12 +96,12 @@ class LTX2VAE:
         """
         z = denormalise(latents.to(self.module.device, torch.float32), self.scale)
         pixels, state = causal_decode(self.module.decoder, z.to(self.module.dtype), state)
-        return to_uint8(pixels), state
+        return to_frames(pixels), state
 
 
-def to_uint8(pixels: Tensor) -> Tensor:
+def to_frames(pixels: Tensor) -> Tensor:
     """Return uint8 `(B, F, H, W, 3)` of pixels `(B, 3, F, H, W)` in [-1, 1]."""
-    return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
+    return to_uint8(pixels).permute(0, 2, 3, 4, 1)
 
 
 def causal_decode(decoder: nn.Module, z: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:

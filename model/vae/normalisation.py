@@ -1,6 +1,6 @@
 """Scaling between an autoencoder's latents and the transformer's: per-channel mean and deviation.
 
-z_model = (z - mean_c) * scaling / std_c                                  (pipeline.md section 5)
+z_model = (z - mean_c) * scaling / std_c        (docs/reference/pipeline.md#autoencoder)
 """
 
 from __future__ import annotations

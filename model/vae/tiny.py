@@ -25,12 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_env.model.geometry import pixel_rays
+from wm_env.model.pixels import PIXEL_CHANNELS, from_uint8, metric_depth, to_pixels
 
-DEPTH_SCALE = 1.2  # metres; z = 1.2 m is d = 0
-MAX_INVERSE = 3.0  # nearest representable depth: 0.4 m
 GROUP = 4  # pixel frames per latent frame
 STRIDE = 8
-PIXEL_CHANNELS = 4  # r, g, b, inverse depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +52,6 @@ class DecodeState(NamedTuple):
     previous: Tensor
 
 
-def inverse_depth(depth: Tensor) -> Tensor:
-    """Return d = clip(1.2 / z, 0, 3) - 1 of depth z in metres; infinity is allowed."""
-    return (DEPTH_SCALE / depth.clamp_min(1e-3)).clamp(max=MAX_INVERSE) - 1
-
-
-def metric_depth(inverse: Tensor) -> Tensor:
-    """Return depth in metres of inverse depth d; beyond 60 m is 60 m, nearer than 0.4 m is 0.4 m."""
-    return DEPTH_SCALE / (inverse + 1).clamp(DEPTH_SCALE / 60, MAX_INVERSE)
-
-
-def to_pixels(rgb: Tensor, depth: Tensor) -> Tensor:
-    """Return `(..., 4, h, w)` float32 pixels of rgb uint8 `(..., h, w, 3)` and depth `(..., h, w)` metres."""
-    colour = rgb.float().movedim(-1, -3) / 127.5 - 1  # (..., 3, h, w)
-    return torch.cat([colour, inverse_depth(depth.float()).unsqueeze(-3)], dim=-3)
-
-
-def to_rgb(pixels: Tensor) -> Tensor:
-    """Return uint8 rgb `(..., h, w, 3)` of pixels `(..., >=3, h, w)`."""
-    colour = pixels[..., :3, :, :].float().clamp(-1, 1)
-    return ((colour + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
-
-
 def group_frames(frames: Tensor) -> Tensor:
     """Return `(B, T, 4, ...)` groups of `(B, 1 + 4 (T-1), ...)` frames: frame 0 repeated, then fours."""
     if (frames.shape[1] - 1) % GROUP:
@@ -84,6 +60,15 @@ def group_frames(frames: Tensor) -> Tensor:
         raise ValueError(f"{n} frames do not fit the VAE: need 4k+1; nearest are {low} and {low + GROUP}")
     first = frames[:, :1].expand(-1, GROUP, *frames.shape[2:])
     return torch.cat([first, frames[:, 1:]], dim=1).unflatten(1, (-1, GROUP))
+
+
+class EncodedImage(NamedTuple):
+    """A start image: latent `(B, C, h, w)`, predicted depth `(B, H, W)` in metres, and both as pixels
+    `(B, 4, H, W)`."""
+
+    latent: Tensor
+    depth: Tensor
+    pixels: Tensor
 
 
 class ResidualBlock(nn.Module):
@@ -207,15 +192,14 @@ class TinyVAE(nn.Module):
         groups = group_frames(to_pixels(rgb, depth))  # (B, T, 4, 4, H, W)
         return self.encode_groups(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
 
-    def encode_image(self, rgb: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the start latent `(B, C, h, w)` and the predicted depth `(B, H, W)` in metres.
+    def encode_image(self, rgb: Tensor, intrinsics: Tensor) -> EncodedImage:
+        """Return a start image as a world is given it, its depth predicted.
 
         rgb uint8 `(B, H, W, 3)`; intrinsics `(B, 4)` in pixels of this size.
         """
-        colour = rgb.float().movedim(-1, 1) / 127.5 - 1  # (B, 3, H, W)
-        depth = metric_depth(self.depth_net(colour, intrinsics))
-        pixels = torch.cat([colour, inverse_depth(depth)[:, None]], dim=1)  # (B, 4, H, W)
-        return self.encode_groups(pixels[:, None].expand(-1, GROUP, -1, -1, -1)), depth
+        depth = metric_depth(self.depth_net(from_uint8(rgb).movedim(-1, 1), intrinsics))
+        pixels = to_pixels(rgb, depth)  # (B, 4, H, W)
+        return EncodedImage(self.encode_groups(pixels[:, None].expand(-1, GROUP, -1, -1, -1)), depth, pixels)
 
     def start_decoding(self, latent: Tensor) -> DecodeState:
         """Return the decode state before the first latent `(B, C, h, w)`: that latent itself."""

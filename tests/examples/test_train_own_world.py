@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from wm_env.model.data.procedural import RenderConfig, render_clip
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "train_own_world.py"
 FRAMES = 9
@@ -37,7 +37,7 @@ def test_a_folder_of_clips_becomes_a_world_that_opens(clips: Path, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 clips, 1 bad" in done.stdout and "  2  9 frames for 8 poses" in done.stdout
-    world, before = load_world(tmp_path / "out" / "world"), load_world("tiny-pure")
+    world, before = load_embedded(tmp_path / "out" / "world"), load_embedded("tiny-pure")
     assert world.spec.name == "own" and world.spec.trained_steps == 2
     moved = [
         float((a - b).abs().max())

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from wm_env.model.camera import CameraInput
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig, sana_wm, tiny
 from wm_env.model.dit import DiT
-from wm_env.model.released_names import parameter_count, table
+from wm_env.model.released.names import parameter_count, table
 from wm_env.model.state import DiTState, cat, leaves, select, tree_map
 from wm_env.model.text import TextTokens
 
@@ -81,7 +82,7 @@ def stream(model: DiT, inputs: Inputs, starts: list[int], state: DiTState | None
 @pytest.mark.parametrize("starts", [[0, 4], [0, 1, 2, 5], [0, 3, 6], list(range(FRAMES))])
 def test_any_split_into_calls_gives_the_chunk_causal_output(starts: list[int]) -> None:
     model, inputs = small_model(window_chunks=None), Inputs()
-    whole, state = model(*inputs.cut(0, FRAMES), chunk_starts=starts)
+    whole, state = model(*inputs.cut(0, FRAMES), chunks=Chunks(starts))
     streamed, last = stream(model, inputs, starts, None)
     assert_close(streamed, whole)
     assert_same_state(last, state)
@@ -91,7 +92,7 @@ def test_any_split_into_calls_gives_the_chunk_causal_output(starts: list[int]) -
 def test_a_bounded_window_streams_like_one_call_with_many_chunks() -> None:
     model, inputs = small_model(), Inputs()
     starts = list(range(FRAMES))
-    whole, states = model(*inputs.cut(0, FRAMES), chunk_starts=starts, every_chunk=True)
+    whole, states = model(*inputs.cut(0, FRAMES), chunks=Chunks(starts, keep_every=True))
     state = None
     for t in starts:
         velocity, state = model(*inputs.cut(t, t + 1), state)
@@ -118,9 +119,9 @@ def test_slots_at_different_chunks_do_not_see_each_other(sink: bool) -> None:
     _, old = stream(model, other, [0, 1, 2, 3, 4, 5, 6], fresh)
     arguments = [inputs.cut(0, 2), other.cut(3, 5)]
     both = tree_map(lambda a, b: torch.cat([a, b]), tuple(arguments[0]), tuple(arguments[1]))
-    batched, states = model(*both, cat([fresh, old]), chunk_starts=(0, 1))
+    batched, states = model(*both, cat([fresh, old]), chunks=Chunks((0, 1)))
     for slot, state in enumerate([fresh, old]):
-        alone, after = model(*arguments[slot], state, chunk_starts=(0, 1))
+        alone, after = model(*arguments[slot], state, chunks=Chunks((0, 1)))
         assert_close(batched[slot : slot + 1], alone)
         assert_same_state(select(states, [slot]), after)
 
@@ -128,10 +129,10 @@ def test_slots_at_different_chunks_do_not_see_each_other(sink: bool) -> None:
 @torch.no_grad()
 def test_a_later_chunk_never_changes_an_earlier_output() -> None:
     model, inputs = small_model(), Inputs()
-    before, _ = model(*inputs.cut(0, FRAMES), chunk_starts=(0, 3, 5))
+    before, _ = model(*inputs.cut(0, FRAMES), chunks=Chunks((0, 3, 5)))
     inputs.latents[:, :, 5:] += 1.0
     inputs.plucker[:, :, 5:] += 1.0
-    after, _ = model(*inputs.cut(0, FRAMES), chunk_starts=(0, 3, 5))
+    after, _ = model(*inputs.cut(0, FRAMES), chunks=Chunks((0, 3, 5)))
     assert torch.equal(before[:, :, :5], after[:, :, :5])
     assert not torch.allclose(before[:, :, 5:], after[:, :, 5:])
 
@@ -158,11 +159,11 @@ def test_a_prompt_per_frame_reaches_that_frame_first() -> None:
         text.tokens[:, None].repeat(1, FRAMES, 1, 1), text.mask[:, None].repeat(1, FRAMES, 1)
     )
     starts = tuple(range(FRAMES))
-    same, _ = model(latents, timestep, text, camera, chunk_starts=starts)
-    repeated, _ = model(latents, timestep, per_frame, camera, chunk_starts=starts)
+    same, _ = model(latents, timestep, text, camera, chunks=Chunks(starts))
+    repeated, _ = model(latents, timestep, per_frame, camera, chunks=Chunks(starts))
     assert_close(repeated, same)
     per_frame.tokens[:, 4:] *= -1
-    changed, _ = model(latents, timestep, per_frame, camera, chunk_starts=starts)
+    changed, _ = model(latents, timestep, per_frame, camera, chunks=Chunks(starts))
     assert_close(changed[:, :, :4], same[:, :, :4])
     assert not torch.allclose(changed[:, :, 4], same[:, :, 4], atol=1e-3)
 

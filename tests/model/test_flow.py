@@ -1,4 +1,7 @@
-"""Schedules, guidance and solvers (pipeline.md sections 6 and 7)."""
+"""Schedules, guidance and solvers.
+
+See docs/reference/pipeline.md#schedules and docs/reference/pipeline.md#solvers.
+"""
 
 from __future__ import annotations
 

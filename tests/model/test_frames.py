@@ -1,4 +1,7 @@
-"""Frame counts and chunk boundaries (dit.md 3.5, pipeline.md sections 1 and 7)."""
+"""Frame counts and chunk boundaries.
+
+See docs/reference/transformer.md#chunks and docs/reference/pipeline.md#frame-counts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wm_env.model.camera import clip_windows
 from wm_env.model.frames import (
     STRATEGIES,
     check_frames,
@@ -13,7 +17,6 @@ from wm_env.model.frames import (
     explicit_starts,
     latent_frames,
     pixel_frames,
-    pose_frames,
     snap_frames,
     streaming_bounds,
 )
@@ -23,7 +26,7 @@ from wm_env.model.frames import (
 def test_latent_counts_of_the_released_lengths(frames: int, latents: int) -> None:
     assert latent_frames(frames) == latents
     assert pixel_frames(latents) == frames
-    assert pose_frames(frames)[-1] == frames - 1
+    assert clip_windows(frames, 8).pose[-1] == frames - 1
 
 
 @given(st.integers(-50, 2000), st.sampled_from([4, 8, 24]))

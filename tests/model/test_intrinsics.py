@@ -1,4 +1,4 @@
-"""Every accepted form of intrinsics (pipeline.md 2.2)."""
+"""Every accepted form of intrinsics (docs/reference/pipeline.md#intrinsics)."""
 
 from __future__ import annotations
 

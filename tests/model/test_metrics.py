@@ -1,4 +1,8 @@
-"""Image, camera and interval metrics against the published formulas (evaluation.md 1.2, 1.4, 2.7)."""
+"""Image, camera and interval metrics against the published formulas.
+
+See docs/reference/evaluation.md#pose-accuracy, docs/reference/evaluation.md#image-metrics and
+docs/reference/evaluation.md#aggregation.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from wm_env.model.metrics import (
     ssim,
 )
 
-PUBLISHED = 5e-5  # the table of evaluation.md is printed to four digits
+PUBLISHED = 5e-5  # the table of docs/reference/evaluation.md#pose-alignment has four digits
 
 
 def rot_y(angle: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from wm_env.cli import main
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.latent_zip import LatentEntry, write_latent_zips
 from wm_env.model.data.procedural import RenderConfig, render_clip
-from wm_env.model.embedded import embedded_vae, load_world
+from wm_env.model.embedded import embedded_vae, load_embedded
 from wm_env.model.training.vae import load_vae
 from wm_env.video import Files
 
@@ -141,7 +141,7 @@ def test_the_parts_of_a_world_are_files_that_trainings_start_from(tmp_path: Path
     assert status("train", "parts", "--out", tmp_path) == 0
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {"dit.safetensors", "vae.safetensors"}
     vae, card = load_vae(tmp_path / "vae.safetensors")
-    world = load_world("tiny-pure")
+    world = load_embedded("tiny-pure")
     assert card["taken_from"] == {"world": "tiny-pure", "sha256": world.spec.weights_sha256}
     for name, tensor in world.vae.state_dict().items():
         assert torch.equal(vae.state_dict()[name], tensor), name

@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from wm_env.actions import ACTION_TYPES
 from wm_env.env import SanaWMEnv
-from wm_env.snapshot import Snapshot
+from wm_env.snapshots import Snapshot
 from wm_env.twin import TwinWorld
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -19,7 +19,8 @@ from wm_env.sb3 import SanaWMVecEnv
 
 IDS = sorted(TASK_IDS)
 MODES = ["next_step", "same_step", "disabled"]
-GREY_LEVELS = 1  # a slot that is reset alone is encoded at another batch size (environment.md, exactness)
+# a slot that is reset alone is encoded at another batch size (docs/reference/environment.md#exactness)
+GREY_LEVELS = 1
 PAIRS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=4)
 quick = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

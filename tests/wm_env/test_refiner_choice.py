@@ -13,7 +13,7 @@ def film(world: str, **settings: object) -> tuple[str, np.ndarray]:
     env = gym.make("SanaWM-v0", world=world, obs_type="rgb_sequence", **settings)
     env.reset(seed=3, options={"scene": 5})
     seen = [env.step(1)[0] for _ in range(2)]
-    name = env.unwrapped.world.spec.name
+    name = env.unwrapped.world.spec.label
     env.close()
     return name, np.stack(seen)
 
@@ -39,10 +39,10 @@ def test_a_world_without_memory_has_none(pure_world: str) -> None:
 @pytest.mark.parametrize(
     ("world", "refiner", "message"),
     [
-        ("tiny", "big", "unknown refiner 'big'; valid are default, none, tiny, ltx2"),
-        ("tiny", "ltx2", "belongs to released worlds"),
-        ("twin", "tiny", "goes with tiny worlds"),
-        ("sana-wm-streaming", "tiny", "belongs to tiny worlds"),
+        ("tiny", "big", "unknown refiner 'big' of a tiny world; valid: default, tiny, none"),
+        ("tiny", "ltx2", "unknown refiner 'ltx2' of a tiny world; valid: default, tiny, none"),
+        ("twin", "tiny", "is the twin and takes latents; got refiner"),
+        ("sana-wm-streaming", "tiny", "unknown refiner 'tiny'; valid are none, ltx2"),
     ],
 )
 def test_a_refiner_of_another_kind_of_world_is_refused(world: str, refiner: str, message: str) -> None:

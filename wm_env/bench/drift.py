@@ -51,11 +51,11 @@ from wm_env.bench.rollouts import (
     scene_group,
 )
 from wm_env.bench.row_file import Job, append_rows, finite, open_rows, rounded, write_json
-from wm_env.files import atomic_path
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
-from wm_env.world import World
+from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.world import World
 
 FILM_FRAMES = 7
 TOP_DOWN_WALKS = 4  # paths kept a trajectory for the figure
@@ -81,7 +81,7 @@ def drift(
     _check_frames(settings, world)
     _check_alike(worlds)
     whole = tuple(worlds)[:compared]
-    identity = {"world": world.spec.name, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
+    identity = {"world": world.spec.label, "weights_sha256": world.spec.weights_sha256, **asdict(settings)}
     identity |= {"rows": list(worlds), "image": image is not None and _digest(image), "prompt": prompt}
     plan = _plan(settings, image is None)
     per_scene = rows_per_scene(worlds, settings, image is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from wm_env.bench.bins import bin_means, bin_of
 from wm_env.bench.pose_estimate import gate
 from wm_env.bench.rollouts import BINS, DriftSettings
 from wm_env.bench.row_file import write_json
-from wm_env.bench.telemetry import QUANTITIES, Recording, record, state_drift
+from wm_env.bench.telemetry import QUANTITIES, Recording, new_recording, observe_commit, state_drift
 from wm_env.bench.walks import Walks, roll, starts, teacher_forced, walks
 from wm_env.model.metrics import psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
-from wm_env.world import World
+from wm_env.model.world import World
 
 GATE_WALKS, MEMORY_WALKS = 8, 4
 MEMORY_KEYS = ("norm", "stable_rank", "effective_rank", "write_ratio", "residual", "recall")
@@ -37,10 +38,9 @@ def probe_memories(world: LearnedWorld, settings: DriftSettings) -> dict[str, An
     """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
     truth = _random_walks(world, settings, MEMORY_WALKS, settings.steps)
     told = starts(world, truth)
-    with record(world, keep_states=True) as free:
-        shown = roll(world, told, truth.c2w)
-    with record(world, keep_states=True) as forced:
-        teacher_forced(world, told, truth)
+    free, forced = new_recording(world, keep_states=True), new_recording(world, keep_states=True)
+    shown = roll(world, told, truth.c2w, partial(observe_commit, free, world))
+    teacher_forced(world, told, truth, partial(observe_commit, forced, world))
     drifted = state_drift(free, forced)
     return {
         "walks": len(told),

@@ -6,7 +6,8 @@ be taken from (`pose_estimate`):
     geo = PSNR(g, x(p')) - PSNR(g, x(p))         what the place costs: the right picture of the wrong place
     app = PSNR(codec) - PSNR(g, x(p'))           what the picture costs: the wrong picture of the right place
 
-It takes a renderer, hence a twin (evaluation.md 2.3). Legend: `B` walks, `n` sampled frames, `F` frames.
+It takes a renderer, hence a twin (docs/reference/evaluation.md#error-split). Legend: `B` walks, `n` sampled
+frames, `F` frames.
 """
 
 from __future__ import annotations

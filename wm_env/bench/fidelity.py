@@ -28,7 +28,7 @@ from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, step
 from wm_env.model.metrics import LUMA, psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
-from wm_env.world import World
+from wm_env.model.world import World
 
 FREEZE_MOTION = 0.1  # a frame is frozen below this share of the true frame-to-frame change
 TRUE_MOTION = 1.0  # grey levels; below it the true view does not move and cannot freeze

@@ -1,8 +1,8 @@
 """A number with its uncertainty, as every report of this package writes it.
 
 Frames are averaged within a walk, walks over noise seeds, then over scenes; the 95% interval resamples scenes
-and then seeds (evaluation.md 2.7, `wm_env.model.metrics.hierarchical_bootstrap`). With fewer than
-`MIN_SCENES` scenes there is no interval and the text says `n too small`.
+and then seeds (docs/reference/evaluation.md#aggregation, `wm_env.model.metrics.hierarchical_bootstrap`). With
+fewer than `MIN_SCENES` scenes there is no interval and the text says `n too small`.
 """
 
 from __future__ import annotations

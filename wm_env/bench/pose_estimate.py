@@ -1,7 +1,7 @@
 """Where a frame was taken from, found by rendering the true scene until it looks like the frame.
 
 For every sampled frame: start from the previous estimate moved as commanded, try a coarse grid around it,
-then Gauss-Newton with a numeric Jacobian (evaluation.md 2.5):
+then Gauss-Newton with a numeric Jacobian (docs/reference/evaluation.md#pose-estimate):
 
     minimise over twists x   sum_p w_p |n(frame)_p - n(render(T exp(x)))_p|^2,
     n(I) = (I - mean of each channel) / std,           w = 1 / (1 + (r / c)^2).

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from wm_env.world import WorldSpec
+from wm_env.model.world import WorldSpec
 
 
 def provenance(spec: WorldSpec, command: str) -> dict[str, Any]:
     """Return the fields that open every report."""
     return {
-        "world": spec.name,
+        "world": spec.label,
         "weights_sha256": spec.weights_sha256,
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,7 +1,7 @@
 """The published one-minute protocol: its scenes in, its result layout out, its evaluators' scores back in.
 
 A benchmark folder holds, for a split, the first frames, one camera file a scene, `run_manifest.jsonl` and
-`scene_trajectories_v2.json` (evaluation.md 1.1). A world writes
+`scene_trajectories_v2.json` (docs/reference/evaluation.md#one-minute-benchmark). A world writes
 
     METHOD/method_info.json
     METHOD/SPLIT/SCENE_generated.mp4
@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.files import atomic_path
 from wm_env.images import start_image
 from wm_env.model.geometry import check_rigid, relative_to_first
 from wm_env.model.metrics import psnr, ssim
-from wm_env.world import Start, World
+from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.world import Start, World
 
 SPLITS = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}
 EVALUATIONS = ("vbench_scores", "revisit_consistency", "temporal_degradation", "summary")

@@ -1,4 +1,6 @@
-"""Is a place the same when one comes back? Revisit pairs, controls, loop closure (evaluation.md 2.5).
+"""Is a place the same when one comes back? Revisit pairs, controls, loop closure.
+
+Definitions: docs/reference/evaluation.md#revisits-and-loop-closure.
 
 A revisit pair (a, b) has nearly equal commanded poses. Memory is
 

@@ -29,8 +29,8 @@ from wm_env.bench.walks import (
 from wm_env.images import StartImage
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
+from wm_env.model.world import Start, World
 from wm_env.twin import twin_like
-from wm_env.world import Start, World
 
 BINS = 6
 UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from

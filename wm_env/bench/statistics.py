@@ -1,4 +1,6 @@
-"""Statistics of frames that need no truth, and what their deviations say (evaluation.md 2.4).
+"""Statistics of frames that need no truth, and what their deviations say.
+
+Definitions: docs/reference/evaluation.md#reference-free-statistics.
 
 Standardised: z = (mean of a clip's bin - mean of the reference's bin) / spread of the reference. The
 reference is the truth at the same poses where there is one (it cancels what changes along the path), else the

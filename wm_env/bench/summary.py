@@ -1,7 +1,7 @@
 """From rows to the numbers of a drift report: means over frames, seeds, scenes, trajectories, in that order.
 
 Intervals resample scenes, then noise seeds; families of trajectories are averaged with equal weight
-(evaluation.md 2.7). What cannot be measured is None, and `nulls` says why.
+(docs/reference/evaluation.md#aggregation). What cannot be measured is None, and `nulls` says why.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Skill of a bin: S = (PSNR - PSNR of the repeated first frame) / (PSNR of the codec - the same), 0 for no model
 and 1 for the codec's ceiling. H50 is the start of the first bin with S < 0.5; a walk that never falls below
-is censored at its end. Curves are Kaplan-Meier's (evaluation.md 2.3, 2.7).
+is censored at its end. Curves are Kaplan-Meier's (docs/reference/evaluation.md#skill-and-useful-horizon).
 """
 
 from __future__ import annotations

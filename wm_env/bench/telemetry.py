@@ -1,30 +1,30 @@
-"""What the Gated DeltaNet states of a world do over a long rollout (evaluation.md 2.6).
+"""What the Gated DeltaNet states of a world do over a long rollout.
+
+Quantities: docs/reference/evaluation.md#state-telemetry.
 
 With one latent frame a chunk, every head obeys
 
     S_t = M_t S_{t-1} + K^T diag(beta) V,      M_t = exp(g) (I - K^T diag(beta) K),
 
-rows of S are keys, columns values. `record` looks at the committed chunk of every step through hooks on the
-attention modules, which it removes again; the world itself keeps nothing. State norms are evidence about
-mechanism, never a quality score. Legend: `B` walks, `L` GDN layers, `H` heads, `N` tokens, `D` head width.
+rows of S are keys, columns values. `observe_commit` computes the operands of every layer for the chunk that
+the next step commits; the world itself keeps nothing. State norms are evidence about mechanism, never a
+quality score. Legend: `B` walks, `L` GDN layers, `H` heads, `N` tokens, `D` head width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.kernels.temporal_conv import short_conv
-from wm_env.model.attention import GDNAttention, Geometry, heads_first
-from wm_env.model.layers import rotate
-from wm_env.model.rollout import LearnedWorld
+from wm_env.model.attention import GDNAttention, Operands
+from wm_env.model.chunks import ONE
+from wm_env.model.dit import Block
+from wm_env.model.rollout import LearnedWorld, RolloutState
 from wm_env.model.state import GDNState
 
 QUANTITIES = {
@@ -53,7 +53,7 @@ class Observed(NamedTuple):
 
 
 class Recording:
-    """Filled by `record`: `values[name]` is a list over chunks of `(L, B, H)`; `S` of `(L, B, H, D, D)`."""
+    """Filled by `observe_commit`: lists over chunks, `values[name]` `(L, B, H)` and `S` `(L, B, H, D, D)`."""
 
     def __init__(self, layers: int, keep_states: bool) -> None:
         self.layers, self.keep_states = layers, keep_states
@@ -63,11 +63,9 @@ class Recording:
         self._retention: list[Tensor | None] = [None] * layers
         self._row: list[Observed] = []
 
-    def add(
-        self, layer: int, attention: GDNAttention, x: Tensor, geometry: Geometry, state: GDNState
-    ) -> None:
-        """Take in the committed chunk of one layer: input `(B, 1, N, C)` and the state before it."""
-        seen = observe(attention, x, geometry, state, self._probes[layer])
+    def add(self, layer: int, given: Operands, state: GDNState) -> None:
+        """Take in the committed chunk of one layer: its operands and the state before it."""
+        seen = observe(given, state, self._probes[layer])
         before = self._retention[layer]
         decay = seen.values["decay"]
         # the first chunk writes frame 0; what is recalled of it starts at 1 after that
@@ -101,46 +99,39 @@ class Recording:
         return float((trace > 1 + 1e-4).double().mean())
 
 
-@contextmanager
-def record(world: LearnedWorld, keep_states: bool = False) -> Iterator[Recording]:
-    """Record every chunk that `world` commits inside the block."""
-    layers = [block.attn for block in world.dit.blocks if isinstance(block.attn, GDNAttention)]
-    recording = Recording(len(layers), keep_states)
-
-    def hook(layer: int) -> Any:
-        def look(module: GDNAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x, geometry, state = args
-            if kwargs["every_chunk"]:  # the call that commits the pending chunk, the first of its two
-                first = Geometry(geometry.cis[:, :1], None)
-                recording.add(layer, module, x[:, :1], first, state)
-
-        return look
-
-    handles = [
-        attention.register_forward_pre_hook(hook(layer), with_kwargs=True)
-        for layer, attention in enumerate(layers)
-    ]
-    try:
-        yield recording
-    finally:
-        for handle in handles:
-            handle.remove()
+def new_recording(world: LearnedWorld, keep_states: bool = False) -> Recording:
+    """Return an empty recording of the GDN layers of a world."""
+    layers = [block for block in world.dit.blocks if isinstance(block.attn, GDNAttention)]
+    return Recording(len(layers), keep_states)
 
 
 @torch.inference_mode()
-def observe(
-    attention: GDNAttention, x: Tensor, geometry: Geometry, state: GDNState, probes: Tensor | None
-) -> Observed:
-    """Return what one committed latent frame `(B, 1, N, C)` does to the main memory of a layer."""
-    cfg = attention.cfg
-    beta, g = attention.gates(x)  # (B, H, 1, N), (B, H, 1)
-    b, decay = beta[:, :, 0], torch.exp(g)[:, :, 0]
-    _, k, v = attention.qkv(x).chunk(3, dim=-1)
-    k, _ = short_conv(k, attention.conv_k, tail=state.conv_k, chunk_starts=(0,))
-    k = F.relu(attention.k_norm(k)) * cfg.head_dim**-0.5 * x.shape[2] ** -0.5
-    turned = rotate(attention.split_heads(k), geometry.cis)
-    keys = heads_first(turned)[:, :, 0].float()  # (B, H, N, D)
-    values = heads_first(attention.split_heads(v))[:, :, 0].float()
+def observe_commit(recording: Recording, world: LearnedWorld, state: RolloutState) -> None:
+    """Add to `recording` what committing the pending chunk of `state` does to every GDN layer."""
+    pending = state.pending
+    level = torch.full((len(state.seed), 1), float(world.sampler.history_timestep), device=world.device)
+    with world.precision():
+        x, call = world.dit.embed(
+            pending.latent, level, pending.text, pending.camera, state.dit, memory=pending.memory, chunks=ONE
+        )
+        layer = 0
+        for block, before in zip(world.dit.blocks, state.dit.blocks, strict=True):
+            assert isinstance(block, Block)
+            if isinstance(block.attn, GDNAttention):
+                assert isinstance(before.attention, GDNState)
+                given = block.attn.operands(
+                    block.attention_input(x, call), call.geometry, before.attention, ONE
+                )
+                recording.add(layer, given, before.attention)
+                layer += 1
+            x, _ = block(x, call, before)
+
+
+@torch.inference_mode()
+def observe(given: Operands, state: GDNState, probes: Tensor | None) -> Observed:
+    """Return what one committed latent frame does to the main memory of a layer."""
+    g, b, decay = given.g, given.beta[:, :, 0], torch.exp(given.g)[:, :, 0]  # (B, H, 1), (B, H, N), (B, H)
+    keys, values = given.k[:, :, 0].float(), given.v[:, :, 0].float()  # (B, H, N, D)
     weighted = keys * b[..., None]
     overlap = weighted.transpose(-1, -2) @ keys  # (B, H, D, D), K^T beta K
     written = weighted.transpose(-1, -2) @ values

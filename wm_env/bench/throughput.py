@@ -1,12 +1,12 @@
 """What a step costs: frames per second, latency, where the time goes, whether an episode's length matters.
 
 Variants and batch sizes are interleaved step by step, so that a busy machine slows all of them alike. A step
-is split by hooks on the modules of a learned world:
+is split by the steps of a learned world (`TimedParts`):
 
-    dit            the transformer
+    dit            the transformer, with its noise
     decode         the autoencoder's decoder
     refine         the pixel refiner (worlds with a memory)
-    conditioning   the rest of the world: camera rays, memory, noise, text
+    conditioning   the rest of the world: camera rays, memory, commit
     glue           the environment around it: actions, collisions, task, observation
 
 Length: one episode is never reset, another is reset every few steps; both are stepped in turn in one loop.
@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.state import DiTState
+from wm_env.model.world import World
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world
 
@@ -40,9 +42,11 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputSettings:
-    """What is timed: worlds, numbers of environments, steps of each, and the length of the long episode."""
+    """What is timed: worlds, each in every dtype, numbers of environments, steps of each, and the length of
+    the long episode. dtypes: of learned worlds; None is the world's own."""
 
     worlds: tuple[str, ...] = ("tiny",)
+    dtypes: tuple[str | None, ...] = (None,)
     batches: tuple[int, ...] = (1, 4, 16)
     steps: int = 40
     warm_up: int = 5
@@ -59,51 +63,38 @@ class ThroughputSettings:
             raise ValueError(f"length={self.length} must be 0 (skip) or at least {4 * BLOCK} steps")
 
 
-class Stopwatch:
-    """Seconds inside the parts of one learned world, filled through hooks."""
+class TimedParts(LearnedWorld):
+    """A learned world that adds up the seconds inside its steps; frames and states are the world's own."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, world: LearnedWorld) -> None:
+        super().__init__(
+            spec=world.spec, dit=world.dit, vae=world.vae, refiner=world.refiner, text=world.text,
+            sampler=world.sampler, ablate=world.ablate, dtype=world.dtype,
+        )  # fmt: skip
         self.seconds = {"dit": 0.0, "decode": 0.0, "refine": 0.0}
-        self._cuda = device.type == "cuda"
-        self._began = 0.0
 
-    def now(self) -> float:
-        if self._cuda:
+    def draw(self, state: RolloutState, view: View) -> tuple[Tensor, DiTState]:
+        with self._timing("dit"):
+            return super().draw(state, view)
+
+    def decode(self, state: RolloutState, latent: Tensor) -> Tensor:
+        with self._timing("decode"):
+            return super().decode(state, latent)
+
+    def refine(self, state: RolloutState, pixels: Tensor, view: View) -> Tensor:
+        with self._timing("refine"):
+            return super().refine(state, pixels, view)
+
+    @contextmanager
+    def _timing(self, part: str) -> Iterator[None]:
+        began = self._now()
+        yield
+        self.seconds[part] += self._now() - began
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
-
-    def hooks(self, part: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        """Return the hooks before and after the forward of a module of `part`."""
-
-        def before(module: nn.Module, args: Any) -> None:
-            self._began = self.now()
-
-        def after(module: nn.Module, args: Any, result: Any) -> None:
-            self.seconds[part] += self.now() - self._began
-
-        return before, after
-
-
-@contextmanager
-def stopwatch(world: LearnedWorld) -> Iterator[Stopwatch]:
-    """Time the parts of `world` inside the block; the hooks are removed again."""
-    watch = Stopwatch(world.device)
-    modules: list[tuple[str, nn.Module]] = [
-        ("dit", world.dit),
-        ("decode", world.vae.linear_decoder),
-        ("decode", world.vae.decoder),
-    ]
-    if world.refiner is not None:
-        modules.append(("refine", world.refiner))
-    handles = []
-    for part, module in modules:
-        before, after = watch.hooks(part)
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        yield watch
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -123,8 +114,9 @@ def throughput(
     settings: ThroughputSettings, report: Callable[[int, int, str], None] | None = None
 ) -> dict[str, Any]:
     """Return rates and latencies by world and batch size, and the length test of every world."""
-    total = len(settings.worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
-    total += len(settings.worlds) * settings.length
+    worlds = loaded(settings)
+    total = len(worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
+    total += len(worlds) * settings.length
     done = 0
 
     def advance(what: str) -> None:
@@ -134,7 +126,9 @@ def throughput(
             report(done, total, what)
 
     rng = np.random.default_rng(settings.seed)
-    lanes = [_open(world, batch, settings) for world in settings.worlds for batch in settings.batches]
+    lanes = [
+        _open(name, world, batch, settings) for name, world in worlds.items() for batch in settings.batches
+    ]
     for step in range(settings.warm_up + settings.steps):
         for lane in lanes:
             _timed_step(lane, rng, keep=step >= settings.warm_up)
@@ -143,37 +137,48 @@ def throughput(
     for lane in lanes:
         lane.env.close()
     lengths = {
-        world: _length_test(world, settings, advance)
-        for world in (settings.worlds if settings.length else ())
+        name: _length_test(name, world, settings, advance)
+        for name, world in (worlds.items() if settings.length else ())
     }
     return {"rows": rows, "length": lengths, "peak_rss_mib": resident_peak(), "gpu_peak_mib": _gpu_peak()}
 
 
-def _open(world: str, batch: int, settings: ThroughputSettings) -> _Lane:
-    env = _make(world, batch, settings)
+def loaded(settings: ThroughputSettings) -> dict[str, World]:
+    """Return the worlds that are timed, by label, or by what was asked for where labels are alike."""
+    found: dict[str, World] = {}
+    for name in settings.worlds:
+        for dtype in settings.dtypes:
+            options = {} if dtype is None or name == "twin" else {"dtype": dtype}
+            world = resolve_world(name, device=settings.device, **options)
+            label = world.spec.label
+            found[f"{name}[dtype={dtype}]" if label in found else label] = world
+    return found
+
+
+def _open(name: str, world: World, batch: int, settings: ThroughputSettings) -> _Lane:
+    env = _make(world, batch)
     started = time.perf_counter()
     env.reset(seed=settings.seed)
     reset = time.perf_counter() - started
     started = time.perf_counter()
     env.step(np.zeros(batch, np.int64))
     first = time.perf_counter() - started
-    return _Lane(world, batch, env, first, reset, [], {part: [] for part in PARTS})
+    return _Lane(name, batch, env, first, reset, [], {part: [] for part in PARTS})
 
 
-def _make(world: str, batch: int, settings: ThroughputSettings) -> SanaWMVectorEnv:
-    return SanaWMVectorEnv(num_envs=batch, world=resolve_world(world, settings.device))
+def _make(world: World, batch: int) -> SanaWMVectorEnv:
+    timed = TimedParts(world) if isinstance(world, LearnedWorld) else world
+    return SanaWMVectorEnv(num_envs=batch, world=timed)
 
 
 def _timed_step(lane: _Lane, rng: np.random.Generator, keep: bool) -> None:
     actions = rng.integers(9, size=lane.batch)
     world = lane.env.world
     before = lane.env.profile()["world_seconds"]
-    if isinstance(world, LearnedWorld):
-        with stopwatch(world) as watch:
-            seconds = _step(lane.env, actions)
-        inside = dict(watch.seconds)
-    else:
-        seconds, inside = _step(lane.env, actions), {}
+    if isinstance(world, TimedParts):
+        world.seconds = dict.fromkeys(world.seconds, 0.0)
+    seconds = _step(lane.env, actions)
+    inside = dict(world.seconds) if isinstance(world, TimedParts) else {}
     if not keep:
         return
     spent = lane.env.profile()["world_seconds"] - before
@@ -208,9 +213,11 @@ def _summary(lane: _Lane) -> dict[str, Any]:
     }
 
 
-def _length_test(world: str, settings: ThroughputSettings, advance: Callable[[str], None]) -> dict[str, Any]:
+def _length_test(
+    name: str, world: World, settings: ThroughputSettings, advance: Callable[[str], None]
+) -> dict[str, Any]:
     """Return how step time and state size depend on the episode's length, at batch 1."""
-    long, fresh = _make(world, 1, settings), _make(world, 1, settings)
+    long, fresh = _make(world, 1), _make(world, 1)
     rng = np.random.default_rng(settings.seed)
     for env in (long, fresh):
         env.reset(seed=settings.seed)

@@ -7,23 +7,22 @@ the renderer are the same view. Legend: `B` walks, `F` pixel frames after the st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
-from wm_env.model.memory import write_memory
+from wm_env.model.pixels import to_pixels, to_rgb
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.captions import caption
 from wm_env.model.scenes.paths import held_keys, resolver, start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene, make_scenes
 from wm_env.model.state import select
-from wm_env.model.vae.tiny import DecodeState, to_pixels, to_rgb
-from wm_env.world import Start, World, WorldSpec
+from wm_env.model.world import Start, World, WorldSpec
 
 
 class Walks(NamedTuple):
@@ -143,11 +142,20 @@ class Rolled(NamedTuple):
     latents: Tensor | None
 
 
-def roll_out(world: World, told: Sequence[Start], c2w: Tensor) -> Rolled:
+Watch = Callable[[Any], None]
+"""Called with the state of a world before every step."""
+
+
+def _nobody(state: Any) -> None:
+    """Watch nothing."""
+
+
+def roll_out(world: World, told: Sequence[Start], c2w: Tensor, watch: Watch = _nobody) -> Rolled:
     """Return what the world makes along poses `(B, 1 + F, 4, 4)` from the start."""
     first, state = world.begin(told)
     made = [first]
     for begin in range(1, c2w.shape[1], world.spec.frames_per_step):
+        watch(state)
         chunk, state = world.step_chunk(state, c2w[:, begin : begin + world.spec.frames_per_step])
         made.append(chunk)
     latents = [chunk.latent.float().cpu() for chunk in made if chunk.latent is not None]
@@ -157,9 +165,9 @@ def roll_out(world: World, told: Sequence[Start], c2w: Tensor) -> Rolled:
     )
 
 
-def roll(world: World, told: Sequence[Start], c2w: Tensor) -> Tensor:
+def roll(world: World, told: Sequence[Start], c2w: Tensor, watch: Watch = _nobody) -> Tensor:
     """Return the frames of `roll_out` alone."""
-    return roll_out(world, told, c2w).frames
+    return roll_out(world, told, c2w, watch).frames
 
 
 def codec_only(world: LearnedWorld, truth: Walks) -> Tensor:
@@ -197,10 +205,13 @@ def in_batches(world: World, truth: Walks, batch: int) -> Tensor:
     return torch.cat([roll(world, starts(world, part), part.c2w) for part in parts])
 
 
-def teacher_forced(world: LearnedWorld, told: Sequence[Start], truth: Walks) -> Tensor:
+def teacher_forced(
+    world: LearnedWorld, told: Sequence[Start], truth: Walks, watch: Watch = _nobody
+) -> Tensor:
     """Return frames like `roll`'s, every chunk drawn from the true history instead of the world's own.
 
-    After each step the true latent, the true frame and its depth replace what the world made.
+    What is committed of each chunk is the true latent, the true frame and its depth. watch: called with the
+    state before every step.
     """
     with torch.inference_mode():
         pixels = to_pixels(truth.frames.to(world.device), truth.depth.to(world.device))  # (B, 1 + F, 4, h, w)
@@ -208,15 +219,11 @@ def teacher_forced(world: LearnedWorld, told: Sequence[Start], truth: Walks) -> 
     first, state = world.begin(told)
     shown = [first.frames.cpu()]
     chunk = world.spec.frames_per_step
-    for step, begin in enumerate(range(1, truth.c2w.shape[1], chunk)):
-        c2w = truth.c2w[:, begin : begin + chunk]
-        before = state.memory
-        made, state = world.step_chunk(state, c2w)
-        shown.append(made.frames.cpu())
-        true = latents[:, step + 1]
-        memory = before
-        if before is not None:
-            memory = write_memory(before, pixels[:, begin + chunk - 1], c2w[:, -1].to(world.device))
-        pending = state.pending._replace(latent=true[:, :, None])
-        state = state._replace(pending=pending, decode=DecodeState(true), memory=memory)
+    for step, begin in enumerate(range(1, truth.c2w.shape[1], chunk), 1):
+        watch(state)
+        view = world.look(state, truth.c2w[:, begin : begin + chunk])
+        latent, dit = world.draw(state, view)
+        made = world.refine(state, world.decode(state, latent), view)
+        shown.append(to_rgb(made).cpu())
+        state = world.commit(state, view, latents[:, step], pixels[:, begin + chunk - 1], dit)
     return torch.cat(shown, dim=1)

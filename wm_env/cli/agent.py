@@ -61,6 +61,8 @@ class AgentTrain:
     """Factor on the world's noise in training."""
     ablate: Literal["dit", "gdn_state", "memory"] | None = None
     """Train in the world without this part: the baseline that tells what the part is worth."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the world's products; float32 by default, bfloat16 is faster where the CPU has it."""
     blind: bool = False
     """Zero the picture: the baseline that cannot see."""
     rollout: int = 128

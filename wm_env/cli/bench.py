@@ -22,10 +22,10 @@ from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.row_file import finite
 from wm_env.bench.summary import summarise
 from wm_env.cli import write_json
-from wm_env.files import atomic_path, check_writable
 from wm_env.images import start_image
 from wm_env.model.rollout import ABLATIONS, LearnedWorld
-from wm_env.world import World
+from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.world import World
 from wm_env.worlds import resolve_world
 
 
@@ -134,7 +134,7 @@ class Drift:
         ablated = with_ablations(self.world[0], self.device)
         worlds = whole | {row: one for row, one in ablated.items() if one is not world}
         if isinstance(world, LearnedWorld) and world.refiner is not None:
-            worlds["refiner=none"] = resolve_world(self.world[0], self.device, refiner="none")
+            worlds["refiner=none"] = resolve_world(self.world[0], device=self.device, refiner="none")
         spec = world.spec
         settings = DriftSettings(
             trajectories=tuple(self.trajectories.split(",")),
@@ -203,6 +203,8 @@ class Throughput:
     """Presets or checkpoint folders, one or more."""
     envs: tuple[int, ...] = (1, 4, 16)
     """Numbers of environments stepped in one world call."""
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = ()
+    """Precisions that learned worlds are timed in; the world's own by default."""
     steps: int = 40
     """Timed env steps of each, after 5 of warm-up."""
     length: int = 400
@@ -219,13 +221,14 @@ class Throughput:
     def run(self) -> dict[str, Any]:
         settings = speed.ThroughputSettings(
             worlds=tuple(self.world),
+            dtypes=tuple(self.dtype) or (None,),
             batches=tuple(self.envs),
             steps=self.steps,
             length=self.length,
             device=self.device,
             seed=self.seed,
         )
-        specs = {world: resolve_world(world, self.device).spec for world in settings.worlds}
+        specs = {name: world.spec for name, world in speed.loaded(settings).items()}
         table, text = (_inside(self.out, f"throughput.{kind}") for kind in ("json", "md"))
         torch.set_num_threads(self.threads)
         with tqdm(unit="step") as bar:
@@ -250,19 +253,19 @@ def side_by_side(names: Sequence[str], device: str) -> dict[str, World]:
     """Return worlds by their names, by folder where two have the same name."""
     if not names or len(set(names)) != len(names):
         raise ValueError(f"--world {' '.join(names)} must be one or more different worlds")
-    found = [resolve_world(name, device) for name in names]
-    own = [world.spec.name for world in found]
+    found = [resolve_world(name, device=device) for name in names]
+    own = [world.spec.label for world in found]
     told = own if len(set(own)) == len(own) else list(names)
     return dict(zip(told, found, strict=True))
 
 
 def with_ablations(world: str, device: str) -> dict[str, World]:
     """Return the world by its name, and its ablations as `ablate=PART` where it has parts to remove."""
-    whole = resolve_world(world, device)
-    worlds: dict[str, World] = {whole.spec.name: whole}
+    whole = resolve_world(world, device=device)
+    worlds: dict[str, World] = {whole.spec.label: whole}
     if isinstance(whole, LearnedWorld):
         parts = [part for part in ABLATIONS if part != "memory" or whole.refiner is not None]
-        worlds |= {f"ablate={part}": resolve_world(world, device, part) for part in parts}
+        worlds |= {f"ablate={part}": resolve_world(world, device=device, ablate=part) for part in parts}
     return worlds
 
 

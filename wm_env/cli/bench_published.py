@@ -21,7 +21,7 @@ from wm_env.bench.published import (
     write_video,
 )
 from wm_env.cli import write_json
-from wm_env.files import check_writable
+from wm_env.model.storage.atomic import check_writable
 from wm_env.worlds import resolve_world
 
 
@@ -56,17 +56,17 @@ class Published:
     def run(self) -> dict[str, Any]:
         if self.scenes is not None and self.scenes < 1:
             raise ValueError(f"--scenes {self.scenes} must be at least 1")
-        world = resolve_world(self.world, self.device)
+        world = resolve_world(self.world, device=self.device)
         if world.spec.sees_scene:
             raise ValueError(
-                f"world {world.spec.name!r} renders its own scenes and cannot start from a picture"
+                f"world {world.spec.label!r} renders its own scenes and cannot start from a picture"
             )
         folders = {split: read_split(self.bench, split) for split in self.splits}
         self.out.mkdir(parents=True, exist_ok=True)
         check_writable(self.out / "method_info.json")
         torch.set_num_threads(self.threads)
         info = {
-            "method": world.spec.name,
+            "method": world.spec.label,
             "weights_sha256": world.spec.weights_sha256,
             "fps": world.spec.fps,
             "resolution": list(world.spec.frame_size),

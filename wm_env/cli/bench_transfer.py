@@ -77,7 +77,7 @@ class Transfer:
         report = importlib.import_module(_REPORT)
         report.check_figures()
         settings = self._settings()
-        spec = resolve_world(self.world, self.device).spec
+        spec = resolve_world(self.world, device=self.device).spec
         torch.set_num_threads(self.threads)
         walked = importlib.import_module(_TRANSFER).transfer(
             settings, self.out, shipped=self.quick, policy=self.policy

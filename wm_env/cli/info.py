@@ -71,7 +71,7 @@ class Info:
             if self.world is None:
                 result["worlds"][name] = _facts_or_reason(name, self.device)
             else:
-                result["worlds"][name] = asdict(resolve_world(name, self.device).spec)
+                result["worlds"][name] = asdict(resolve_world(name, device=self.device).spec)
         _print(result)
         return result
 
@@ -102,7 +102,7 @@ def _facts_or_reason(name: str, device: str) -> dict[str, Any]:
     try:
         if name in RELEASED:
             return {"folder": describe(folder_of(name, ReleasedSettings()))}
-        return asdict(resolve_world(name, device).spec)
+        return asdict(resolve_world(name, device=device).spec)
     except (ValueError, OSError) as error:
         return {"unavailable": str(error)}
 

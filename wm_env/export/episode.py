@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
-from wm_env.files import atomic_folder
 from wm_env.model.kinematics import KEYS
+from wm_env.model.storage.atomic import atomic_folder
 from wm_env.recording import Policy
 
 _VIEW = "image"  # the entry of a Dict observation that repeats the newest frame
@@ -82,7 +82,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     spec = env.world.spec
     facts = {
         "settings": settings,
-        "world": spec.name,
+        "world": spec.label,
         "weights_sha256": spec.weights_sha256,
         "seed": seed,
         "scene": int(env.state.scene_seed[0]),

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import Recording, load_recording
-from wm_env.files import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder
 
 try:
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -53,7 +53,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path, name: str) -> None:
             "dataset_id": name,
             "minari_version": version("minari"),
             "requirements": ["wm-env"],
-            "description": f"walks of {env.world.spec.name}, task {settings['task']}",
+            "description": f"walks of {env.world.spec.label}, task {settings['task']}",
         }
     )
     storage.update_episodes(_buffer(load_recording(path)) for path in episodes)

@@ -16,7 +16,7 @@ import numpy as np
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.recording import Layout, Shot, check_encoder, record_video, shot
-from wm_env.snapshot import Snapshot
+from wm_env.snapshots import Snapshot
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
 
@@ -64,7 +64,7 @@ class Session:
         self._settings = settings
         self._env = SanaWMEnv(action_type="multikeys", **settings.environment)
         self._envs = [self._env]
-        labels = [self._env.world.spec.name]
+        labels = [self._env.world.spec.label]
         if settings.compare and not self._env.world.spec.sees_scene:
             same = {**settings.environment, "world": twin_like(self._env.world.spec), "ablate": None}
             self._envs.append(SanaWMEnv(action_type="multikeys", **same))

@@ -16,7 +16,7 @@ from wm_env.model.memory import (
     start_memory,
     write_memory,
 )
-from wm_env.model.vae.tiny import inverse_depth
+from wm_env.model.pixels import inverse_depth
 
 SIZE = 16
 INTRINSICS = torch.tensor([[11.0, 11.0, 8.0, 8.0]])

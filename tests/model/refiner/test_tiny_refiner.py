@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from wm_env.model.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from wm_env.model.embedded import load_world, world_path
+from wm_env.model.embedded import load_embedded, world_path
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
+from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint, with_prefix
 from wm_env.model.training.refiner import refiner_loss, truncated_levels
-from wm_env.world import Start
+from wm_env.model.world import Start
 
 FLOW = TinyRefinerConfig(width=4, blocks=1, sigmas=REFINER_SIGMAS)
 
@@ -95,7 +95,7 @@ def test_a_rollout_refines_block_by_block_and_repeats_by_seed(memory_world: str,
     parts |= {f"refiner.{n}": t + 0.02 for n, t in refiner.state_dict().items()}
     card["world"]["refiner"] = {"width": 4, "blocks": 1, "sigmas": list(REFINER_SIGMAS)}
     save_checkpoint(tmp_path / "flow.safetensors", parts, card)
-    world = load_world(tmp_path)
+    world = load_embedded(tmp_path)
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     starts = [
         Start(image=image, intrinsics=(40.0, 40.0, 32.0, 32.0), prompt="", noise_seed=s) for s in (1, 2, 1)
@@ -113,4 +113,4 @@ def test_a_rollout_refines_block_by_block_and_repeats_by_seed(memory_world: str,
     assert ((written + 1) * 127.5 - first.frames[:, -1].movedim(-1, 1).float()).abs().max() <= 1
     again, _ = world.step_chunk(after, c2w)
     assert torch.equal(again.frames, second.frames)
-    assert load_world(tmp_path, refiner="none").refiner is None
+    assert load_embedded(tmp_path, refiner="none").refiner is None

@@ -1,4 +1,4 @@
-"""Truncated-sigma refinement (pipeline.md section 8)."""
+"""Truncated-sigma refinement (docs/reference/pipeline.md#refiner)."""
 
 from __future__ import annotations
 

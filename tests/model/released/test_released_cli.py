@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from wm_env.cli import main
 from wm_env.cli.record_path import load_trajectory
-from wm_env.model.released.bench import Bench
 from wm_env.model.released.report import describe, lines
 
 Pipelines = Callable[[str], Path]
@@ -124,12 +123,6 @@ def test_the_plan_says_what_fits_and_what_is_left_out(tmp_path: Path) -> None:
     assert peaks == sorted(peaks, reverse=True)
     weights_only = 2 * 2.6618e9 / 2**30
     assert weights_only < min(peaks) < 24
-
-
-def test_the_full_size_benchmark_runs_at_tiny_shapes(tmp_path: Path) -> None:
-    result = Bench(size="tiny", chunks=1, json=tmp_path / "bench.json").run()
-    assert result["seconds_per_chunk"] > 0 and len(result["seconds_all"]) == 2
-    assert json.loads((tmp_path / "bench.json").read_text()) == result
 
 
 def test_the_example_steps_a_folder_of_weights(pipelines: Pipelines, image: Path, tmp_path: Path) -> None:

@@ -91,5 +91,5 @@ def test_recomputation_and_splitting_cost_what_they_say() -> None:
 
 
 def test_the_table_in_the_documentation_is_the_computed_one() -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs/training.md").read_text()
     assert table(sana_wm(), PUBLISHED) in text

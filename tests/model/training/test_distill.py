@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
-from wm_env.model.embedded import load_world, write_parts
+from wm_env.model.embedded import load_embedded, write_parts
 from wm_env.model.rollout import SamplerConfig
+from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.distill import distill, export_undistilled, preset
 from wm_env.model.training.distill_losses import (
     add_noise,
@@ -46,7 +46,7 @@ def teacher(clips: Path, latents: Path, vae_run: Path, tmp_path_factory: pytest.
 
 def lesson_of(teacher: Path, clips: Path, latents: Path, vae_run: Path, split: str = "train") -> Lesson:
     """The lesson of a student of two steps that is still its teacher."""
-    world = load_world(teacher)
+    world = load_embedded(teacher)
     sha = load_vae(vae_run / "vae.safetensors")[1]["sha256"]
     shards = LatentShards(clips / split, latents / split, sha)
     pupil = Pupil(copy.deepcopy(world.dit), None)
@@ -112,7 +112,7 @@ def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itsel
     assert run.metrics["gap"] < SMOKE_GAP < untrained
     card = load_checkpoint(tmp_path / "dit.safetensors")[1]
     assert card["settings"]["sampler"]["sigmas"] == list(config.levels)
-    world = load_world(tmp_path / "world")
+    world = load_embedded(tmp_path / "world")
     assert world.sampler == SamplerConfig(sigmas=config.levels)
     assert world.spec.name == "teacher-2step"
 
@@ -147,7 +147,7 @@ def test_smoke_matching_pulls_a_student_back_that_is_off(
 
 def test_the_teacher_can_be_exported_with_other_steps(teacher: Path, tmp_path: Path) -> None:
     export_undistilled(teacher, 4, tmp_path)
-    world, own = load_world(tmp_path), load_world(teacher)
+    world, own = load_embedded(tmp_path), load_embedded(teacher)
     assert (world.spec.name, world.sampler.sigmas) == ("teacher-4euler", student_levels(4, 2.0))
     assert all(torch.equal(a, b) for a, b in zip(world.dit.parameters(), own.dit.parameters(), strict=True))
 

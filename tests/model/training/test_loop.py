@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.training.loop import LoopConfig, Run, lr_scale
+from wm_env.model.training.loop import Clock, LoopConfig, Run, lr_scale
 
 CONFIG = LoopConfig(total_steps=12, lr=1e-2, muon_lr=1e-2, warmup_steps=3, log_every=1, eval_every=5, seed=3)
 
@@ -107,10 +107,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(tmp_path: Pa
 
 def test_the_rate_warms_up_stays_and_falls_to_its_end() -> None:
     config = LoopConfig(total_steps=100, warmup_steps=10, constant_fraction=0.4, final_lr_fraction=0.1)
-    assert lr_scale(0, config) == pytest.approx(0.1)
-    assert lr_scale(30, config) == 1.0
-    assert lr_scale(70, config) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert lr_scale(100, config) == pytest.approx(0.1)
+    assert lr_scale(Clock(step=0), config) == pytest.approx(0.1)
+    assert lr_scale(Clock(step=30), config) == 1.0
+    assert lr_scale(Clock(step=70), config) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert lr_scale(Clock(step=100), config) == pytest.approx(0.1)
 
 
 class Counting(nn.Module):

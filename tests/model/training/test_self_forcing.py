@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.latents import LatentShards
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.rollout import SamplerConfig, chunk_noise
 from wm_env.model.state import leaves
+from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.training import self_forcing
 from wm_env.model.training.flow_matching import history_state, velocities
@@ -45,7 +45,7 @@ def test_training_starts_from_the_state_that_the_rollout_was_in(
     clips: Path, latents: Path, vae_run: Path, world_folder: Path
 ) -> None:
     """From a window's state, one pass must predict what the rollout drew next, noise and all."""
-    world = load_world(world_folder)
+    world = load_embedded(world_folder)
     shards = LatentShards(
         clips / "train", latents / "train", load_vae(vae_run / "vae.safetensors")[1]["sha256"]
     )
@@ -84,4 +84,4 @@ def test_a_self_forcing_run_resumes_exactly_and_its_world_loads(
     assert whole.step == cut.step == 4
     for name, tensor in whole.ema_weights().items():
         assert torch.equal(tensor, cut.ema_weights()[name]), name
-    assert load_world(tmp_path / "cut" / "world").spec.name == "cut"
+    assert load_embedded(tmp_path / "cut" / "world").spec.name == "cut"

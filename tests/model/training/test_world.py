@@ -12,7 +12,7 @@ import torch
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.data.procedural import RenderConfig
 from wm_env.model.data.rendered import write_recipe
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import leaves, tree_map
 from wm_env.model.text import HashTextEncoder
@@ -112,7 +112,7 @@ def test_smoke_training_of_a_world_reaches_its_bound_and_loads(
         name="mine", dit=out / "dit.safetensors", vae=vae_file, refiner=refiner, out=tmp_path / "world",
         sampler=SamplerConfig(), trained_steps=3,
     )  # fmt: skip
-    world = load_world(tmp_path / "world")
+    world = load_embedded(tmp_path / "world")
     assert world.spec.name == "mine" and world.spec.trained_steps == 3
     card = json.loads((tmp_path / "world" / "mine.json").read_text())
     assert card["parts"]["dit"]["settings"]["dit"] == dataclasses.asdict(preset(name).dit)

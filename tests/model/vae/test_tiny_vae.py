@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_env.model.vae.tiny import (
-    TinyVAE,
-    TinyVAEConfig,
-    group_frames,
-    init_from_patches,
-    inverse_depth,
-    metric_depth,
-    to_pixels,
-    to_rgb,
-)
+from wm_env.model.pixels import inverse_depth, metric_depth, to_pixels, to_rgb
+from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig, group_frames, init_from_patches
 
 SMALL = TinyVAEConfig(
     size=16, channels=4, encoder_width=(8, 8), decoder_width=(8, 8, 4), depth_width=(4, 4, 8, 8)
@@ -65,7 +57,7 @@ def test_the_start_image_is_encoded_as_four_equal_frames_with_predicted_depth() 
     vae = small_vae()
     rgb = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
     intrinsics = torch.tensor([[9.0, 9.0, 8.0, 8.0]]).expand(3, 4)
-    latent, depth = vae.encode_image(rgb, intrinsics)
+    latent, depth, _ = vae.encode_image(rgb, intrinsics)
     assert latent.shape == (3, *vae.latent_shape)
     assert depth.shape == (3, 16, 16)
     clip = vae.encode_clip(rgb[:, None], depth[:, None])  # one frame is the start group alone

@@ -11,21 +11,14 @@ from torch import Tensor
 from golden_checks.fixture import Fixture
 from wm_env.kernels.temporal_conv import short_conv
 from wm_env.model.attention import GDNAttention, Geometry, SoftmaxAttention, from_ray_frame, to_ray_frame
-from wm_env.model.camera import (
-    Rays,
-    camera_conditions,
-    latent_intrinsics,
-    pack_windows,
-    plucker_rays,
-    ray_transforms,
-    window_indices,
-)
+from wm_env.model.camera import Rays, camera_input, clip_windows, ray_transforms
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
-from wm_env.model.frames import chunk_starts, explicit_starts, pose_frames
+from wm_env.model.frames import chunk_starts, explicit_starts
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.intrinsics import cover_crop, crop_intrinsics, intrinsics_per_frame
 from wm_env.model.layers import RMSNorm, camera_rotary, rotary
-from wm_env.model.released_names import attention_rows, convert
+from wm_env.model.released.names import attention_rows, convert
 
 
 def starts_of(case: dict[str, Any], frames: int) -> tuple[int, ...]:
@@ -70,7 +63,9 @@ def _attention_case(fixture: Fixture, config: dict[str, Any], name: str, case: d
     if "normalized_chunk_index" in case:
         assert [*starts, frames] == case["normalized_chunk_index"], f"{name}: chunk boundaries {starts}"
     if softmax and (case.get("chunk_size") or 0) >= frames:
-        starts = (0,)  # the reference's softmax blocks drop all chunking then, explicit lists too (dit.md 4)
+        # the reference's softmax blocks drop all chunking then, explicit lists too
+        # (docs/reference/transformer.md#chunks)
+        starts = (0,)
 
     rays = None
     if "input.camera_conditions" in fixture:
@@ -106,9 +101,8 @@ def _run(
         return merge(module, x, main, camera)
 
     module.merge = remember  # type: ignore[method-assign]
-    quirk = {"compat_uniform_chunk": uniform_conv_chunk(case)} if isinstance(module, GDNAttention) else {}
     with torch.no_grad():
-        out, _ = module(x, geometry, None, chunk_starts=starts, **quirk)
+        out, _ = module(x, geometry, None, Chunks(starts, uniform=uniform_conv_chunk(case)))
     return out, raw[0]
 
 
@@ -224,11 +218,9 @@ def plucker(fixture: Fixture) -> None:
     c2w = relative_to_first(fixture["input.c2w"])[None]  # (1, F, 4, 4)
     matrices = fixture["input.K"]
     pixels = intrinsics_per_frame(matrices, frames)  # (F, 4)
-    intrinsics = latent_intrinsics(pixels, frame_size, grid)[None]
-    at = pose_frames(frames, stride)
-    fixture.check("output.camera_conditions", camera_conditions(c2w[:, at], intrinsics[:, at])[0])
-    rays = plucker_rays(c2w, intrinsics, *grid)
-    fixture.check("output.chunk_plucker", pack_windows(rays, window_indices(frames, stride))[0])
+    camera = camera_input(c2w, pixels[None], frame_size, grid, clip_windows(frames, stride))
+    fixture.check("output.camera_conditions", camera.conditions[0])
+    fixture.check("output.chunk_plucker", camera.plucker[0])
 
     for name in fixture.names("output."):
         form = name.removeprefix("output.")

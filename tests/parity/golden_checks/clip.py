@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from golden_checks.fixture import Fixture, load
-from wm_env.model.camera import window_indices
-from wm_env.model.frames import latent_frames, pose_frames, snap_frames
+from wm_env.model.camera import clip_windows
+from wm_env.model.frames import latent_frames, snap_frames
 from wm_env.model.geometry import (
     RIGID_TOLERANCE,
     check_intrinsics,
@@ -134,8 +134,8 @@ def frame_counts(fixture: Fixture) -> None:
             assert {frames: latent_frames(int(frames)) for frames in content} == content
         else:
             ours_of = {
-                "pose_index_of_latent": pose_frames,
-                "plucker_raw_frames_of_latent": lambda frames: window_indices(frames, 8).tolist(),
+                "pose_index_of_latent": lambda frames: clip_windows(frames, 8).pose.tolist(),
+                "plucker_raw_frames_of_latent": lambda frames: clip_windows(frames, 8).rays.tolist(),
             }[table]
             examples = {key: value for key, value in content.items() if key.startswith("example_F")}
             assert examples, f"{table} has no example"

@@ -13,22 +13,22 @@ from golden_checks.attention import starts_of, uniform_conv_chunk
 from golden_checks.fixture import Fixture, load
 from wm_env.kernels.frame_gdn import IMPLEMENTATIONS
 from wm_env.model.camera import CameraInput
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.flow import denoise_chunk, listed_schedule
 from wm_env.model.frames import streaming_bounds
-from wm_env.model.released_names import convert, table
+from wm_env.model.released.names import convert, table
 from wm_env.model.state import BlockState, DiTState, GDNState
 from wm_env.model.text import TextTokens
 
 
 def dit(fixture: Fixture) -> None:
     """Every recorded call, with every implementation of the frame-GDN kernel that is installed."""
-    model = build(fixture)
     for impl in IMPLEMENTATIONS:
         if impl == "triton" and find_spec("triton") is None:
             continue
-        model.impl = impl
+        model = build(fixture, impl)
         for name, call in fixture.meta["calls"].items():
             with torch.no_grad():
                 out = run(model, fixture, call, arguments(fixture, call))
@@ -131,7 +131,9 @@ def streaming(fixture: Fixture) -> None:
 
 
 def numbered_slots(block: BlockState, *, first: bool, sink_only: bool) -> dict[int, Tensor]:
-    """Return what a chunk left in a block's state, in the reference's numbered layout (dit.md 7.2).
+    """Return what a chunk left in a block's state, in the reference's numbered layout.
+
+    See docs/reference/transformer.md#streaming-state.
 
     sink_only: the window has room for the sink alone, so we keep no keys of later chunks.
     """
@@ -178,8 +180,8 @@ def rows_of(fixture: Fixture, **window: Any) -> list[Any]:
     return table(config_of(fixture, **window), caption_tokens=fixture.meta["config"]["text_len"])
 
 
-def build(fixture: Fixture, **window: Any) -> DiT:
-    model = DiT(config_of(fixture, **window))
+def build(fixture: Fixture, impl: str = "chunk", **window: Any) -> DiT:
+    model = DiT(config_of(fixture, **window), impl)
     model.load_state_dict(convert(fixture.weights(), rows_of(fixture, **window)), strict=True)
     return model
 
@@ -214,8 +216,7 @@ def run(model: DiT, fixture: Fixture, call: dict[str, Any], inputs: dict[str, Te
         timestep.flatten(1) if timestep.ndim > 1 else timestep[:, None],  # (B, 1, T) or (B,)
         text_of(y, mask),
         camera,
-        chunk_starts=starts_of(call, x.shape[2]),
-        compat_uniform_chunk=uniform_conv_chunk(fixture.meta["config"] | call),
+        chunks=Chunks(starts_of(call, x.shape[2]), uniform=uniform_conv_chunk(fixture.meta["config"] | call)),
     )
     return out
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from wm_env.model import flow, layers
 from wm_env.model.attention import GDNAttention, Geometry, SoftmaxAttention
 from wm_env.model.camera import CameraInput, ray_transforms
+from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.frames import chunk_starts, streaming_bounds
@@ -31,7 +32,7 @@ from wm_env.model.geometry import se3_exp
 from wm_env.model.kinematics import KEYS, KeyMotion, c2w_from_actions
 from wm_env.model.metrics import pose_errors
 from wm_env.model.refiner.truncated import REFINER_SIGMAS, pack, refine_blocks, refine_clip
-from wm_env.model.released_names import Row, attention_rows, table
+from wm_env.model.released.names import Row, attention_rows, table
 from wm_env.model.text import TextTokens
 
 FOLDER = Path(__file__).parent
@@ -42,7 +43,8 @@ ATTENTION, WHOLE = {"rel": 3e-6}, {"rel": 1e-5}
 def float64() -> Iterator[None]:
     """Every `.float()` and complex64 of the model becomes its double twin, so that nothing is rounded.
 
-    Only the timestep features stay float32, as they are by definition (dit.md 2.2).
+    Only the timestep features stay float32, as they are by definition
+    (docs/reference/transformer.md#embeddings).
     """
     single = Tensor.float
 
@@ -119,7 +121,7 @@ def attention() -> None:
     }
     shape = {"latent_channels": 1, "caption_channels": 1, "depth": 1, "hidden": hidden, "heads": heads}
     cfg = DiTConfig(**shape, softmax_every=2, window_chunks=None)
-    gdn, softmax = GDNAttention(cfg).double(), SoftmaxAttention(cfg).double()
+    gdn, softmax = GDNAttention(cfg, "naive").double(), SoftmaxAttention(cfg).double()
     randomise(gdn, 1)
     shared = {key: value for key, value in gdn.state_dict().items() if key in softmax.state_dict()}
     softmax.load_state_dict(shared)
@@ -142,11 +144,7 @@ def attention() -> None:
         for prefix, seen in (("output", rays), ("output_nocam", None)):
             args = (x.unflatten(1, (frames, -1)), Geometry(cis, seen), None)
             with float64(), torch.no_grad():
-                out, _ = (
-                    gdn(*args, chunk_starts=starts, impl="naive")
-                    if case["attn"] == "gdn"
-                    else softmax(*args, chunk_starts=starts)
-                )
+                out, _ = (gdn if case["attn"] == "gdn" else softmax)(*args, Chunks(starts))
             tensors[f"{prefix}.{name}"] = out.flatten(1, 2)
     config = {
         "hidden": hidden, "heads": heads, "head_dim": hidden // heads, "B": batch,
@@ -206,7 +204,7 @@ def clip() -> None:
         starts = call["chunk_index"] or (0,)
         with float64(), torch.no_grad():
             seen = None if name == "no_camera" else camera
-            out, _ = model(inputs["input.x"], time, text, seen, chunk_starts=starts)
+            out, _ = model(inputs["input.x"], time, text, seen, chunks=Chunks(tuple(starts)))
         tensors[f"output.{name}"] = out
     config = SIZES | {"B": batch, "THW": [frames, *grid]}
     save("own_clip", tensors, kind="dit", config=config, calls=calls, tolerances={"output": WHOLE})

@@ -9,7 +9,7 @@ import pytest
 
 from wm_env.cli import main
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs/benchmarks.md"
 COMMANDS = re.findall(r"^    wm-env (bench .*)$", PAGE.read_text(), re.M)
 
 

@@ -21,8 +21,8 @@ from wm_env.bench.summary import summarise
 from wm_env.cli import main
 from wm_env.model.geometry import se3_exp
 from wm_env.model.metrics import PSNR_CAP
+from wm_env.model.world import Chunk, Start, WorldSpec
 from wm_env.twin import TWIN_SPEC, TwinWorld
-from wm_env.world import Chunk, Start, WorldSpec
 
 SCENES, STEPS = 2, 12
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ from wm_env.bench.revisit import loop_closure, revisit_pairs
 from wm_env.bench.statistics import colour_distance, frame_statistics, histograms
 from wm_env.bench.summary import bootstrap_p, holm
 from wm_env.bench.survival import kaplan_meier, skill, useful_horizon
-from wm_env.bench.telemetry import record, state_drift
+from wm_env.bench.telemetry import new_recording, observe_commit, state_drift
 from wm_env.bench.throughput import slope_of
 from wm_env.bench.walks import roll, starts, walk, walks
 from wm_env.cli import main
-from wm_env.model.embedded import load_world
+from wm_env.model.embedded import load_embedded
 from wm_env.model.geometry import assemble, se3_exp
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.state import GDNState
@@ -144,14 +145,14 @@ def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None
 
 
 def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
-    world = load_world(pure_world)
+    world = load_embedded(pure_world)
     truth = walks(
         world.spec, split="val", seeds=[0, 1], keys=[trajectory("random_walk", 6, seed) for seed in (0, 1)]
     )
     told = starts(world, truth)
-    with record(world, keep_states=True) as free:
-        first = roll(world, told, truth.c2w)
-    assert torch.equal(roll(world, told, truth.c2w), first)  # looking changes nothing, hooks are gone
+    free = new_recording(world, keep_states=True)
+    first = roll(world, told, truth.c2w, partial(observe_commit, free, world))
+    assert torch.equal(roll(world, told, truth.c2w), first)  # looking changes nothing
     assert len(free.S) == 6
     _, state = world.begin(told)
     for step in range(6):
@@ -244,4 +245,4 @@ def test_the_throughput_command_splits_a_step_into_parts_that_add_up(memory_worl
     assert row["frames_per_s"] == pytest.approx(2 * 4 / (row["step_p50_ms"] / 1e3))
     assert all(value > 0 for value in row["split_ms"].values())
     assert sum(row["split_ms"].values()) == pytest.approx(row["step_p50_ms"], rel=0.3)
-    assert report["weights"][memory_world]
+    assert report["weights"][row["world"]]

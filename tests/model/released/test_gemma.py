@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.released import text as text_module
-from wm_env.model.released.folder import Component, look_into
-from wm_env.model.released.text import cached_gemma2, load_gemma2
+from wm_env.model import gemma as text_module
+from wm_env.model.gemma import cached_gemma2, load_gemma2
+from wm_env.model.storage.folder import Component, look_into
 
 LENGTH = 12
 PREAMBLE = "describe a\nkitchen :"

@@ -1,7 +1,8 @@
 """The table from released SANA-WM checkpoint keys to ours: every released key is used once, or dead.
 
-dit.md section 8. A row says where a released tensor goes and how it is reshaped. Dead rows are checked for
-presence and shape and not stored: they exist in the files and no forward pass reads them.
+A row says where a released tensor goes and how it is reshaped. Dead rows are checked for presence and shape
+and not stored: they exist in the files and no forward pass reads them. See
+docs/reference/transformer.md#released-tensors.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ def attention_rows(cfg: DiTConfig, softmax: bool, theirs: str, ours: str) -> Ite
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], rows: list[Row]) -> list[str]:
     """Return the exempt keys that a file lacks; unexpected, misshapen and missing keys in one `ValueError`.
 
-    shapes: released key -> shape in the file. Rows marked exempt may be missing (dit.md 8.4).
+    shapes: released key -> shape in the file. Rows marked exempt may be missing
+    (docs/reference/transformer.md#loading).
     """
     by_key = {row.released: row for row in rows}
     unexpected = sorted(set(shapes) - set(by_key))

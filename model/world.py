@@ -1,4 +1,4 @@
-"""The `World` protocol: what the environment needs of a world, learned or true.
+"""The `World` protocol and its values: what a world is told, what it returns, what it says of itself.
 
 A world is a function over values. `begin` turns start conditions into a state; `step_chunk` turns a state
 and the camera poses of the next chunk into the frames seen along them and a new state. Neither keeps
@@ -11,16 +11,12 @@ it holds, so that slots at different chunks share one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
-
-from wm_env.model.spec import Chunk, WorldSpec
-
-__all__ = ["Chunk", "Start", "World", "WorldSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +34,52 @@ class Start:
     temperature: float = 1.0
     scene: Any = None
     start_c2w: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSpec:
+    """The fixed facts of a world.
+
+    name: preset or name of the checkpoint. options: what was asked of it beyond its defaults, by name.
+    frames_per_step: K, pixel frames per chunk (one chunk = one env step).
+    frame_size: `(height, width)` of its frames in pixels.
+    max_translation: metres per pixel frame at full speed.
+    max_rotation_deg: degrees per pixel frame at full speed.
+    trained_steps: env steps covered by training; beyond it quality is extrapolation.
+    latent_shape: `(C, h, w)` of the latent observation, or None where there is no latent.
+    fps: pixel frames per second.
+    sees_scene: the world is a renderer and is given the true scene and start pose.
+    weights_sha256: digest of the weights, None for a world without weights.
+    """
+
+    name: str
+    frames_per_step: int
+    frame_size: tuple[int, int]
+    max_translation: float
+    max_rotation_deg: float
+    trained_steps: int
+    latent_shape: tuple[int, int, int] | None
+    fps: int = 16
+    sees_scene: bool = False
+    weights_sha256: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name and the options, for tables and pictures: "tiny[ablate=dit]". Nothing parses it."""
+        return self.name + "".join(f"[{name}={value}]" for name, value in self.options.items())
+
+
+class Chunk(NamedTuple):
+    """What one chunk shows.
+
+    frames: uint8 `(B, K, h, w, 3)`. latent: float32 `(B, C, h', w')` or None. depth: float32
+    `(B, K, h, w)` metres along z, or None where the world has none.
+    """
+
+    frames: Tensor
+    latent: Tensor | None
+    depth: Tensor | None
 
 
 @runtime_checkable

@@ -1,4 +1,7 @@
-"""Writing results: refused early where the path cannot be written, and never half-written."""
+"""The one way to write: refused early where the path cannot be written, and never half-written.
+
+A file or folder is made under a temporary name beside its place and renamed when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write `data` so that a reader sees the old file or the whole new one, also after a kill."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

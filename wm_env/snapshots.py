@@ -22,8 +22,8 @@ from torch import Tensor
 
 from wm_env.core import Rules, State, initial
 from wm_env.episodes import Wishes, draw_episode
-from wm_env.files import atomic_path
 from wm_env.model.state import leaves, tree_map, unflatten
+from wm_env.model.storage.atomic import atomic_path
 
 _METADATA_KEY = "wm_env.snapshot"
 FORMAT = 1
@@ -74,19 +74,65 @@ def load_snapshot(path: str | Path) -> Snapshot:
         raise ValueError(
             f"{str(path)!r} is a snapshot of format {content.get('format')}; this version reads {FORMAT}"
         )
-    return Snapshot(config=content["config"], facts=content["facts"], tensors=tensors)
+    return Snapshot(config=_with_options(content["config"]), facts=content["facts"], tensors=tensors)
+
+
+def _with_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration as this version writes it; 0.1 wrote options into the world's name."""
+    if "options" in config:
+        return config
+    name, *parts = config["world"].replace("]", "").split("[")
+    pairs = [part.split("=") if "=" in part else ("dtype", part) for part in parts]
+    return {**config, "world": name, "options": dict(pairs)}
+
+
+def snapshot(env: gym.Env[Any, Any]) -> Snapshot:
+    """Return this moment of an environment, wrapped or not, as an immutable value; nothing large is copied.
+
+    Raises `TypeError` for another kind of environment, `ResetNeeded` before the first reset.
+    """
+    return _own(env).snapshot()
 
 
 def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
-    """Restore `env.unwrapped` and rewind TimeLimit; wrappers that were never reset are reset first."""
-    if not env.unwrapped.in_progress:  # type: ignore[attr-defined]
+    """Make an environment, wrapped or not, go on from a snapshot, and rewind TimeLimit.
+
+    Wrappers that were never reset are reset first. Raises `ValueError` naming every difference where the
+    snapshot belongs to another configuration.
+    """
+    inner = _own(env)
+    if not isinstance(snapshot, Snapshot):
+        raise TypeError(
+            f"restore takes a Snapshot, as snapshot(env) or load_snapshot(path) returns it, not a "
+            f"{type(snapshot).__name__}"
+        )
+    if not inner.in_progress:
         env.reset()
-    env.unwrapped.restore(snapshot)  # type: ignore[attr-defined]
+    inner.restore(snapshot)
     layer = env
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit):
             layer._elapsed_steps = snapshot.steps  # type: ignore[assignment]  # (annotated None)
         layer = layer.env
+
+
+def branch(env: gym.Env[Any, Any], num_envs: int, **settings: Any) -> Any:
+    """Return a `SanaWMVectorEnv` of `num_envs` futures of this moment of an environment, wrapped or not.
+
+    settings: noise="independent" or "shared", and those of `SanaWMEnv.branch`.
+    """
+    return _own(env).branch(num_envs, **settings)
+
+
+def _own(env: Any) -> Any:
+    """Return the innermost environment, or raise `TypeError` where it is none of ours."""
+    inner = getattr(env, "unwrapped", None)
+    if not all(hasattr(inner, name) for name in ("snapshot", "restore", "branch")):
+        raise TypeError(
+            f"a {type(env).__name__} has no snapshots; give an environment of gym.make('SanaWM-v0') "
+            "(of a vector environment, see SanaWMVectorEnv.snapshot)"
+        )
+    return inner
 
 
 def pack(rules: Rules, moment: Moment) -> Snapshot:
@@ -137,6 +183,7 @@ def configuration(rules: Rules) -> dict[str, Any]:
     spec = rules.world.spec
     return {
         "world": spec.name,
+        "options": dict(spec.options),
         "weights_sha256": spec.weights_sha256,
         "frames_per_step": spec.frames_per_step,
         "frame_size": list(spec.frame_size),

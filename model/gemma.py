@@ -1,8 +1,8 @@
 """Prompt features for the released models: Gemma-2, and a cache on disk so that it need not stay loaded.
 
-A prompt is encoded behind the preamble that ships in the checkpoint's YAML: pad and cut to
-(preamble tokens + length - 2), then keep token 0 and the last length - 1 positions (pipeline.md 4.1). The
-negative prompt is encoded alone. Legend: `B` prompts, `L` tokens (300), `E` width (2304).
+A prompt is encoded behind the preamble that ships in the checkpoint's YAML: pad and cut to (preamble tokens +
+length - 2), then keep token 0 and the last length - 1 positions (docs/reference/pipeline.md#prompt-features).
+The negative prompt is encoded alone. Legend: `B` prompts, `L` tokens (300), `E` width (2304).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from wm_env.model.checkpoint import write_atomic
-from wm_env.model.released.folder import Component
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.folder import Component
 from wm_env.model.text import TextTokens
 
 PROMPT_TOKENS = 300
