@@ -56,9 +56,9 @@ class Family(Protocol):
 class TinyOptions:
     """Options of the embedded worlds and of folders like them.
 
-    dtype: "float32", or "bfloat16" for its products, faster in batches where the CPU has it. refiner:
-    "default" for the world's own, "none", or "tiny" for a world that must have one. ablate: None, or a part
-    to remove, one of `ABLATIONS`.
+    dtype: "float32", or "bfloat16" for its products, faster in batches where the CPU has it.
+    refiner: "default" for the world's own, "none", or "tiny" for a world that must have one.
+    ablate: None, or a part to remove: "dit", "gdn_state" or "memory".
     """
 
     dtype: str = "float32"
@@ -91,7 +91,10 @@ class TinyFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinOptions:
-    """Options of the ground-truth renderer. latents: observe those of the embedded `tiny` world."""
+    """Options of the ground-truth renderer.
+
+    latents: whether it has latents to observe, those of the embedded `tiny` world.
+    """
 
     latents: bool = False
 

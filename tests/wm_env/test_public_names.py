@@ -148,3 +148,11 @@ def test_every_world_option_can_be_asked_for_through_gym_make() -> None:
     asked = {name for family in FAMILIES for name in (f.name for f in dataclasses.fields(family.options))}
     assert asked - {"latents"} <= settings  # the twin's latents are asked for by obs_type="latent"
     assert option_names("twin") == ("latents",)
+
+
+def test_the_page_of_public_names_is_made_from_their_docstrings() -> None:
+    script = Path(__file__).resolve().parents[2] / "docs" / "api.py"
+    made = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
