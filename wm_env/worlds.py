@@ -77,7 +77,8 @@ class TinyOptions:
 
 
 class TinyFamily:
-    what, options = "a tiny world", TinyOptions
+    what: str = "a tiny world"
+    options: type = TinyOptions
 
     def named(self, world: str) -> bool:
         return world in EMBEDDED
@@ -100,7 +101,8 @@ class TwinOptions:
 
 
 class TwinFamily:
-    what, options = "the twin", TwinOptions
+    what: str = "the twin"
+    options: type = TwinOptions
 
     def named(self, world: str) -> bool:
         return world == "twin"
@@ -113,7 +115,8 @@ class TwinFamily:
 
 
 class ReleasedFamily:
-    what, options = "a released world", ReleasedSettings
+    what: str = "a released world"
+    options: type = ReleasedSettings
 
     def named(self, world: str) -> bool:
         return world in RELEASED
