@@ -501,11 +501,11 @@ def test_pages_show_what_was_measured_and_say_what_was_not(tmp_path: Path) -> No
     assert "| H0 | 3.00 | 800 |" in kernels
 
 
-def test_pages_with_unknown_or_open_marks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="marks the sections"):
-        pages.filled("no marks", {"steps": ""})
-    with pytest.raises(ValueError, match="no `<!-- end -->`"):
-        pages.filled("<!-- measured: steps -->\n", {"steps": ""})
+def test_a_page_without_its_marks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for page in ("kernels.md", "released.md"):
+        (tmp_path / page).write_text("no marks\n")
+    assert pages.main(["--folder", str(tmp_path)]) == 2
+    assert "error: ValueError: kernels.md: the page marks []" in capsys.readouterr().err
 
 
 # --- beside diffusers
