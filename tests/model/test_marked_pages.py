@@ -45,13 +45,13 @@ def test_a_wrong_mark_is_refused(page: str, found: dict[str, str], told: str) ->
 def test_check_tells_what_differs_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "page.md"
+    page = tmp_path / "page"
     page.write_text(PAGE)
-    assert rewrite(tmp_path, {"page.md": FOUND}, check=True) == 1
+    assert rewrite(tmp_path, {"page": FOUND}, check=True) == 1
     told = capsys.readouterr().out
-    assert "page.md: db: the page says '1', the files '36'" in told and "differs: page.md" in told
+    assert "page: db: the page says '1', the files '36'" in told and "differs: page" in told
     assert page.read_text() == PAGE
-    assert rewrite(tmp_path, {"page.md": FOUND}, check=False) == 0
-    assert rewrite(tmp_path, {"page.md": FOUND}, check=True) == 0
-    with pytest.raises(ValueError, match=r"^page\.md: the page marks"):
-        rewrite(tmp_path, {"page.md": {}}, check=True)
+    assert rewrite(tmp_path, {"page": FOUND}, check=False) == 0
+    assert rewrite(tmp_path, {"page": FOUND}, check=True) == 0
+    with pytest.raises(ValueError, match=r"^page: the page marks"):
+        rewrite(tmp_path, {"page": {}}, check=True)

@@ -275,15 +275,17 @@ def sections(folder: Path) -> dict[str, dict[str, str]]:
     made = folder / "kernels-cpu.json"
     bench = json.loads(made.read_text()) if made.is_file() else None
     makers: dict[str, dict[str, Callable[[Sequence[Record]], str]]] = {
-        "kernels.md": {
+        "kernels": {
             "proofs": proofs,
             "ceilings": ceilings,
             "kernels": kernels,
             "cpu": lambda _: cpu(bench),
         },
-        "released.md": {"steps": steps, "calls": calls, "looks": looks, "rest": rest},
+        "released": {"steps": steps, "calls": calls, "looks": looks, "rest": rest},
     }
-    return {page: {name: make(records) for name, make in made.items()} for page, made in makers.items()}
+    return {
+        f"{page}.md": {name: make(records) for name, make in made.items()} for page, made in makers.items()
+    }
 
 
 def main(words: list[str] | None = None) -> int:
