@@ -18,8 +18,8 @@ from wm_env.agents.moves import MovingAgent, held_table
 from wm_env.agents.sight import GoalSight
 from wm_env.agents.starts import check_starts
 from wm_env.core import State
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.rollout import Ablation
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.world import WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task

@@ -43,9 +43,9 @@ from wm_env.agents.policies import (
 from wm_env.agents.starts import evaluation_seeds, training_scenes
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
-from wm_env.files import atomic_path
-from wm_env.model.checkpoint import load_card
 from wm_env.model.kinematics import KEYS
+from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.checkpoint import load_card
 from wm_env.recording import Layout, Shot, record_video, shot
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.worlds import twin_of

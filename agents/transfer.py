@@ -36,7 +36,7 @@ from wm_env.agents.transfer_players import (
     trained_players,
     user_player,
 )
-from wm_env.files import atomic_path
+from wm_env.model.storage.atomic import atomic_path
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wm_env.agents.transfer_metrics import LEARNED, SIM, TRUE
 from wm_env.bench.intervals import MIN_SCENES, Band
 from wm_env.bench.page import number, opening, table, write_figures, write_page
-from wm_env.files import atomic_path
+from wm_env.model.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 
 import wm_env  # noqa: F401  (registers the ids)
-from wm_env.model.checkpoint import load_card
 from wm_env.model.config import DiTConfig
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
@@ -30,6 +29,7 @@ from wm_env.model.data.latents import encode_shards
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
 from wm_env.model.embedded import embedded_vae, write_parts
 from wm_env.model.rollout import SamplerConfig
+from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.flow_matching import WorldLossConfig
 from wm_env.model.training.loop import LoopConfig
 from wm_env.model.training.vae import load_vae

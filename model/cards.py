@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_env.model.checkpoint import Card, load_card
 from wm_env.model.embedded import EMBEDDED, MAX_ROTATION_DEG, MAX_TRANSLATION, EmbeddedConfig, world_path
+from wm_env.model.storage.checkpoint import Card, load_card
 
 FPS = 16
 PARTS = {"vae": "autoencoder with depth network", "dit": "transformer", "refiner": "pixel refiner"}

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.checkpoint import (
+from wm_env.model.config import DiTConfig
+from wm_env.model.dit import DiT
+from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.storage.checkpoint import (
     Card,
     file_sha256,
     load_checkpoint,
@@ -25,10 +29,6 @@ from wm_env.model.checkpoint import (
     save_checkpoint,
     with_prefix,
 )
-from wm_env.model.config import DiTConfig
-from wm_env.model.dit import DiT
-from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 from wm_env.model.world import WorldSpec

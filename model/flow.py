@@ -72,6 +72,25 @@ def listed_schedule(timesteps: Sequence[float]) -> Schedule:
     return Schedule(torch.cat([listed / TIMESTEPS, listed.new_zeros(1)]), listed)
 
 
+def guided(without: Tensor, with_text: Tensor, scale: float) -> Tensor:
+    """Return the classifier-free guided velocity u + scale (c - u): the one place that joins the halves."""
+    return without + scale * (with_text - without)
+
+
+def euler_path(
+    velocity: Callable[[Tensor, float], Tensor], x: Tensor, sigmas: Sequence[float]
+) -> list[Tensor]:
+    """Return x at every level, from the first to the last: x <- x - (s - s') v(x, s).
+
+    velocity: `(x, s) -> v` like x, every frame at the same level s. sigmas: falling noise levels; a single
+    one leaves x as it is. The embedded worlds' sampler, their distillation and contact sheets walk here.
+    """
+    path = [x]
+    for sigma, after in pairwise(sigmas):
+        path.append(path[-1] - (sigma - after) * velocity(path[-1], sigma))
+    return path
+
+
 def guide(network: Callable[..., Tensor], uncondition: Tensor, condition: Tensor, scale: float) -> Velocity:
     """Return the classifier-free guided velocity u + scale (c - u) of `network(x, timestep, starts, text)`.
 
@@ -82,12 +101,12 @@ def guide(network: Callable[..., Tensor], uncondition: Tensor, condition: Tensor
         return lambda x, timestep, starts: network(x, timestep, starts, condition)
     text = torch.cat([uncondition, condition])
 
-    def guided(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
+    def both_halves(x: Tensor, timestep: Tensor, starts: Sequence[int]) -> Tensor:
         both = network(torch.cat([x, x]), torch.cat([timestep, timestep]), starts, text)
         without, with_text = both.chunk(2)
-        return without + scale * (with_text - without)
+        return guided(without, with_text, scale)
 
-    return guided
+    return both_halves
 
 
 def guide_streaming(network: StreamingVelocity, scale: float) -> StreamingVelocity:
@@ -98,12 +117,12 @@ def guide_streaming(network: StreamingVelocity, scale: float) -> StreamingVeloci
     if scale == 1.0:
         return network
 
-    def guided(x: Tensor, timestep: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def both_halves(x: Tensor, timestep: Tensor, state: Any) -> tuple[Tensor, Any]:
         both, new_state = network(torch.cat([x, x]), torch.cat([timestep, timestep]), state)
         without, with_text = both.chunk(2)
-        return without + scale * (with_text - without), new_state
+        return guided(without, with_text, scale), new_state
 
-    return guided
+    return both_halves
 
 
 def flow_euler_ltx(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_env.model.checkpoint import write_atomic
+from wm_env.model.storage.atomic import write_atomic
 
 
 def png_bytes(image: np.ndarray) -> bytes:

@@ -32,6 +32,7 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal
 from wm_env.model.dit import DiT
+from wm_env.model.flow import euler_path
 from wm_env.model.memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.pixels import metric_depth, to_rgb, within_range
 from wm_env.model.refiner.tiny import TinyRefiner
@@ -219,12 +220,15 @@ class LearnedWorld:
         committed = tree_map(lambda leaf: _float32(leaf[:, 0]), states)
         if self.ablate == "dit":
             return pending.latent[:, :, 0], committed
-        x = x - (sampler.sigmas[0] - sampler.sigmas[1]) * velocity[:, :, 1:]
-        for sigma, lower in zip(sampler.sigmas[1:-1], sampler.sigmas[2:], strict=True):
+        first = velocity[:, :, 1:]
+
+        def later(x: Tensor, sigma: float) -> Tensor:
             level = torch.full((x.shape[0], 1), 1000 * sigma, device=self.device)
             with self.precision():
-                velocity, _ = self.dit(x, level, state.text, view.camera, committed, memory=view.tokens)
-            x = x - (sigma - lower) * velocity
+                return self.dit(x, level, state.text, view.camera, committed, memory=view.tokens)[0]
+
+        x = euler_path(lambda x, _: first, x, sampler.sigmas[:2])[-1]
+        x = euler_path(later, x, sampler.sigmas[1:])[-1]
         return x[:, :, 0], committed
 
     @torch.inference_mode()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
+from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 if not torch.cuda.is_available():  # without a GPU, Triton kernels run in its interpreter; read at its import

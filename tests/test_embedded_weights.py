@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from wm_env.bench.walks import roll, starts, steps_around, walks
-from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.embedded import EMBEDDED, load_embedded, world_path
 from wm_env.model.metrics import psnr
 from wm_env.model.scenes.paths import trajectory
+from wm_env.model.storage.checkpoint import load_card, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 32 * 2**20  # bytes of all embedded weights together

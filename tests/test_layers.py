@@ -16,8 +16,8 @@ LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 
 # Within wm_env a file imports only from files to its left.
 ORDER = (
-    *("moved", "registration", "actions", "images", "observations", "episodes", "tasks", "core"),
-    *("files", "video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
+    *("forks", "moved", "registration", "actions", "images", "observations", "episodes", "tasks", "core"),
+    *("video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
@@ -110,20 +110,21 @@ def imported_by(code: str) -> set[str]:
     """Return the modules that `code` adds to a fresh interpreter, those of the standard library left out."""
     told = f"import json, sys; old = set(sys.modules)\n{code}\nprint(json.dumps([*(set(sys.modules) - old)]))"
     out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60)
-    return {name for name in json.loads(out.stdout) if name.split(".")[0] not in sys.stdlib_module_names}
+    standard = sys.stdlib_module_names | {"__mp_main__"}  # multiprocessing's own name of __main__
+    return {name for name in json.loads(out.stdout) if name.split(".")[0] not in standard}
 
 
 def test_importing_wm_env_imports_gymnasium_and_no_other_package_and_registers_the_ids() -> None:
     """What keeps it cheap: no torch, no file of the layers; measured times are in the README."""
     code = "import gymnasium, wm_env\nassert 'SanaWM-v0' in gymnasium.registry"
     own = imported_by(code) - imported_by("import gymnasium")
-    assert own == {"wm_env", "wm_env.moved", "wm_env.registration"}
+    assert own == {"wm_env", "wm_env.forks", "wm_env.moved", "wm_env.registration"}
 
 
 def test_without_gymnasium_importing_wm_env_imports_the_standard_library_alone() -> None:
     absent = "import importlib.util as util; find = util.find_spec; "
     absent += "util.find_spec = lambda name, *rest: None if name == 'gymnasium' else find(name, *rest)"
-    assert imported_by(f"{absent}\nimport wm_env") == {"wm_env", "wm_env.moved"}
+    assert imported_by(f"{absent}\nimport wm_env") == {"wm_env", "wm_env.forks", "wm_env.moved"}
 
 
 def test_importing_under_a_second_name_does_not_register_twice() -> None:

@@ -12,8 +12,9 @@ SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec ret
                              settings
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
-Importing this package registers the ids (where Gymnasium is installed) and nothing else: no torch, no model,
-no weights. Everything above is loaded on first use.
+Importing this package registers the ids (where Gymnasium is installed), keeps processes that are forked later
+to one thread (`wm_env.forks`) and does nothing else: no torch, no model, no weights. Everything above is
+loaded on first use.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from importlib.util import find_spec as _find_spec
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
+from wm_env.forks import watch_forks as _watch_forks
 from wm_env.moved import tell_where_names_moved as _tell_where_names_moved
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ _root = _Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir() and str(_root) not in __path__:
     __path__.append(str(_root))
 
+_watch_forks()
 _tell_where_names_moved()
 if _find_spec("gymnasium") is not None:
     from wm_env.registration import register_ids as _register_ids

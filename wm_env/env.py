@@ -92,8 +92,8 @@ class SanaWMEnv(gym.Env[Any, Any]):
         wish = wishes(self._defaults, options, spec.frame_size)
         check_wishes(self._rules, wish)
         super().reset(seed=seed)
-        episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
         with cpu_threads(self._threads):
+            episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
             state = initial(self._rules, [episode])
         self._enter(state, episode.prompt)
         return self._seen()

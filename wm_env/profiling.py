@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_env.forks import check_fork
 from wm_env.model.state import nbytes
 from wm_env.model.world import Chunk, Start, World, WorldSpec
 
@@ -27,8 +28,9 @@ def cpu_threads(count: int | None) -> Iterator[None]:
     """Let torch use `count` CPU threads inside, and what it used before afterwards; None changes nothing.
 
     One episode is too small to share out: a second thread gains little on an idle machine, and on a busy one
-    the two can wait for each other for seconds.
+    the two can wait for each other for seconds. Raises `RuntimeError` as `wm_env.forks.check_fork` does.
     """
+    check_fork(count or 1)
     before = torch.get_num_threads()
     if count is None or count == before:
         yield

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wm_env.core import State
 from wm_env.env import SanaWMEnv
-from wm_env.files import atomic_path
 from wm_env.model.kinematics import KEYS
+from wm_env.model.storage.atomic import atomic_path
 
 Policy = Callable[[State], str]
 """Which keys to hold for the next step, such as "w" or "wd"; "" is none."""

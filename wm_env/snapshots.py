@@ -22,8 +22,8 @@ from torch import Tensor
 
 from wm_env.core import Rules, State, initial
 from wm_env.episodes import Wishes, draw_episode
-from wm_env.files import atomic_path
 from wm_env.model.state import leaves, tree_map, unflatten
+from wm_env.model.storage.atomic import atomic_path
 
 _METADATA_KEY = "wm_env.snapshot"
 FORMAT = 1

@@ -241,10 +241,10 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Begin new episodes in the slots of `mask`; nothing changes where the world refuses."""
         slots = np.flatnonzero(mask).tolist()
         spec = self._world.spec
-        episodes = [
-            draw_episode(self._generator(slot), wish, spec, self.config.temperature) for slot in slots
-        ]
         with cpu_threads(self._threads):
+            episodes = [
+                draw_episode(self._generator(slot), wish, spec, self.config.temperature) for slot in slots
+            ]
             fresh = initial(self._rules, episodes)
         self._state = fresh if self._state is None or mask.all() else put(self._state, slots, fresh)
         for slot, episode in zip(slots, episodes, strict=True):

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import bisect
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.storage.atomic import atomic_folder
 
 ARRAYS = ("rgb", "depth", "c2w", "intrinsics", "caption")
 
@@ -53,15 +52,13 @@ def write_shard(
     origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a shard so that `folder` either does not exist or is complete; origin: JSON values, see above."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name in ARRAYS:
-        np.save(temporary / f"{name}.npy", arrays[name])
-    (temporary / "captions.json").write_text(json.dumps(list(captions)))
-    if origin is not None:
-        (temporary / "origin.json").write_text(json.dumps(dict(origin), indent=2) + "\n")
-    os.replace(temporary, folder)
+    with atomic_folder(folder) as temporary:
+        for name in ARRAYS:
+            np.save(temporary / f"{name}.npy", arrays[name])
+        (temporary / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
+        if origin is not None:
+            text = json.dumps(dict(origin), indent=2) + "\n"
+            (temporary / "origin.json").write_text(text, encoding="utf-8")
 
 
 class ClipShards:

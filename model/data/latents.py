@@ -11,8 +11,6 @@ A cache of another autoencoder is refused, never mixed.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.clip import Clip, ClipShards, share_of
+from wm_env.model.storage.atomic import atomic_folder
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
@@ -62,13 +61,10 @@ def encode_shards(
             latent, predicted, _ = vae.encode_image(images, cameras)
             start.append(latent.half().cpu())
             depth0.append(predicted.half().cpu())
-        temporary = out / f".{path.name}.{os.getpid()}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, rows in (("z", z), ("start", start), ("depth0", depth0)):
-            np.save(temporary / f"{name}.npy", torch.stack(rows).numpy())
-        (temporary / "vae.json").write_text(json.dumps({"sha256": sha256}))
-        os.replace(temporary, target)
+        with atomic_folder(target) as temporary:
+            for name, rows in (("z", z), ("start", start), ("depth0", depth0)):
+                np.save(temporary / f"{name}.npy", torch.stack(rows).numpy())
+            (temporary / "vae.json").write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
         if report is not None:
             report(number + 1, len(shards.paths))
 

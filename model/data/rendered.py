@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.checkpoint import write_atomic
 from wm_env.model.data.clip import Clip, ClipShards
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.procedural import ClipPlan, RenderConfig, plan_clip, render_frames
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import to_pixels
+from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 RECIPE = "rendered.json"

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from wm_env.model.released.folder import Component
-from wm_env.model.released.tensor_files import list_tensors, load_tensorwise
-from wm_env.model.released.text import INSTALL, CachedEncoder, tokenizer_folder
+from wm_env.model.gemma import INSTALL, CachedEncoder, tokenizer_folder
+from wm_env.model.storage.folder import Component
+from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.text import TextTokens
 
 REFINER_TOKENS = 1024

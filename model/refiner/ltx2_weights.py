@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
-from wm_env.model.released.folder import Component
-from wm_env.model.released.tensor_files import (
+from wm_env.model.storage.folder import Component
+from wm_env.model.storage.tensor_files import (
     Entries,
     TensorEntry,
     list_tensors,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, clip_windows
 from wm_env.model.chunks import cut_at
-from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx
+from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx, guided
 from wm_env.model.frames import check_frames, chunk_starts, latent_frames
 from wm_env.model.geometry import check_intrinsics, check_rigid, relative_to_first
 from wm_env.model.intrinsics import intrinsics_per_frame
@@ -114,7 +114,7 @@ def _velocity(
         v, _ = parts.dit(x, timestep, said, seen, chunks=cut_at(starts))
         if nothing is not None:
             without, _ = parts.dit(x, timestep, nothing, seen, chunks=cut_at(starts))
-            v = without + scale * (v - without)
+            v = guided(without, v, scale)
         progress()
         return v
 

@@ -17,8 +17,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wm_env.model.checkpoint import sha256_of, write_atomic
-from wm_env.model.released.text import INSTALL
+from wm_env.model.gemma import INSTALL
+from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.checkpoint import sha256_of
 
 MANIFEST = "wm-env-download.json"
 RESERVE = 2**30  # bytes that stay free

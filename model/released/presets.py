@@ -10,17 +10,9 @@ import torch
 
 from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.config import DiTConfig, sana_wm
+from wm_env.model.gemma import cached_gemma2
 from wm_env.model.refiner.ltx2_text import cached_gemma3
 from wm_env.model.refiner.ltx2_weights import load_refiner
-from wm_env.model.released.folder import (
-    Component,
-    ReleasedFolder,
-    Variant,
-    choose_stage1,
-    look_into,
-    only,
-    stage1_files,
-)
 from wm_env.model.released.rollout import (
     OFFLOADS,
     Offload,
@@ -31,8 +23,16 @@ from wm_env.model.released.rollout import (
     teacher_sampler,
 )
 from wm_env.model.released.stage1 import config_of, load_stage1
-from wm_env.model.released.tensor_files import files_of, sha256_of_files
-from wm_env.model.released.text import cached_gemma2
+from wm_env.model.storage.folder import (
+    Component,
+    ReleasedFolder,
+    Variant,
+    choose_stage1,
+    look_into,
+    only,
+    stage1_files,
+)
+from wm_env.model.storage.tensor_files import files_of, sha256_of_files
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.world import WorldSpec
@@ -54,12 +54,14 @@ TEXT_CACHE = "text_cache"
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedSettings:
-    """What a user may choose of a released pipeline.
+    """Where a released world's weights lie and how they are placed.
 
-    weights: its folder, None for `default_folder`. refiner: "none" or "ltx2". dtype: "float32" or
-    "bfloat16", None for bfloat16 on a GPU and float32 elsewhere. offload: parts that stay on the CPU and
-    visit the device for their turn ("text": the encoder is dropped after each new prompt). frame_size:
-    `(height, width)`, None for the trained 704x1280.
+    weights: its folder; None is `default_folder`.
+    refiner: "none" or "ltx2".
+    dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+    offload: parts that stay on the CPU and visit the device for their turn; "text" drops the encoder after
+        each new prompt.
+    frame_size: (height, width), multiples of 32; None is the trained 704x1280.
     """
 
     weights: str | None = None

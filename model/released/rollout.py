@@ -28,7 +28,15 @@ from torch import Tensor, nn
 
 from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_windows
 from wm_env.model.dit import DiT
-from wm_env.model.flow import STUDENT_STEPS, Rule, Schedule, denoise_chunk, listed_schedule, shifted_schedule
+from wm_env.model.flow import (
+    STUDENT_STEPS,
+    Rule,
+    Schedule,
+    denoise_chunk,
+    guided,
+    listed_schedule,
+    shifted_schedule,
+)
 from wm_env.model.geometry import check_intrinsics, check_rigid
 from wm_env.model.placement import placed
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
@@ -328,12 +336,12 @@ class ReleasedWorld:
             return network
         nothing = self.parts.encode_negative(len(state.seed))
 
-        def guided(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
+        def both_halves(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
             without, negative = dit(x, timestep, nothing, camera, states[1])
             with_text, after = dit(x, timestep, state.text, camera, states[0])
-            return without + scale * (with_text - without), (after, negative)
+            return guided(without, with_text, scale), (after, negative)
 
-        return guided
+        return both_halves
 
     def _noise(self, state: ReleasedState, stream: int, shape: tuple[int, ...]) -> Tensor:
         """Return noise `(B, *shape)`: a function of (seed, chunk, stream), scaled by the temperature."""

@@ -14,9 +14,9 @@ import torch
 
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
-from wm_env.model.released.folder import Stage1File
-from wm_env.model.released.tensor_files import Entries, list_tensors, load_tensorwise, without_unit_axes
-from wm_env.model.released_names import Row, check_shapes, table
+from wm_env.model.released.names import Row, check_shapes, table
+from wm_env.model.storage.folder import Stage1File
+from wm_env.model.storage.tensor_files import Entries, list_tensors, load_tensorwise, without_unit_axes
 
 _DIFFUSERS_NAMES = {
     "t_embedder.linear_1.": "t_embedder.mlp.0.",

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.rendered import open_clips
+from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.training.vae import bf16_supported, depth_loss, evaluate, load_vae, sample_images
 from wm_env.model.vae.tiny import TinyVAE

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import latents_of, load_embedded, world_path, write_parts
 from wm_env.model.rollout import LearnedWorld, SamplerConfig
+from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.distill_losses import student_levels
 from wm_env.model.training.distill_steps import (
     Distillation,

@@ -24,14 +24,13 @@ worlds have no bidirectional teacher. Legend: `B` clips, `C` channels, `T` laten
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wm_env.model.dit import DiT
-from wm_env.model.flow import TIMESTEPS, shift_sigma
+from wm_env.model.flow import TIMESTEPS, euler_path, shift_sigma
 from wm_env.model.rollout import chunk_noise
 from wm_env.model.state import DiTState
 from wm_env.model.text import TextTokens
@@ -71,15 +70,15 @@ def velocity(model: DiT, batch: WorldBatch, x: Tensor, sigma: Tensor, state: DiT
 
 
 @torch.no_grad()
-def euler_path(
+def own_path(
     model: DiT, batch: WorldBatch, noise: Tensor, state: DiTState, levels: Sequence[float]
 ) -> list[Tensor]:
     """Return x at every level `(B, C, T, h, w)`, from noise at the first to the last."""
-    path = [noise]
-    for s, lower in pairwise(levels):
-        sigma = noise.new_full((noise.shape[0], noise.shape[2]), s)
-        path.append(path[-1] - (s - lower) * velocity(model, batch, path[-1], sigma, state))
-    return path
+
+    def at_level(x: Tensor, s: float) -> Tensor:
+        return velocity(model, batch, x, noise.new_full((noise.shape[0], noise.shape[2]), s), state)
+
+    return euler_path(at_level, noise, levels)
 
 
 def ode_loss(
@@ -98,7 +97,7 @@ def ode_loss(
     """
     eps = _normal(own, generator)
     with torch.no_grad():
-        path = euler_path(teacher, batch, eps, clean_state(teacher, batch, own), teacher_levels)
+        path = own_path(teacher, batch, eps, clean_state(teacher, batch, own), teacher_levels)
     steps, taken = len(levels) - 1, len(teacher_levels) - 1
     shape = (own.shape[0], own.shape[2])
     level = torch.randint(steps, shape, generator=generator).to(own.device)  # (B, T)
@@ -119,7 +118,7 @@ def last_step(student: DiT, batch: WorldBatch, own: Tensor, noise: Tensor, level
     """
     with torch.no_grad():
         state = clean_state(student, batch, own)
-        x = euler_path(student, batch, noise, state, levels[:-1])[-1]
+        x = own_path(student, batch, noise, state, levels[:-1])[-1]
     sigma = x.new_full((x.shape[0], x.shape[2]), levels[-2])
     return x - levels[-2] * velocity(student, batch, x, sigma, state)
 

@@ -18,10 +18,10 @@ from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.distill_losses import (
     add_noise,
     clean_state,
-    euler_path,
     last_step,
     matching_loss,
     ode_loss,
+    own_path,
     rollout_noise,
     seen_clean,
     student_levels,
@@ -191,5 +191,5 @@ def teacher_gap(lesson: Lesson, student: DiT, clips: int = 8) -> float:
     noise = rollout_noise(range(count), own)
     ends = []
     for dit, walked in ((student, lesson.config.levels), (lesson.teacher, lesson.config.teacher_levels)):
-        ends.append(euler_path(dit, batch, noise, clean_state(dit, batch, batch.z), walked)[-1])
+        ends.append(own_path(dit, batch, noise, clean_state(dit, batch, batch.z), walked)[-1])
     return float(weighted_square(ends[0] - ends[1], lesson.weights))

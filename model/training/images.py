@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, draw, frames_of
 from wm_env.model.dit import DiT
+from wm_env.model.flow import euler_path
 from wm_env.model.memory import memory_tokens, splat
 from wm_env.model.pixels import to_pixels
 from wm_env.model.state import cat, select
@@ -258,8 +258,9 @@ def draw_images(model: DiT, batch: ImageBatch, sigmas: tuple[float, ...], seed: 
     """Return latents `(B, C, h, w)` drawn along noise levels from 1 down to 0."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch.z.shape, generator=generator).to(batch.z.device)
-    for sigma, lower in pairwise(sigmas):
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
         level = torch.full((len(x), 1), 1000 * sigma, device=x.device)
-        velocity, _ = model(x, level, batch.text, batch.camera, memory=batch.memory)
-        x = x - (sigma - lower) * velocity.float()
-    return x[:, :, 0]
+        return model(x, level, batch.text, batch.camera, memory=batch.memory)[0].float()
+
+    return euler_path(velocity, x, sigmas)[-1][:, :, 0]

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.data.rendered import Clips
 from wm_env.model.flow import shift_sigma
@@ -33,6 +32,7 @@ from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.pixels import inverse_depth, to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.keyframes import damage, rand
 from wm_env.model.training.loop import LoopConfig, Report, Run
 from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.camera import CameraInput
-from wm_env.model.checkpoint import load_card, load_checkpoint
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
@@ -38,6 +37,7 @@ from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import to_pixels
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
+from wm_env.model.storage.checkpoint import load_card, load_checkpoint
 from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.clip_rollouts import states_along
 from wm_env.model.training.flow_matching import (

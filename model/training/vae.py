@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.pixels import inverse_depth, metric_depth, to_pixels
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.training.distributed import SOLO, Group
 from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
 from wm_env.model.vae.tiny import GROUP, TinyVAE, TinyVAEConfig, init_from_patches

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.data.rendered import open_latents
 from wm_env.model.dit import DiT
@@ -30,6 +29,7 @@ from wm_env.model.memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
+from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.training.clip_loss import ClipLossConfig, clip_step
 from wm_env.model.training.distributed import SOLO, Group

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_env.model.pixels import from_uint8, to_uint8
-from wm_env.model.released.folder import Component
-from wm_env.model.released.tensor_files import list_tensors, load_tensorwise
+from wm_env.model.storage.folder import Component
+from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.vae.normalisation import LatentScale, denormalise, normalise
 
 INSTALL = "install it with `pip install 'wm-env[released]'`"

@@ -13,7 +13,7 @@ import torch
 
 from wm_env.agents.policies import PPOSettings, blindfold, load_policy
 from wm_env.agents.ppo import score, train
-from wm_env.model.checkpoint import load_checkpoint
+from wm_env.model.storage.checkpoint import load_checkpoint
 
 TOY = PPOSettings(
     world="twin", task="objectnav", num_envs=2, max_episode_steps=8, steps=32, rollout=8, batch_size=16,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from wm_env.model.cards import page, trainings, write_pages
-from wm_env.model.checkpoint import load_card
 from wm_env.model.embedded import EMBEDDED, world_path
+from wm_env.model.storage.checkpoint import load_card
 
 CARDS = Path(__file__).resolve().parents[2] / "docs/cards"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint, with_prefix
+from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint, with_prefix
 
 
 def test_weights_and_card_come_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wm_env.model.camera import CameraInput
 from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig, sana_wm, tiny
 from wm_env.model.dit import DiT
-from wm_env.model.released_names import parameter_count, table
+from wm_env.model.released.names import parameter_count, table
 from wm_env.model.state import DiTState, cat, leaves, select, tree_map
 from wm_env.model.text import TextTokens
 

@@ -13,7 +13,7 @@ from PIL import Image
 from wm_env.cli import COMMANDS, main
 from wm_env.export.episode import load_recording
 from wm_env.export.lerobot import export_lerobot
-from wm_env.files import atomic_folder, check_folder
+from wm_env.model.storage.atomic import atomic_folder, check_folder
 
 CLIP = "record --out a.mp4 --world sana-wm-bidirectional --image picture.png --trajectory"
 BAD = {

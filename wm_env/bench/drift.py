@@ -51,10 +51,10 @@ from wm_env.bench.rollouts import (
     scene_group,
 )
 from wm_env.bench.row_file import Job, append_rows, finite, open_rows, rounded, write_json
-from wm_env.files import atomic_path
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
+from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.world import World
 
 FILM_FRAMES = 7

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.files import atomic_path
 from wm_env.images import start_image
 from wm_env.model.geometry import check_rigid, relative_to_first
 from wm_env.model.metrics import psnr, ssim
+from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.world import Start, World
 
 SPLITS = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wm_env.files import atomic_path
+from wm_env.model.storage.atomic import atomic_path
 
 Job = tuple[str, list[int]]
 """A trajectory and the scenes that are walked along it together."""

@@ -144,13 +144,14 @@ def throughput(
 
 
 def loaded(settings: ThroughputSettings) -> dict[str, World]:
-    """Return the worlds that are timed, by label."""
+    """Return the worlds that are timed, by label, or by what was asked for where labels are alike."""
     found: dict[str, World] = {}
     for name in settings.worlds:
         for dtype in settings.dtypes:
             options = {} if dtype is None or name == "twin" else {"dtype": dtype}
             world = resolve_world(name, device=settings.device, **options)
-            found[world.spec.label] = world
+            label = world.spec.label
+            found[f"{name}[dtype={dtype}]" if label in found else label] = world
     return found
 
 

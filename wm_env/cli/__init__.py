@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_env.files import atomic_path, check_writable
+from wm_env.model.storage.atomic import atomic_path, check_writable
 
 
 class Command(NamedTuple):

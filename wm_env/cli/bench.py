@@ -22,9 +22,9 @@ from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.row_file import finite
 from wm_env.bench.summary import summarise
 from wm_env.cli import write_json
-from wm_env.files import atomic_path, check_writable
 from wm_env.images import start_image
 from wm_env.model.rollout import ABLATIONS, LearnedWorld
+from wm_env.model.storage.atomic import atomic_path, check_writable
 from wm_env.model.world import World
 from wm_env.worlds import resolve_world
 

@@ -21,7 +21,7 @@ from wm_env.bench.published import (
     write_video,
 )
 from wm_env.cli import write_json
-from wm_env.files import check_writable
+from wm_env.model.storage.atomic import check_writable
 from wm_env.worlds import resolve_world
 
 

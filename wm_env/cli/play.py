@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from wm_env.files import check_folder
+from wm_env.model.storage.atomic import check_folder
 from wm_env.play.session import PlaySettings, Session
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_env.model.checkpoint import card_path, load_card, sha256_of
 from wm_env.model.embedded import EMBEDDED, world_path
+from wm_env.model.storage.checkpoint import card_path, load_card, sha256_of
 
 WIDTH = 100  # characters of a line of settings
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from wm_env.cli.record_path import Clip, record_clip
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
-from wm_env.files import check_folder, check_writable
 from wm_env.model.released.presets import ReleasedSettings
+from wm_env.model.storage.atomic import check_folder, check_writable
 from wm_env.recording import Layout, Shot, check_encoder, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wm_env.files import atomic_path
 from wm_env.images import start_image
 from wm_env.model.frames import latent_frames
 from wm_env.model.kinematics import KeyMotion, c2w_from_actions
@@ -29,6 +28,7 @@ from wm_env.model.released.presets import (
     load_parts,
 )
 from wm_env.model.released.rollout import teacher_sampler
+from wm_env.model.storage.atomic import atomic_path
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
 STRIDE, FPS = 8, 16

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from tqdm import tqdm
 
-from wm_env.files import check_folder
+from wm_env.model.storage.atomic import check_folder
 
 if TYPE_CHECKING:
     from wm_env.model.training.loop import LoopConfig

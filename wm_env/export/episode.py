@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
-from wm_env.files import atomic_folder
 from wm_env.model.kinematics import KEYS
+from wm_env.model.storage.atomic import atomic_folder
 from wm_env.recording import Policy
 
 _VIEW = "image"  # the entry of a Dict observation that repeats the newest frame

@@ -20,7 +20,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
-from wm_env.files import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder
 
 try:
     import pyarrow as pa

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import Recording, load_recording
-from wm_env.files import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder
 
 try:
     from minari.data_collector.episode_buffer import EpisodeBuffer

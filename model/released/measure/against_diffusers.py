@@ -22,8 +22,8 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput
 from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.dit import DiT
+from wm_env.model.released.names import convert
 from wm_env.model.released.stage1 import name_from_diffusers, rows_in_diffusers
-from wm_env.model.released_names import convert
 from wm_env.model.text import TextTokens
 
 CFG = dataclasses.replace(

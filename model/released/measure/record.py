@@ -11,14 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wm_env.model.storage.atomic import write_atomic
+
 FORMAT = 1
 FINAL = ("done", "no room", "skipped")  # not tried again by the same code
-MEASURED_FOLDERS = ("kernels", "model", "model/refiner", "model/released", "model/released/measure")
+MEASURED_FOLDERS = (
+    "kernels",
+    "model",
+    "model/refiner",
+    "model/released",
+    "model/released/measure",
+    "model/storage",
+)
 
 
 def code_digest(root: Path) -> str:
@@ -74,13 +82,8 @@ class Record:
             raise ValueError(f"{self.path} was measured elsewhere ({told}); name another file with --out")
 
     def _write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         held = {"about": {"format": FORMAT, **self.about}, "parts": self.parts}
-        try:
-            temporary.write_text(json.dumps(held, indent=1) + "\n")
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomic(self.path, (json.dumps(held, indent=1) + "\n").encode())
 
     def put(self, name: str, **facts: Any) -> None:
         """Note a part's facts in place of those before."""

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from wm_env.model.config import DiTConfig
-from wm_env.model.released_names import table
+from wm_env.model.released.names import table
 
 CFG = DiTConfig(latent_channels=4, hidden=32, heads=2, depth=4, caption_channels=12)
 VAE = {

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wm_env.model.config import sana_wm
 from wm_env.model.dit import DiT
-from wm_env.model.released import tensor_files
-from wm_env.model.released.folder import Stage1File, choose_stage1, look_into
+from wm_env.model.released.names import convert, parameter_count, table
 from wm_env.model.released.stage1 import check_stage1, config_of, load_stage1
-from wm_env.model.released_names import convert, parameter_count, table
+from wm_env.model.storage import tensor_files
+from wm_env.model.storage.folder import Stage1File, choose_stage1, look_into
 from wm_env.model.text import TextTokens
 
 STREAMING = "streaming"

@@ -14,8 +14,8 @@ from torch import Tensor
 from wm_env.model.refiner.ltx2 import LTX2Refiner, block_network, clip_network, rotations
 from wm_env.model.refiner.ltx2_weights import load_refiner
 from wm_env.model.refiner.truncated import Span
-from wm_env.model.released.folder import look_into, only
 from wm_env.model.state import cat, select
+from wm_env.model.storage.folder import look_into, only
 from wm_env.model.text import TextTokens
 
 TOLERANCE = 5e-6  # float32, values of about 1

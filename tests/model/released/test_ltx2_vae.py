@@ -8,7 +8,7 @@ import pytest
 import torch
 from released_parts import VAE
 
-from wm_env.model.released.folder import look_into, only
+from wm_env.model.storage.folder import look_into, only
 from wm_env.model.vae.ltx2 import LTX2VAE, causal_decode, load_ltx2_vae
 
 STREAM_TOLERANCE = 1e-5  # float32, values of about 1; the order of convolution sums differs

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import load_embedded, write_parts
 from wm_env.model.rollout import SamplerConfig
+from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.distill import distill, export_undistilled, preset
 from wm_env.model.training.distill_losses import (
     add_noise,

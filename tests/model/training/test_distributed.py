@@ -17,7 +17,7 @@ import distributed_job as job
 
 from wm_env.kernels.frame_gdn import frame_gdn
 from wm_env.kernels.inputs import gdn_inputs
-from wm_env.model.checkpoint import load_checkpoint
+from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.training.distributed import SOLO, Group, joined
 
 CURVE = 1e-4  # relative, on the loss of every step

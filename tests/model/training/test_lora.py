@@ -12,8 +12,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 import distributed_job as job
 
-from wm_env.model.checkpoint import load_checkpoint
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
+from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.training.loop import Run
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 

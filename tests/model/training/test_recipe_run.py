@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import load_checkpoint
 from wm_env.model.embedded import world_path
+from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.training import refiner_rollouts
 from wm_env.model.training.recipe import recipe, with_options
 from wm_env.model.training.world import build_dit, preset, train_world

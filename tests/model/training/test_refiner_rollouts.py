@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.embedded import load_embedded
 from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
+from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.training.refiner import load_refiner
 from wm_env.model.training.refiner_rollouts import goal, preset, roll_out, train_on_rollouts
 from wm_env.model.training.world import build_dit, export_world

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_env.model.checkpoint import save_checkpoint
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import load_embedded
 from wm_env.model.rollout import SamplerConfig, chunk_noise
 from wm_env.model.state import leaves
+from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.training import self_forcing
 from wm_env.model.training.flow_matching import history_state, velocities

@@ -18,7 +18,7 @@ from wm_env.model.frames import chunk_starts, explicit_starts
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.intrinsics import cover_crop, crop_intrinsics, intrinsics_per_frame
 from wm_env.model.layers import RMSNorm, camera_rotary, rotary
-from wm_env.model.released_names import attention_rows, convert
+from wm_env.model.released.names import attention_rows, convert
 
 
 def starts_of(case: dict[str, Any], frames: int) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from wm_env.model.geometry import se3_exp
 from wm_env.model.kinematics import KEYS, KeyMotion, c2w_from_actions
 from wm_env.model.metrics import pose_errors
 from wm_env.model.refiner.truncated import REFINER_SIGMAS, pack, refine_blocks, refine_clip
-from wm_env.model.released_names import Row, attention_rows, table
+from wm_env.model.released.names import Row, attention_rows, table
 from wm_env.model.text import TextTokens
 
 FOLDER = Path(__file__).parent

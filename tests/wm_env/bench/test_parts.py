@@ -245,4 +245,4 @@ def test_the_throughput_command_splits_a_step_into_parts_that_add_up(memory_worl
     assert row["frames_per_s"] == pytest.approx(2 * 4 / (row["step_p50_ms"] / 1e3))
     assert all(value > 0 for value in row["split_ms"].values())
     assert sum(row["split_ms"].values()) == pytest.approx(row["step_p50_ms"], rel=0.3)
-    assert report["weights"][memory_world]
+    assert report["weights"][row["world"]]
