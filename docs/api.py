@@ -58,7 +58,7 @@ def page() -> str:
         thing = getattr(wm_env, name)
         parts.append(f"## {name}\n")
         if inspect.isfunction(thing):
-            parts.append(f"```python\n{name}{inspect.signature(thing)}\n```\n")
+            parts.append(f"```text\n{name}{inspect.signature(thing)}\n```\n")
         if name == "EnvConfig":
             parts.append("Settings of `gym.make` and `gym.make_vec`, all optional.\n")
             parts += [*table(thing), ""]
