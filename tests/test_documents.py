@@ -166,7 +166,6 @@ def blocks(page: Path) -> list[str]:
 
 
 APART = ["docs/environment.md", "docs/agents.md"]  # pages whose blocks each stand on their own
-SIGNATURES = "docs/api.md"  # made from the code, compared by tests/wm_env/test_public_names.py
 NEEDS_RELEASED_WEIGHTS = "docs/released_weights.md"  # run in tests/model/released, on random weights
 
 
@@ -197,7 +196,7 @@ def test_a_printed_example_runs(
 
 def test_no_page_prints_python_that_nobody_runs() -> None:
     pages = {name_of(page) for page in PAGES if blocks(page)}
-    assert pages == {"README.md", *APART, NEEDS_RELEASED_WEIGHTS, SIGNATURES}
+    assert pages == {"README.md", *APART, NEEDS_RELEASED_WEIGHTS}
 
 
 def test_every_task_id_and_type_is_in_the_guide_of_the_environment() -> None:
