@@ -1,8 +1,8 @@
-"""The README as a whole, top to bottom in a fresh folder: Python and commands run as printed, links exist.
+"""The README's commands, top to bottom in a fresh folder, as printed; its Python is run by test_documents.py.
 
 Two kinds of lines are not run here. Those that install (`INSTALLING`) need an index and a clone: `.ci/readme`
 runs them. Blocks whose first line says that they take hours (`LONG`) are checked to be understood
-(test_documented_commands.py).
+(test_documents.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,16 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 INSTALLING = ("make demo", "make test", "source .venv/bin/activate", "pip install -c constraints.txt -e ")
 LONG = re.compile("# .*hours? each")
-
-
-def test_the_printed_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 5
-    for block in blocks:
-        assert len(block.splitlines()) <= 6
-        exec(block, names)
 
 
 def printed_commands() -> list[str]:
@@ -66,8 +55,3 @@ def test_only_one_block_is_marked_as_long_and_its_commands_exist() -> None:
     assert len(long) == 1
     for line in re.findall(r"^wm-env (.+)$", README, re.M):
         assert any(line.startswith(f"{name} ") for name in COMMANDS), line
-
-
-def test_the_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target

@@ -23,23 +23,30 @@ from wm_env.worlds import resolve_world
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """The keyword arguments of `gym.make("SanaWM-v0", ...)`.
+    """The keyword arguments of `gym.make("SanaWM-v0", ...)`; docs/api.md shows them as a table.
 
-    world: preset, checkpoint folder or `World` object. task: name or `Task` object.
-    scene, split, image, prompt, intrinsics, noise_seed: defaults of the reset options of the same names;
-    several scene seeds are drawn from at every reset.
-    action_type, obs_type: see `wm_env.actions` and `wm_env.observations`. obs_size: pixels, one number for a
-    square or `(height, width)`; None is the world's frame size.
-    max_translation (m), max_rotation_deg (deg): full deflection of the camera actions per pixel frame; None
-    is the world's speed. collision: "block", "terminate" or "ignore".
-    temperature: factor on the world's noise. device: where the world computes.
-    ablate: removes a part of a tiny world, for honest baselines.
-    dtype: "float32" or "bfloat16", in which a learned world computes its products; None is float32 for the
-    embedded worlds, on a CPU and elsewhere.
-    refiner: "default" for what the world comes with, None or "none" for frames as they are decoded, "tiny"
-    (the world `tiny` and what is distilled from it) or "ltx2" (released worlds).
-    weights, offload, frame_size: of released worlds only, see
-    `wm_env.model.released.presets.ReleasedSettings`, whose `dtype` this is too.
+    world: preset, checkpoint folder or `World` object.
+    task: explore, pointnav, objectnav, imagenav, follow, or a `Task` object.
+    scene: scene seed that a reset starts from, or several to draw from; by default any.
+    split: scenes of "val", "train" or "heldout".
+    image: start picture instead of a scene: a path, a PIL image or uint8 (H, W, 3).
+    prompt: what the world is told; by default the caption of the scene.
+    intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
+    noise_seed: seed of the world's noise; by default drawn at reset.
+    action_type: "keys", "multikeys", "camera" or "camera_sequence".
+    obs_type: "rgb", "rgb_sequence" or "latent".
+    obs_size: pixels, one number for a square or (height, width); None is the world's frame size.
+    max_translation: metres per pixel frame at full deflection of a camera action; None is the world's speed.
+    max_rotation_deg: degrees per pixel frame at full deflection; None is the world's speed.
+    collision: what walls do to the camera: "block", "terminate" or "ignore".
+    temperature: factor on the world's noise.
+    device: torch device of the world.
+    ablate: part of a tiny world to remove: "dit", "gdn_state" or "memory".
+    weights: folder of a released world's weights; None is where `wm-env download` puts them.
+    refiner: "default" for what the world comes with, None or "none" for frames as decoded, "tiny" or "ltx2".
+    dtype: "float32" or "bfloat16" of a learned world's products; None is float32 for the embedded worlds.
+    offload: parts of a released world that stay on the CPU and visit the device for their turn.
+    frame_size: (height, width) of a released world, multiples of 32; None is 704x1280.
     """
 
     world: Any = "tiny"

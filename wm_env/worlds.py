@@ -56,9 +56,9 @@ class Family(Protocol):
 class TinyOptions:
     """Options of the embedded worlds and of folders like them.
 
-    dtype: "float32", or "bfloat16" for its products, faster in batches where the CPU has it. refiner:
-    "default" for the world's own, "none", or "tiny" for a world that must have one. ablate: None, or a part
-    to remove, one of `ABLATIONS`.
+    dtype: "float32", or "bfloat16" for its products, faster in batches where the CPU has it.
+    refiner: "default" for the world's own, "none", or "tiny" for a world that must have one.
+    ablate: None, or a part to remove: "dit", "gdn_state" or "memory".
     """
 
     dtype: str = "float32"
@@ -77,7 +77,8 @@ class TinyOptions:
 
 
 class TinyFamily:
-    what, options = "a tiny world", TinyOptions
+    what: str = "a tiny world"
+    options: type = TinyOptions
 
     def named(self, world: str) -> bool:
         return world in EMBEDDED
@@ -91,13 +92,17 @@ class TinyFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinOptions:
-    """Options of the ground-truth renderer. latents: observe those of the embedded `tiny` world."""
+    """Options of the ground-truth renderer.
+
+    latents: whether it has latents to observe, those of the embedded `tiny` world.
+    """
 
     latents: bool = False
 
 
 class TwinFamily:
-    what, options = "the twin", TwinOptions
+    what: str = "the twin"
+    options: type = TwinOptions
 
     def named(self, world: str) -> bool:
         return world == "twin"
@@ -110,7 +115,8 @@ class TwinFamily:
 
 
 class ReleasedFamily:
-    what, options = "a released world", ReleasedSettings
+    what: str = "a released world"
+    options: type = ReleasedSettings
 
     def named(self, world: str) -> bool:
         return world in RELEASED

@@ -54,12 +54,14 @@ TEXT_CACHE = "text_cache"
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedSettings:
-    """What a user may choose of a released pipeline.
+    """Where a released world's weights lie and how they are placed.
 
-    weights: its folder, None for `default_folder`. refiner: "none" or "ltx2". dtype: "float32" or
-    "bfloat16", None for bfloat16 on a GPU and float32 elsewhere. offload: parts that stay on the CPU and
-    visit the device for their turn ("text": the encoder is dropped after each new prompt). frame_size:
-    `(height, width)`, None for the trained 704x1280.
+    weights: its folder; None is `default_folder`.
+    refiner: "none" or "ltx2".
+    dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+    offload: parts that stay on the CPU and visit the device for their turn; "text" drops the encoder after
+        each new prompt.
+    frame_size: (height, width), multiples of 32; None is the trained 704x1280.
     """
 
     weights: str | None = None

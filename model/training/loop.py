@@ -41,6 +41,8 @@ from wm_env.model.training.distributed import (
 )
 from wm_env.model.training.muon import ShardedMuon
 
+LONGEST_STEP = 300.0  # seconds; a process that was stopped for longer is not training for all of that
+
 Rule = Literal["adamw", "muon", "slow", "frozen"]
 StepFn = Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]
 Report = Callable[[int, int, float], None]
@@ -272,8 +274,7 @@ class Run:
         """
         started = saved = time.monotonic()
         stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
-        wall_before, window = self.wall_seconds, _Window()
-        evaluated = self.wall_seconds
+        window, evaluated, before = _Window(), self.wall_seconds, started
         self.model.train()
         while True:
             now = time.monotonic()
@@ -289,7 +290,10 @@ class Run:
             window.add(metrics)
             if report is not None and self.group.main:
                 report(self.step, self.config.total_steps, metrics["loss"])
-            self.clock = self.clock._replace(seconds=wall_before + time.monotonic() - started)
+            self.clock = self.clock._replace(
+                seconds=self.wall_seconds + min(time.monotonic() - before, LONGEST_STEP)
+            )
+            before = time.monotonic()
             last = self.step == stop
             every = self.config.eval_seconds
             asked = every is not None and self.wall_seconds - evaluated >= every

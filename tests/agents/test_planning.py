@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -44,9 +46,10 @@ def test_planning_leaves_the_moment_as_it_is() -> None:
 
 def test_imagined_futures_end_with_the_episode() -> None:
     env = pointnav()
-    route = env.state.task
-    here = route._replace(goal=route.position.clone(), distance=torch.zeros(1, dtype=torch.float64))
-    env._state = env.state._replace(task=here)  # the goal is where the camera stands: any step succeeds
+    moment, route = env.snapshot(), env.state.task
+    here = {"task.goal": route.position.clone(), "task.distance": torch.zeros_like(route.distance)}
+    assert here.keys() <= moment.tensors.keys()
+    env.restore(dataclasses.replace(moment, tensors={**moment.tensors, **here}))  # any step succeeds here
     values = imagine(env, np.zeros((2, 4), np.int64), hold=3)
     assert values == pytest.approx([10.0 - 0.01] * 2)
 
@@ -65,8 +68,10 @@ def test_the_same_generator_gives_the_same_plan() -> None:
 def test_planning_works_inside_a_learned_world(pure_world: str) -> None:
     env = SanaWMEnv(world=pure_world, task="pointnav")
     env.reset(seed=0)
-    found = plan(env, Planner(candidates=3, horizon=2, hold=1, rounds=1, elites=1), _random(0))
-    assert np.isfinite(found.value)
+    found = plan(env, Planner(candidates=8, horizon=2, hold=2, rounds=1, elites=1), _random(0))
+    future = env.branch(1, noise="shared")
+    by_hand = sum(float(future.step([action])[1][0]) for action in found.actions.repeat(2))
+    assert found.value == pytest.approx(by_hand, abs=1e-9) and abs(by_hand) > 0.1
 
 
 def test_impossible_planners_and_action_types_are_refused() -> None:

@@ -51,18 +51,22 @@ def test_sight_says_in_which_column_the_goals_colour_is() -> None:
         GoalSight(spaces.Dict({"image": box["image"]}))
 
 
+def beacon_seen(env: SanaWMEnv) -> bool:
+    return bool(beacon_in_view(situation(env.config.rules(env.world), env.state)))
+
+
 def test_starts_are_what_their_rule_says() -> None:
     seeds = training_scenes("in-view", 4, "train")
     assert training_scenes("any", 4, "train") is None and seeds is not None
     env = SanaWMEnv(world="twin", task="objectnav", split="train", scene=seeds[0])
     for seed in seeds:
         _, info = env.reset(seed=0, options={"scene": seed})
-        assert bool(beacon_in_view(situation(env._rules, env.state))) and fits(seed, "train", "near")
+        assert beacon_seen(env) and fits(seed, "train", "near")
         assert info["distance_to_goal"] <= 30 * 0.25 + 1 and int(env.state.scene.counts[0, 0]) <= 2
     (seed,) = evaluation_seeds("in-view", 1, "val")
     env = SanaWMEnv(world="twin", task="objectnav")
     env.reset(seed=seed)
-    assert bool(beacon_in_view(situation(env._rules, env.state)))
+    assert beacon_seen(env)
     assert evaluation_seeds("any", 2, "val") == [1_000_000, 1_000_001]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,5 +55,6 @@ def test_plan_walks_towards_its_goal() -> None:
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_every_example_states_its_cost(script: str) -> None:
-    assert "CPU" in (EXAMPLES / script).read_text().split('"""')[1]
+def test_every_example_states_the_minutes_it_takes_or_the_gpu_it_needs(script: str) -> None:
+    told = " ".join((EXAMPLES / script).read_text().split('"""')[1].split())
+    assert re.search(r"\d+ (seconds|minutes) (of|on) one CPU core|\d+ CPU minutes|needs a GPU", told), told

@@ -259,21 +259,21 @@ def test_play_finds_its_keyboard_map_through_the_wrappers() -> None:
     assert mapping["w"] == 1 and type(env.metadata["render_fps"]) is int
 
 
-def test_sync_vectorisation_of_the_single_env_works_too() -> None:
-    envs = gym.make_vec("SanaWM-Twin-v0", num_envs=2, vectorization_mode="sync")
-    observed, _ = envs.reset(seed=0)
-    assert observed.shape == (2, 64, 64, 3)
+@pytest.mark.parametrize("mode", ["sync", "async"])  # async: in worker processes
+def test_gymnasiums_own_vectorisation_gives_each_slot_its_single_environment(mode: str) -> None:
+    envs = gym.make_vec("wm_env:SanaWM-Twin-v0", num_envs=2, vectorization_mode=mode)
+    started, _ = envs.reset(seed=0)
+    observed, rewards, *_, infos = envs.step(np.array([1, 4]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         envs.close()
-
-
-def test_async_vectorisation_works_in_worker_processes() -> None:
-    envs = gym.make_vec("wm_env:SanaWM-Twin-v0", num_envs=2, vectorization_mode="async")
-    observed, _ = envs.reset(seed=0)
-    envs.step(np.array([1, 4]))
-    envs.close()
-    assert np.array_equal(observed[1], gym.make("SanaWM-Twin-v0").reset(seed=1)[0])
+    for slot, action in enumerate((1, 4)):
+        alone = gym.make("SanaWM-Twin-v0")
+        assert np.array_equal(started[slot], alone.reset(seed=slot)[0])
+        image, reward, *_, info = alone.step(action)
+        assert np.array_equal(observed[slot], image) and rewards[slot] == reward
+        assert np.array_equal(infos["c2w"][slot], info["c2w"])
+    assert not np.array_equal(started[0], started[1]) and not np.array_equal(observed[0], started[0])
 
 
 def test_stock_wrappers_accept_the_environment() -> None:
@@ -281,8 +281,11 @@ def test_stock_wrappers_accept_the_environment() -> None:
     env = gym.wrappers.FrameStackObservation(gym.wrappers.GrayscaleObservation(env), 3)
     env = gym.wrappers.RecordEpisodeStatistics(env)
     observed, _ = env.reset(seed=0)
-    assert observed.shape[0] == 3
-    env.step(env.action_space.sample())
+    grey = np.array([0.2125, 0.7154, 0.0721]) @ gym.make("SanaWM-Twin-v0").reset(seed=0)[0].reshape(-1, 3).T
+    assert observed.shape == (3, 64, 64)
+    assert np.abs(observed[-1].ravel() - grey).max() <= 1  # Gymnasium's weights, cut to whole numbers
+    moved, *_ = env.step(1)
+    assert np.array_equal(moved[1], observed[2]) and not np.array_equal(moved[2], observed[2])
 
 
 def test_a_snapshot_with_tensors_of_another_shape_is_refused() -> None:

@@ -113,7 +113,7 @@ def test_objectnav_wants_the_beacon_in_view_and_not_only_near() -> None:
     assert isinstance(env.state.task, ObjectNavState) and bool(env.state.task.route.success)
     from wm_env.core import situation
 
-    here = situation(env._rules, env.state)
+    here = situation(env.config.rules(env.world), env.state)
     assert bool(beacon_in_view(here))
     flip = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
     assert not bool(beacon_in_view(here._replace(c2w=here.c2w @ flip)))  # looking the other way
@@ -219,11 +219,31 @@ def test_tasks_that_need_a_scene_say_so_for_a_users_image(task: str, pure_world:
         env.reset(seed=0)
 
 
-@pytest.mark.parametrize("task", ["pointnav", "follow"])
-def test_tasks_that_need_none_can_be_played_from_a_users_image(task: str, pure_world: str) -> None:
-    env = SanaWMEnv(world=pure_world, task=task, image=np.zeros((64, 64, 3), np.uint8))
+def test_pointnav_from_a_users_image_pays_the_way_in_a_straight_line(pure_world: str) -> None:
+    env = SanaWMEnv(world=pure_world, task="pointnav", image=np.zeros((64, 64, 3), np.uint8))
     env.reset(seed=0)
-    assert math.isfinite(env.step(1)[1])
+    goal, before = env.state.task.goal[0, [0, 2]].numpy(), np.zeros(2)
+    for action in (1, 1, 4, 2):
+        _, reward, terminated, _, info = env.step(action)
+        after = info["c2w"][[0, 2], 3]
+        progress = np.linalg.norm(goal - before) - np.linalg.norm(goal - after)
+        assert reward == pytest.approx(progress - 0.01) and abs(progress) >= 0.02 * (action != 4)
+        assert not terminated
+        before = after
+
+
+def test_follow_from_a_users_image_pays_the_error_to_its_path(pure_world: str) -> None:
+    env = SanaWMEnv(world=pure_world, task="follow", image=np.zeros((64, 64, 3), np.uint8))
+    env.reset(seed=0)
+    for step in (1, 2, 3):
+        _, reward, _, _, info = env.step(2)  # backwards, which no path goes
+        wanted = env.state.task.path[0, step].numpy()
+        turn = (np.trace(info["c2w"][:3, :3].T @ wanted[:3, :3]) - 1) / 2
+        away, angle = (
+            np.linalg.norm(info["c2w"][:3, 3] - wanted[:3, 3]),
+            math.degrees(math.acos(min(1, turn))),
+        )
+        assert reward == pytest.approx(-(away + angle / 30), abs=1e-4) and reward < -0.2 * step
 
 
 def test_the_same_seed_draws_the_same_goal_and_another_another() -> None:

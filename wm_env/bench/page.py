@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from wm_env.model.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ figure { margin: 2em 0 } figcaption { color: #555; font-size: 13px } .note { col
 """
 
 
+def light(png: bytes) -> bytes:
+    """Return an opaque picture as PNG with a palette of its own, a third of the bytes; as large as before.
+
+    Up to 256 colours, nearest and without dithering: lines and text keep their colours, photographs show
+    bands that are smaller than what they are looked at for.
+    """
+    with Image.open(io.BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    few.save(packed, format="png", optimize=True)
+    return packed.getvalue()
+
+
 def write_figures(out: Path, figures: Iterable[tuple[str, str, Figure]]) -> tuple[list[Path], list[str]]:
     """Write (file stem, caption, figure) as PNG into `out`; return the paths and the HTML blocks.
 
@@ -33,11 +48,12 @@ def write_figures(out: Path, figures: Iterable[tuple[str, str, Figure]]) -> tupl
     for name, caption, figure in figures:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
+        packed = light(buffer.getvalue())
         path = out / f"{name}.png"
         with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+            temporary.write_bytes(packed)
         paths.append(path)
-        picture = base64.b64encode(buffer.getvalue()).decode()
+        picture = base64.b64encode(packed).decode()
         blocks.append(
             f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{picture}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"

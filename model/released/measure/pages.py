@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from wm_env.model.marked_pages import arguments, refused, rewrite, table
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "performance"
 MISSING = "not yet measured"
@@ -32,12 +32,6 @@ SDPA = "softmax attention (SDPA)"
 
 Record = Mapping[str, Any]
 Row = Sequence[str]
-
-
-def table(head: Row, rows: Sequence[Row], numbers: int) -> str:
-    """Return a Markdown table whose last `numbers` columns are set to the right."""
-    rule = ["---"] * (len(head) - numbers) + ["---:"] * numbers
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def result_of(record: Record, name: str) -> dict[str, Any] | None:
@@ -289,43 +283,17 @@ def sections(folder: Path) -> dict[str, dict[str, str]]:
         },
         "released": {"steps": steps, "calls": calls, "looks": looks, "rest": rest},
     }
-    return {page: {name: make(records) for name, make in made.items()} for page, made in makers.items()}
-
-
-def filled(text: str, found: Mapping[str, str]) -> str:
-    """Return a page with every marked section replaced; raise `ValueError` where mark and section differ."""
-    marked = re.findall(r"<!-- measured: (\w+) -->", text)
-    if sorted(marked) != sorted(found):
-        raise ValueError(f"the page marks the sections {sorted(marked)}; there are {sorted(found)}")
-    for name, section in found.items():
-        pattern = rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)"
-        new = section.replace("\\", r"\\")  # a replacement reads backslashes as references
-        text, count = re.subn(pattern, rf"\g<1>{new}\n\g<2>", text, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"section {name!r} has no `<!-- end -->`")
-    return text
+    return {
+        f"{page}.md": {name: make(records) for name, make in made.items()} for page, made in makers.items()
+    }
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="pages and files of numbers")
-    parser.add_argument("--check", action="store_true", help="change nothing; say which page would change")
-    options = parser.parse_args(words)
-    changed = []
+    options = arguments(__doc__, FOLDER, words)
     try:
-        for page, found in sections(options.folder).items():
-            path = options.folder / f"{page}.md"
-            text = path.read_text()
-            new = filled(text, found)
-            if new != text:
-                changed.append(page)
-                if not options.check:
-                    path.write_text(new)
+        return rewrite(options.folder, sections(options.folder), check=options.check)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    print(f"{'differs' if options.check else 'rewritten'}: {', '.join(changed) or 'no page'}")
-    return 1 if changed and options.check else 0
+        return refused(error)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from wm_env.model.released.rollout import ReleasedParts, ReleasedState, Released
 from wm_env.model.state import leaves, nbytes
 from wm_env.model.text import TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
-from wm_env.model.world import WorldSpec
+from wm_env.model.world import Start, WorldSpec
 
 GIB = 2**30
 SPATIAL = 32  # pixels of a latent, in both directions
@@ -91,17 +91,6 @@ class NoDecoder(LTX2VAE):
     def decode(self, latents: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:
         frames = latents.shape[2] * self.temporal_ratio
         return torch.zeros(latents.shape[0], frames, 1, 1, 3, dtype=torch.uint8), DecodeState(())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Begin:
-    """What a world is told at reset."""
-
-    image: np.ndarray
-    intrinsics: tuple[float, float, float, float]
-    noise_seed: int
-    prompt: str = "random features"
-    temperature: float = 1.0
 
 
 def random_weights(build: Callable[[], nn.Module], device: str, dtype: torch.dtype) -> nn.Module:
@@ -214,7 +203,11 @@ def begun(world: ReleasedWorld, batch: int) -> ReleasedState:
     height, width = world.spec.frame_size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     focal = (width / 2, width / 2, width / 2, height / 2)
-    return world.begin([Begin(image=image, intrinsics=focal, noise_seed=slot) for slot in range(batch)])[1]
+    told = [
+        Start(image=image, intrinsics=focal, prompt="random features", noise_seed=slot)
+        for slot in range(batch)
+    ]
+    return world.begin(told)[1]
 
 
 def fill_steps(size: Size, refiner: bool) -> int:

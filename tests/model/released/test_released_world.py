@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from wm_env.env import SanaWMEnv
-from wm_env.model.camera import CameraInput
-from wm_env.model.released.clip import _camera as whole_path_camera
+from wm_env.model.camera import CameraInput, camera_input, clip_windows
 from wm_env.model.released.presets import ReleasedSettings, load_parts, load_released_world
 from wm_env.model.released.rollout import ReleasedSampler, ReleasedWorld, teacher_sampler
 from wm_env.model.state import cat, leaves, select
@@ -73,7 +72,7 @@ def test_gym_steps_the_streaming_pipeline(pipelines: Pipelines, refiner: str) ->
         assert not (terminated or truncated) and info["c2w_frames"].shape == (24, 4, 4)
         frames.append(obs)
     assert not np.array_equal(frames[0], frames[1])
-    assert env.world.spec.weights_sha256 is not None
+    assert len(bytes.fromhex(env.world.spec.weights_sha256)) == 32
 
 
 def test_the_chunk_causal_pipeline_steps_with_guidance(pipelines: Pipelines) -> None:
@@ -124,13 +123,20 @@ def test_states_have_one_shape_and_slots_at_different_chunks_share_a_batch(refin
 def test_chunk_cameras_are_slices_of_the_whole_path(refined: ReleasedWorld) -> None:
     """Chunk [s, e) needs nothing beyond pixel frame 8 (e - 1), and no pose is used one chunk late."""
     path = walk(2)
-    intrinsics = torch.tensor(Begin(picture()).intrinsics)
     start = torch.eye(4, dtype=torch.float64).expand(1, 1, 4, 4)
-    whole = whole_path_camera(
-        refined.parts, torch.cat([start, path], dim=1)[0], intrinsics, SIZE, refined.grid
-    )
-    rows = intrinsics[None].float()
-    chunks = [refined._camera(path[:, :24], rows, True), refined._camera(path[:, 24:], rows, False)]
+    intrinsics = torch.tensor([Begin(picture()).intrinsics])
+    windows = clip_windows(49, refined.parts.dit.cfg.temporal_stride)
+    whole = camera_input(torch.cat([start, path], dim=1), intrinsics, SIZE, refined.grid, windows)
+    _, state = refined.begin([Begin(picture())])
+    chunks: list[CameraInput] = []
+    for i in range(2):
+        told: list[CameraInput] = []
+        hook = refined.parts.dit.register_forward_pre_hook(lambda _, given, told=told: told.append(given[3]))
+        _, state = refined.step_chunk(state, path[:, 24 * i : 24 * (i + 1)])
+        hook.remove()
+        assert len(told) >= len(FEW.timesteps)  # a call for each noise level, of one and the same camera
+        assert all(torch.equal(a, b) for camera in told for a, b in zip(camera, told[0], strict=True))
+        chunks.append(told[0])
     joined = CameraInput(
         torch.cat([c.conditions for c in chunks], dim=1), torch.cat([c.plucker for c in chunks], dim=2)
     )

@@ -20,6 +20,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.embedded import embedded_vae, load_embedded
 from wm_env.model.memory import MEMORY_CHANNELS
 from wm_env.model.png import png_bytes
+from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory
 from wm_env.model.training.loop import Clock
@@ -51,8 +52,14 @@ kind = "clips"
 start = "images"
 memory = false
 world = true
-share = 0.3
+share = 0.2
 loss = { batch = 2, frames = 4 }
+[[stages]]
+name = "tiny-refiner"
+kind = "refiner"
+start = "tiny"
+share = 0.1
+loss = { batch = 2, chunks = 2 }
 """
 BARE = """
 import sys
@@ -101,11 +108,14 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "tiny-pure: done" in done.stdout
+    assert "tiny-refiner: done" in done.stdout
     for name, memory in (("tiny", True), ("tiny-pure", False)):
         world = load_embedded(tmp_path / "out" / "worlds" / name)
         assert bool(world.dit.cfg.memory_channels) is memory
         assert world.dit.cfg.window_chunks == (1 if memory else 0)
+    parts = load_card(tmp_path / "out" / "worlds" / "tiny" / "tiny.safetensors")["parts"]
+    trained = load_card(tmp_path / "out" / "tiny-refiner" / "refiner.safetensors")
+    assert parts["refiner"]["sha256"] == trained["sha256"] and trained["steps"] > 0
     assert (tmp_path / "out" / "images" / "sheet.png").read_bytes().startswith(b"\x89PNG")
     carried = list((tmp_path / "carry").iterdir())
     assert len(carried) <= 8 and all(file.stat().st_size <= 15 << 20 for file in carried)
@@ -148,6 +158,7 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
         ("share = 0.4", "share = 0.5", "sum to 1"),
         ("[dit]", "[dit]\nwidth = 3", "width"),
         ("share = 0.4", "", "share"),
+        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown speed"),
     ],
 )

@@ -168,3 +168,38 @@ def test_a_stopped_run_keeps_its_running_statistics_too(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="step 1"):
         run.advance()
     assert torch.load(tmp_path / "state.pt", weights_only=True)["model"]["seen"].tolist() == [0.5] * 3
+
+
+def test_a_run_ends_by_seconds_and_a_pause_is_not_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock driven by hand: steps of 10 s, in one of which the process was stopped for a day."""
+    now = 0.0
+
+    def slow_step(
+        model: nn.Module, generator: torch.Generator, number: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        nonlocal now
+        now += 86_400 if number == 2 else 10
+        return step(model, generator, number)
+
+    monkeypatch.setattr("wm_env.model.training.loop.time.monotonic", lambda: now)
+    config = replace(CONFIG, total_steps=1000, total_seconds=400.0)
+    run = Run(model=net(), step_fn=slow_step, config=config, out=tmp_path)
+    run.advance()
+    # 10 + 10 + 300 (the longest that counts) + 8 x 10 = 400
+    assert (run.step, run.wall_seconds, run.finished) == (11, 400.0, True)
+
+
+def test_a_flat_held_out_loss_ends_the_constant_part_of_the_schedule(tmp_path: Path) -> None:
+    values = iter([1.0, 0.5, 0.5, 0.4999, *[0.5] * 20])
+    config = replace(CONFIG, total_steps=40, constant_fraction=0.8, eval_every=2, patience=2, warmup_steps=1)
+    run = Run(
+        model=net(), step_fn=step, config=config, out=tmp_path, evaluate=lambda _: {"val_loss": next(values)}
+    )
+    run.advance()
+    # best at step 4; two more without 0.2% of progress: at step 8, done 0.2, the schedule jumps to 0.8
+    assert run.clock.skipped == pytest.approx(0.8 - 8 / 40)
+    assert run.finished and run.step == 16
+    again = Run(model=net(), step_fn=step, config=config, out=tmp_path, evaluate=lambda _: {"val_loss": 1.0})
+    assert again.clock == run.clock and again.finished

@@ -1,0 +1,109 @@
+"""What an imagination recipe says: stages in order, as one TOML file read strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wm_env.model.config import DiTConfig, tiny
+from wm_env.model.memory import MEMORY_CHANNELS
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"
+KINDS = ("images", "clips", "refiner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a recipe: `loop` and `loss` are fields of `LoopConfig` and of the kind's loss config.
+
+    share: of the total time. start: the stage whose averaged weights it starts from, None for new ones.
+    memory: clips with the point memory's views. world: leaves a world folder.
+    """
+
+    name: str
+    kind: str
+    share: float
+    loop: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    start: str | None = None
+    memory: bool = True
+    world: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Stages in order, the transformer they train and the world whose autoencoder they keep."""
+
+    stages: tuple[Stage, ...]
+    dit: DiTConfig
+    autoencoder: str
+    half_lives: tuple[float, ...]
+
+    def settings_of(self, stage: Stage) -> DiTConfig:
+        """Return the shape of a stage's transformer; one without the point memory has no window either."""
+        if stage.memory:
+            return self.dit
+        return dataclasses.replace(self.dit, memory_channels=0, window_chunks=0)
+
+
+def read_recipe(path: Path, device: str) -> Recipe:
+    """Return the recipe of a TOML file with what it says for `device` ("cpu", "cuda"); see the module's head.
+
+    Raises `ValueError` naming the file and what is unknown or missing in it.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        _only(values, ("autoencoder", "half_lives", "dit", "stages"), "the file")
+        stages = tuple(_stage(table, device) for table in values["stages"])
+        shape = dataclasses.replace(tiny(MEMORY_CHANNELS), **values.get("dit", {}))
+        names = [stage.name for stage in stages]
+        kinds = {stage.name: stage.kind for stage in stages}
+        for number, stage in enumerate(stages):
+            if stage.start is not None and stage.start not in names[:number]:
+                raise ValueError(
+                    f"stage {stage.name!r} starts from {stage.start!r}, which no stage before it is"
+                )
+            if stage.kind == "refiner" and kinds.get(stage.start or "") != "clips":
+                raise ValueError(
+                    f"stage {stage.name!r} refines a world: start must name a stage of kind clips"
+                )
+        if len(set(names)) < len(names) or not abs(sum(s.share for s in stages) - 1) < 1e-6:
+            raise ValueError(f"stages {names} need names of their own and shares that sum to 1")
+        return Recipe(
+            stages=stages,
+            dit=shape,
+            autoencoder=values["autoencoder"],
+            half_lives=tuple(values["half_lives"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"recipe {path}: {error.args[0]!r} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"recipe {path}: {error}") from error
+
+
+def _stage(table: Mapping[str, Any], device: str) -> Stage:
+    known = [field.name for field in dataclasses.fields(Stage)]
+    _only(table, (*known, "cuda"), f"stage {table.get('name')!r}")
+    own = {key: value for key, value in table.items() if key != "cuda"}
+    special = table.get("cuda", {}) if torch.device(device).type == "cuda" else {}
+    _only(special, ("loop", "loss"), f"[cuda] of stage {table.get('name')!r}")
+    for part in ("loop", "loss"):
+        own[part] = {**own.get(part, {}), **special.get(part, {})}
+    stage = Stage(**own)
+    if stage.kind not in KINDS:
+        raise ValueError(
+            f"stage {stage.name!r} is of unknown kind {stage.kind!r}; there are {', '.join(KINDS)}"
+        )
+    return stage
+
+
+def _only(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise ValueError(f"{where} holds unknown {', '.join(unknown)}; known are {', '.join(known)}")
