@@ -28,7 +28,10 @@ ABSENT = (
 def bare_checkout(folder: Path) -> None:
     shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "wm_env").mkdir()
-    for name in ("pyproject.toml", "wm_env/__init__.py", "wm_env/registration.py"):
+    for name in (
+        "pyproject.toml",
+        *(f"wm_env/{part}.py" for part in ("__init__", "forks", "moved", "registration")),
+    ):
         shutil.copy(ROOT / name, folder / name)
 
 

@@ -79,7 +79,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ignored = shutil.ignore_patterns("__pycache__", "weights", "training", "scenes", "data")
         shutil.copytree(ROOT / name, folder / "checkout" / name, ignore=ignored)
     (folder / "checkout" / "wm_env").mkdir()
-    for name in ("pyproject.toml", "wm_env/__init__.py", "wm_env/registration.py"):
+    for name in (
+        "pyproject.toml",
+        *(f"wm_env/{part}.py" for part in ("__init__", "forks", "moved", "registration")),
+    ):
         shutil.copy(ROOT / name, folder / "checkout" / name)
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(
