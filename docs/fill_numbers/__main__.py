@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from of_agents import training_time, transfer_table
+from of_agents import RANDOM, agent_numbers, percent, scored, training_time, transfer_table
 from of_drift import by_bin, drift_table, memory_table, readme_drift, student_numbers, training
 from of_fidelity import (
     WORLDS,
@@ -39,10 +39,17 @@ ROOT = Path(__file__).resolve().parents[2]
 def readme(files: Files) -> dict[str, str]:
     ratios = [x for key in ("contrast", "saturation") for x in means(files, "tiny", "appearance", key)]
     slots = [steps_per_s(files, world, 16) / steps_per_s(files, world) for world in WORLDS]
+    policy = scored(files, "objectnav")["score"]["success"]
     time = training_time(files)
     return {
         "fidelity": readme_table(files),
         "machine": made(*(files.fidelity(world) for world in WORLDS), files.speed),
+        "agents-machine": made(files.agents),
+        "policy": percent(policy, 0),
+        "policy-interval": interval(policy, 0, 100),
+        "blind": percent(scored(files, "objectnav-blind")["score"]["success"], 0),
+        "random": percent(scored(files, RANDOM)["score"]["success"]),
+        "expert": percent(scored(files, "goal")["score"]["success"], 0),
         "env-steps": time["env-steps"],
         "minutes": time["minutes"],
         "slots": span(slots, 1),
@@ -85,7 +92,7 @@ PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "docs/training.md": lambda files: training(files) | weights(files),
     "docs/benchmarks.md": benchmarks,
     "docs/performance/fidelity.md": fidelity,
-    "docs/performance/agents.md": training_time,
+    "docs/performance/agents.md": agent_numbers,
     "docs/performance/distillation.md": student_numbers,
     "docs/reports/README.md": reports,
 }
