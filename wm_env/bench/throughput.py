@@ -18,7 +18,7 @@ With a constant-size state their ratio stays 1:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,13 +285,21 @@ def _gpu_peak() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
 
 
-def markdown(report: dict[str, Any], opening: Sequence[str]) -> str:
-    """Return the report as Markdown tables under the `opening` lines."""
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown tables."""
     titles = (
         *("world", "envs", "frames/s", "env steps/s", "p50 ms", "p95 ms", "first step ms", "reset ms"),
         *(f"{part} ms" for part in PARTS),
         "state MiB",
     )
+    opening = [
+        f"{report['date']}, {report['hardware']}, {report['threads']} thread(s), torch {report['torch']}.",
+        "",
+        *(f"Weights of `{name}`: sha256 `{digest or 'none'}`." for name, digest in report["weights"].items()),
+        "",
+        f"    {report['command']}",
+        "",
+    ]
     lines = ["# Throughput", "", *opening, "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in report["rows"]:
         cells = [row["world"], str(row["batch"])]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from wm_env.bench import throughput as speed
 from wm_env.bench.drift import drift, seconds_to_steps
 from wm_env.bench.fidelity import FidelitySettings, fidelity, markdown
-from wm_env.bench.provenance import hardware, provenance
+from wm_env.bench.provenance import provenance
 from wm_env.bench.report import check_figures, write_report
 from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.row_file import finite
@@ -238,13 +238,8 @@ class Throughput:
         report = {"benchmark": "throughput", **opening, "weights": digests, "settings": asdict(settings)}
         report = finite(report | found)
         write_json(table, report)
-        lines = [
-            f"{opening['date']}, {hardware()}, {opening['threads']} thread(s), torch {opening['torch']}.",
-            "",
-        ]
-        lines += [f"Weights of `{world}`: sha256 `{digest or 'none'}`." for world, digest in digests.items()]
         with atomic_path(text) as temporary:
-            temporary.write_text(speed.markdown(report, [*lines, "", f"    {opening['command']}", ""]))
+            temporary.write_text(speed.markdown(report))
         print(f"{text}\n{table}")
         return report
 
