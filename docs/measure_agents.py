@@ -26,8 +26,8 @@ from wm_env.bench.intervals import band
 from wm_env.bench.provenance import provenance
 from wm_env.cli.agent import AgentEval
 from wm_env.episodes import draw_seeds
-from wm_env.files import atomic_path
 from wm_env.model.embedded import load_embedded
+from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "agents.json"
 NEAR = "--task objectnav --world twin --starts near --max-episode-steps 60 --episodes 200"

@@ -19,9 +19,9 @@ import torch
 from wm_env.bench.intervals import band
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import roll, starts, steps_around, walks
-from wm_env.files import atomic_path
 from wm_env.model.embedded import load_embedded
 from wm_env.model.metrics import psnr
+from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "turns.json"
 LEAD = 8  # steps forward first: from the start picture alone little could be forgotten
