@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import re
 import sys
 from pathlib import Path
 
 import wm_env
+from wm_env.documented import fields_of
 from wm_env.worlds import FAMILIES
 
 PAGE = Path(__file__).parent / "api.md"
@@ -25,25 +25,9 @@ The guide is [The environment](environment.md), the contract its
 """
 
 
-def fields_of(docstring: str) -> dict[str, str]:
-    """Return what a class docstring says of each field: lines `name: text`, or `name, name: text`."""
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in inspect.cleandoc(docstring).splitlines()[1:]:
-        match = re.match(r"(\w+(?:, \w+)*): (.*)", line)
-        if match:
-            names = match[1].split(", ")
-            found |= dict.fromkeys(names, match[2])
-        elif line.strip() and names:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        else:
-            names = []
-    return found
-
-
 def table(cls: type) -> list[str]:
     """Return the fields of a dataclass as a table of name, type, default and meaning."""
-    meaning = fields_of(cls.__doc__ or "")
+    meaning = fields_of(cls)
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(cls):
         kind = str(field.type).replace("|", "\\|")

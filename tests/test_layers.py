@@ -17,7 +17,18 @@ LAYERS = ("kernels", "model", "wm_env", "agents", "examples")
 
 # Within wm_env a file imports only from files to its left.
 ORDER = (
-    *("forks", "moved", "registration", "actions", "images", "observations", "episodes", "tasks", "core"),
+    *(
+        "documented",
+        "forks",
+        "moved",
+        "registration",
+        "actions",
+        "images",
+        "observations",
+        "episodes",
+        "tasks",
+        "core",
+    ),
     *("video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )

@@ -25,11 +25,11 @@ from wm_env.worlds import resolve_world
 class EnvConfig:
     """The keyword arguments of `gym.make("SanaWM-v0", ...)`; docs/api.md shows them as a table.
 
-    world: preset, checkpoint folder or `World` object.
-    task: explore, pointnav, objectnav, imagenav, follow, or a `Task` object.
-    scene: scene seed that a reset starts from, or several to draw from; by default any.
+    world: preset or checkpoint folder; in Python also a `World` object.
+    task: what is rewarded: explore, pointnav, objectnav, imagenav or follow; in Python also a `Task` object.
+    scene: scene seed that a reset starts from, by default any; in Python also several to draw from.
     split: scenes of "val", "train" or "heldout".
-    image: start picture instead of a scene: a path, a PIL image or uint8 (H, W, 3).
+    image: path of a start picture instead of a scene; in Python also a PIL image or uint8 (H, W, 3).
     prompt: what the world is told; by default the caption of the scene.
     intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
     noise_seed: seed of the world's noise; by default drawn at reset.
@@ -43,7 +43,8 @@ class EnvConfig:
     device: torch device of the world.
     ablate: part of a tiny world to remove: "dit", "gdn_state" or "memory".
     weights: folder of a released world's weights; None is where `wm-env download` puts them.
-    refiner: "default" for what the world comes with, None or "none" for frames as decoded, "tiny" or "ltx2".
+    refiner: "default" for what the world comes with, "none" for frames as decoded, "tiny" or "ltx2"; in
+        Python None is "none".
     dtype: "float32" or "bfloat16" of a learned world's products; None is float32 for the embedded worlds.
     offload: parts of a released world that stay on the CPU and visit the device for their turn.
     frame_size: (height, width) of a released world, multiples of 32; None is 704x1280.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from wm_env.cli.options import Ablate, Device, Dtype, Split, Task, Temperature, World
 from wm_env.env import SanaWMEnv
 
 # Upper layers, named by string.
@@ -18,7 +19,6 @@ _EVALUATE, _SCRIPTED = "wm_env.agents.evaluate", "wm_env.agents.scripted"
 _STARTS, _MOVES = "wm_env.agents.starts", "wm_env.agents.moves"
 
 SCRIPTED = ("random", "wander", "forward", "orbit", "goal")
-Task = Literal["explore", "pointnav", "objectnav", "imagenav", "follow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,8 @@ class AgentTrain:
 
     out: Path
     """Folder of the run, new or empty; with --resume the folder of an earlier run."""
-    world: str = "tiny"
-    """Preset or checkpoint folder to train in."""
+    world: World = "tiny"
     task: Task = "objectnav"
-    """What is rewarded."""
     steps: int = 200_000
     """Env steps over all slots; a step is a chunk of frames."""
     num_envs: int = 16
@@ -57,12 +55,9 @@ class AgentTrain:
     """Width of the layer between sight and action, with --sight goal-color."""
     memory: Literal["none", "lstm"] = "none"
     """Whether the policy remembers; "lstm" is sb3-contrib's RecurrentPPO."""
-    temperature: float = 1.0
-    """Factor on the world's noise in training."""
-    ablate: Literal["dit", "gdn_state", "memory"] | None = None
-    """Train in the world without this part: the baseline that tells what the part is worth."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the world's products; float32 by default, bfloat16 is faster where the CPU has it."""
+    temperature: Temperature = 1.0
+    ablate: Ablate = None
+    dtype: Dtype = None
     blind: bool = False
     """Zero the picture: the baseline that cannot see."""
     rollout: int = 128
@@ -89,8 +84,7 @@ class AgentTrain:
     """Env steps between checkpoints."""
     resume: bool = False
     """Go on from the newest checkpoint in OUT; every other setting must be as it was, --steps may grow."""
-    device: str = "cpu"
-    """Torch device of world and policy."""
+    device: Device = "cpu"
     threads: int = 2
     """CPU threads of torch."""
     seed: int = 0
@@ -116,8 +110,7 @@ class AgentEval:
 
     agent: tyro.conf.Positional[str]
     """objectnav, objectnav-blind (shipped); folder or file of a run; random, wander, forward, orbit, goal."""
-    world: str = "tiny"
-    """Preset or checkpoint folder to score it in."""
+    world: World = "tiny"
     task: Task | None = None
     """Task; a run's own by default, pointnav for a scripted agent."""
     episodes: int = 100
@@ -130,12 +123,10 @@ class AgentEval:
     """Time limit in env steps; a run's own by default, 120 for a scripted agent."""
     num_envs: int = 16
     """Slots, stepped in one model call."""
-    split: Literal["val", "train", "heldout"] = "val"
-    """Scene split."""
+    split: Split = "val"
     deterministic: bool = False
     """Take the policy's most likely action instead of drawing."""
-    device: str = "cpu"
-    """Torch device of world and policy."""
+    device: Device = "cpu"
     threads: int = 2
     """CPU threads of torch."""
     seed: int = 0

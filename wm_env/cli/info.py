@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from wm_env import __version__
+from wm_env.cli.options import Device
 from wm_env.cli.provenance import card_lines, find_card, provenance
 from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.released.plan import plans
@@ -37,8 +38,7 @@ class Info:
     """Say which released preset fits on a GPU and what it leaves out; nothing is loaded."""
     vram: float = 24.0
     """With --plan: GPU memory in GiB."""
-    device: str = "cpu"
-    """Torch device the worlds are loaded to."""
+    device: Device = "cpu"
     seed: int = 0
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None

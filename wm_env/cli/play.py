@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from wm_env.cli.options import Device, Image, Prompt, Split, Task, World
 from wm_env.model.storage.atomic import check_folder
 from wm_env.play.session import PlaySettings, Session
 
@@ -16,24 +17,18 @@ from wm_env.play.session import PlaySettings, Session
 class Play:
     """Serve a page on this machine only: walk by keyboard, pause, step, record, keep and branch moments."""
 
-    world: str = "tiny"
-    """Preset or checkpoint folder."""
-    task: Literal["explore", "pointnav", "objectnav", "imagenav", "follow"] = "explore"
-    """What is rewarded; success ends the episode."""
+    world: World = "tiny"
+    task: Task = "explore"
     solo: bool = False
     """Do not run the true twin beside the world."""
     port: int = 8017
     """Port on 127.0.0.1; 0 takes a free one."""
     out: Path = Path("play")
     """Folder for recorded films; made when the first one is written."""
-    split: Literal["train", "val", "heldout"] = "val"
-    """Scene split."""
-    image: Path | None = None
-    """Start from this picture instead of a scene."""
-    prompt: str | None = None
-    """Prompt; the scene's caption by default."""
-    device: str = "cpu"
-    """Torch device of the world."""
+    split: Split = "val"
+    image: Image = None
+    prompt: Prompt = None
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
     seed: int = 0

@@ -12,6 +12,20 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from wm_env.cli.options import (
+    Device,
+    Dtype,
+    FrameSize,
+    Image,
+    Offload,
+    Prompt,
+    Refiner,
+    Scene,
+    Split,
+    Task,
+    Weights,
+    World,
+)
 from wm_env.cli.record_path import Clip, record_clip
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import Job, collect
@@ -38,12 +52,10 @@ class Record:
     """Episodes of a dataset; episode i has seed --seed + i."""
     workers: int = 1
     """Processes that record a dataset; each loads the world once."""
-    world: str = "tiny"
-    """Preset or checkpoint folder."""
+    world: World = "tiny"
     policy: Literal["wander", "forward", "orbit", "goal"] = "wander"
     """Who holds the keys; "goal" walks to the goal of a navigation task."""
-    task: Literal["explore", "pointnav", "objectnav", "imagenav", "follow"] = "explore"
-    """Task of the episode; it ends the video early on success."""
+    task: Task = "explore"
     steps: int = 60
     """Env steps (chunks) to record."""
     seed: int = 0
@@ -52,31 +64,21 @@ class Record:
     """Put the true twin beside the world: same start, same actions; world left, twin right."""
     overlay: bool = False
     """Draw the held keys and a top-down track."""
-    scene: int | None = None
-    """Scene seed; drawn from --seed by default."""
-    split: Literal["train", "val", "heldout"] = "val"
-    """Scene split."""
-    image: Path | None = None
-    """Start from this picture instead of a scene."""
-    prompt: str | None = None
-    """Prompt; the scene's caption by default."""
+    scene: Scene = None
+    split: Split = "val"
+    image: Image = None
+    prompt: Prompt = None
     trajectory: Path | None = None
     """Draw this whole camera path at once (released worlds that are not stepped): .npy or .npz or .json with
     c2w (F, 4, 4), or .txt with an action string; needs --image."""
     sampler_steps: int = 60
     """Denoising steps of a whole path."""
-    weights: Path | None = None
-    """Folder of a released world's weights; where `wm-env download` puts them by default."""
-    refiner: Literal["default", "none", "tiny", "ltx2"] = "default"
-    """Second network: tiny is that of the world tiny, which has it by default; ltx2 of released worlds."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of a released world; bfloat16 on a GPU by default."""
-    offload: tuple[Literal["text", "vae", "refiner"], ...] = ("text",)
-    """Parts of a released world that wait on the CPU for their turn."""
-    frame_size: tuple[int, int] | None = None
-    """Height and width in pixels of a released world; 704 1280 by default."""
-    device: str = "cpu"
-    """Torch device of the world."""
+    weights: Weights = None
+    refiner: Refiner = "default"
+    dtype: Dtype = None
+    offload: Offload = ("text",)
+    frame_size: FrameSize = None
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch; one is fastest at batch 1 on a busy machine."""
     json: Path | None = None
