@@ -29,7 +29,8 @@ FILES = {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
         "values": """config chunks frames geometry intrinsics kinematics pixels metrics placement state world
             text gemma png marked_pages""",
-        "transformer": "camera layers attention dit flow memory",
+        "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
+            attention dit flow memory""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
         "embedded worlds": "rollout embedded cards",
