@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wm_env.kernels.bench import Problem, problem_bytes, problem_operations
+from wm_env.kernels.problems import Problem, problem_bytes, problem_operations
 
 ROOT = Path(__file__).parents[2]
 ABSENT = (
