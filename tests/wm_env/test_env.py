@@ -12,6 +12,7 @@ import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 
 from wm_env.actions import ACTION_TYPES
 from wm_env.env import SanaWMEnv
@@ -117,6 +118,24 @@ def test_obs_size_changes_observations_and_not_the_render(make_twin: Callable[..
     assert observed.shape == env.observation_space.shape == (84, 84, 3)
     assert env.render().shape == (64, 64, 3)
     assert make_twin(obs_size=(36, 48)).observation_space.shape == (36, 48, 3)
+
+
+def test_resized_observations_are_the_picture_smoothed_to_their_size(make_twin: Callable[..., Any]) -> None:
+    whole, half = (make_twin(obs_size=size).reset(seed=0)[0] for size in (64, 32))
+    expected = Image.fromarray(whole).resize((32, 32), Image.Resampling.BILINEAR)  # also antialiased
+    assert np.abs(half.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_the_observation_and_the_render_are_the_newest_frame_of_the_step(
+    make_twin: Callable[..., Any],
+) -> None:
+    newest = make_twin(render_mode="rgb_array")
+    every = make_twin(obs_type="rgb_sequence")
+    for env in (newest, every):
+        env.reset(seed=0)
+    seen, frames = newest.step(4)[0], every.step(4)[0]
+    assert np.array_equal(seen, frames[-1]) and np.array_equal(newest.render(), frames[-1])
+    assert not np.array_equal(frames[0], frames[-1])
 
 
 def test_rgb_array_list_holds_all_pixel_frames_since_the_last_call(make_twin: Callable[..., Any]) -> None:
