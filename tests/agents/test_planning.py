@@ -11,7 +11,7 @@ import torch
 from wm_env.agents.planning import Plan, Planner, imagine, plan
 from wm_env.env import SanaWMEnv
 
-SMALL = Planner(candidates=12, horizon=3, hold=2, rounds=2, elites=3)
+SMALL = Planner(candidates=4, horizon=2, hold=1, rounds=2, elites=2)
 WANTED = np.array([7, 0, 3, 8, 1])
 Drawn = list[np.ndarray]
 
@@ -35,7 +35,7 @@ def carry_out(env: SanaWMEnv, found: Plan, hold: int) -> float:
 @pytest.mark.parametrize("rounds", [1, 2])  # random shooting and CEM
 def test_a_plan_in_the_twin_earns_what_it_promised(rounds: int) -> None:
     env = pointnav()
-    found = plan(env, Planner(candidates=12, horizon=3, hold=2, rounds=rounds, elites=3), _random(0))
+    found = plan(env, Planner(candidates=6, horizon=3, hold=2, rounds=rounds, elites=3), _random(0))
     assert found.actions.shape == (3,) and found.values.shape == (rounds,)
     assert carry_out(env, found, hold=2) == pytest.approx(found.value, abs=1e-9)
 
@@ -56,6 +56,7 @@ def test_imagined_futures_end_with_the_episode() -> None:
     assert values == pytest.approx([10.0 - 0.01] * 2)
 
 
+@pytest.mark.slow
 def test_cem_finds_better_plans_round_by_round_and_never_loses_the_best() -> None:
     found = plan(pointnav(3), Planner(candidates=16, horizon=2, hold=3, rounds=3, elites=3), _random(1))
     assert found.values[-1] > found.values[0]
@@ -105,7 +106,7 @@ def test_futures_are_branched_with_the_noise_of_the_planner(monkeypatch: pytest.
     monkeypatch.setattr(env, "branch", spied)
     for noise in ("independent", "shared"):
         plan(env, dataclasses.replace(SMALL, rounds=1, noise=noise), _random(0))
-    assert asked == [(12, "independent"), (12, "shared")]
+    assert asked == [(4, "independent"), (4, "shared")]
 
 
 def test_the_same_generator_gives_the_same_plan() -> None:

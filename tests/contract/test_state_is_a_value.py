@@ -34,6 +34,7 @@ def test_restoring_a_snapshot_replays_the_same_frames(
     assert play(env, after) == first
 
 
+@pytest.mark.slow
 @quick
 @given(before=ACTIONS, after=ACTIONS)
 def test_a_saved_snapshot_replays_in_a_fresh_environment(
@@ -50,23 +51,33 @@ def test_a_saved_snapshot_replays_in_a_fresh_environment(
     assert play(fresh, after) == first
 
 
-def test_a_saved_snapshot_replays_in_another_process(world: str, tmp_path: Path) -> None:
-    path = tmp_path / "moment.safetensors"
-    env = make(world)
-    env.reset(seed=3)
-    play(env, [1, 4])
-    env.unwrapped.snapshot().save(path)
-    expected = env.step(1)[0]
-    code = (
-        "import sys, gymnasium as gym, numpy as np, torch, wm_env\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\n"
-        f"env = gym.make('SanaWM-v0', world={world!r}, obs_type='rgb_sequence')\n"
-        "wm_env.restore(env, wm_env.load_snapshot(sys.argv[1]))\n"
-        "np.save(sys.argv[2], env.step(1)[0])\n"
-    )
-    out = tmp_path / "frames.npy"
-    subprocess.run([sys.executable, "-c", code, str(path), str(out)], check=True, timeout=120)
-    assert np.array_equal(np.load(out), expected)
+REPLAY = """
+import sys, gymnasium as gym, numpy as np, torch, wm_env
+torch.set_num_threads(int(sys.argv[1]))
+for folder, world in zip(sys.argv[2::2], sys.argv[3::2]):
+    env = gym.make('SanaWM-v0', world=world, obs_type='rgb_sequence')
+    wm_env.restore(env, wm_env.load_snapshot(folder + '/moment.safetensors'))
+    np.save(folder + '/frames.npy', env.step(1)[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_saved_snapshot_replays_in_another_process(
+    pure_world: str, memory_world: str, tmp_path: Path
+) -> None:
+    expected, words = {}, []
+    for name, world in (("twin", "twin"), ("pure", pure_world), ("memory", memory_world)):
+        (tmp_path / name).mkdir()
+        env = make(world)
+        env.reset(seed=3)
+        play(env, [1, 4])
+        env.unwrapped.snapshot().save(tmp_path / name / "moment.safetensors")
+        expected[name] = env.step(1)[0]
+        words += [str(tmp_path / name), world]
+    threads = str(torch.get_num_threads())
+    subprocess.run([sys.executable, "-c", REPLAY, threads, *words], check=True, timeout=120)
+    for name, frames in expected.items():
+        assert np.array_equal(np.load(tmp_path / name / "frames.npy"), frames), name
 
 
 def test_a_snapshot_also_rewinds_the_random_numbers_of_later_episodes(world: str) -> None:
@@ -104,6 +115,7 @@ def test_a_snapshot_shares_tensors_and_stepping_never_writes_into_it(world: str)
     assert all(torch.equal(tensor, copies[name]) for name, tensor in snapshot.tensors.items())
 
 
+@pytest.mark.slow
 @quick
 @given(actions=ACTIONS)
 def test_shared_noise_branches_answer_equal_actions_equally(world: str, actions: list[int]) -> None:

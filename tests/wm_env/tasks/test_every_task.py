@@ -1,33 +1,32 @@
-"""What every task keeps to: Gymnasium's checker, the same rewards on every world and in every slot."""
+"""What every task keeps to: an id, the same rewards on every world and in every slot."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from wm_env.env import SanaWMEnv
-from wm_env.tasks import TASKS, Explore, PointNav, make_task
+from wm_env.tasks import TASKS, Explore, Follow, PointNav, make_task
+
+# Reference paths of 8 steps: drawing 64 takes most of a reset, and no test here walks that far.
+EACH = [Follow(steps=8) if name == "follow" else name for name in TASKS]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_id_is_clean_to_gymnasiums_checker(task: str) -> None:
+def test_every_task_has_an_id_that_plays_it(task: str) -> None:
+    """Gymnasium's and SB3's checkers run on every id in test_matrix.py."""
     name = {"pointnav": "PointNav", "objectnav": "ObjectNav", "imagenav": "ImageNav"}.get(task, task.title())
     env = gym.make(f"SanaWM-{name}-v0", world="twin")
     assert env.unwrapped.config.task == task
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env.unwrapped, skip_render_check=True)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_goals_and_rewards_are_the_same_on_a_learned_world(task: str, pure_world: str) -> None:
+@pytest.mark.parametrize("task", EACH, ids=TASKS)
+def test_goals_and_rewards_are_the_same_on_a_learned_world(task: Any, pure_world: str) -> None:
     def play(world: str) -> list[Any]:
         env = SanaWMEnv(world=world, task=task)
         env.reset(seed=7)
@@ -37,8 +36,9 @@ def test_goals_and_rewards_are_the_same_on_a_learned_world(task: str, pure_world
     assert play("twin") == play(pure_world)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_batched_slot_is_rewarded_as_it_is_alone(task: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("task", EACH, ids=TASKS)
+def test_a_batched_slot_is_rewarded_as_it_is_alone(task: Any) -> None:
     envs = gym.make_vec("SanaWM-v0", num_envs=2, world="twin", task=task)
     envs.reset(seed=20)
     solo = SanaWMEnv(world="twin", task=task)

@@ -84,6 +84,7 @@ def measure_bare(bare: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_bare_checkout_measures_everything_and_goes_on_where_it_was(bare: Path, tmp_path: Path) -> None:
     for name in ("tyro", "gymnasium", "tqdm", "imageio", "PIL", "diffusers", "transformers"):
         assert name in other_packages()
@@ -130,15 +131,12 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path: Path, capsys: pytest.Ca
     assert "not a record" in refused(["--out", str(tmp_path / "other.json")], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the error is about")
-def test_without_a_gpu_one_line_says_what_it_needs(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "wm_env.model.released.measure", "--out", str(tmp_path / "r.json")],
-        capture_output=True, text=True, cwd=ROOT, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "no CUDA device" in done.stderr and "--toy" in done.stderr
+def test_without_a_gpu_one_line_says_what_it_needs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path / "r.json")]) == 2
+    told = capfd.readouterr().err  # of the worker that it starts
+    assert told.count("\n") == 1 and "no CUDA device" in told and "--toy" in told
     assert not (tmp_path / "r.json").exists()
 
 
@@ -158,6 +156,7 @@ def test_the_parts_of_a_gpu_come_in_order_of_value(monkeypatch: pytest.MonkeyPat
     assert sum(name.startswith("proofs: triton") for name in names) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is simulated")
 def test_what_only_a_gpu_runs_is_run_on_a_simulated_one(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: pip install 'wm-env[gpu]'")
