@@ -30,6 +30,7 @@ def printed_commands() -> list[str]:
     return [line for lines in blocks if not LONG.fullmatch(lines[0]) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_printed_commands_run_in_order(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:

@@ -35,6 +35,7 @@ def score_expert(seeds: list[int], num_envs: int) -> list[EpisodeResult]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_expert_reaches_pointnav_goals_in_the_twin() -> None:
     results = score_expert([FIRST_SEED + i for i in range(20)], num_envs=10)
     score = summarize(results)
@@ -42,6 +43,7 @@ def test_the_expert_reaches_pointnav_goals_in_the_twin() -> None:
     assert score.spl.mean > 0.8
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_many_slots_play() -> None:
     seeds = [3, 1, 4, 1, 5]
     alone, together = score_expert(seeds, 1), score_expert(seeds, 3)
@@ -56,6 +58,7 @@ def bumping(state: State) -> str:
     return "w" if int(state.chunk[0]) < 8 else go_to_goal(state)
 
 
+@pytest.mark.slow
 def test_results_are_the_episodes_that_gymnasium_plays() -> None:
     seeds, limit = [9, 4, 7, 2, 5], 40
     settings = {"world": "twin", "task": "pointnav", "action_type": "multikeys"}

@@ -76,6 +76,7 @@ def test_a_policy_comes_back_the_same_without_a_pickle(run: Path) -> None:
     assert (kept(seen, None, starts) == pickled(seen, None, starts)).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(TOY, steps=48)
     folder = tmp_path / "run"
@@ -94,6 +95,7 @@ def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: P
         train(TOY, tmp_path / "none", resume=True)
 
 
+@pytest.mark.slow
 def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the_twin_too(
     pure_world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the
     assert load_policy(tmp_path / "run")[1].blind
 
 
+@pytest.mark.slow
 def test_what_a_blind_policy_learns_does_not_depend_on_the_pictures(pure_world: str, tmp_path: Path) -> None:
     small = dataclasses.replace(
         TOY,

@@ -72,6 +72,7 @@ def test_batched_learned_frames_are_within_a_grey_level_of_solo_ones(pure_world:
         assert np.abs(batched[0].astype(int) - alone).max() <= 1
 
 
+@pytest.mark.weights
 def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
     learned, twin = (gym.make("SanaWM-v0", world=world, obs_type="latent") for world in ("tiny", "twin"))
     assert learned.observation_space == twin.observation_space

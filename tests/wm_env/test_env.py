@@ -23,6 +23,7 @@ from wm_env.twin import TwinWorld
 pytestmark = pytest.mark.filterwarnings("error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action_type", ACTION_TYPES)
 @pytest.mark.parametrize("obs_type", ["rgb", "rgb_sequence"])
 def test_gymnasium_finds_nothing_to_say(action_type: str, obs_type: str) -> None:

@@ -36,6 +36,7 @@ def walk_to_goal(env: SanaWMEnv, limit: int = 120) -> list[tuple[float, bool, di
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", NAVIGATION)
 def test_the_expert_reaches_the_goals_so_they_are_solvable(task: str) -> None:
     env = SanaWMEnv(world="twin", task=task, action_type="multikeys")
@@ -163,6 +164,7 @@ def test_a_beacon_is_in_view_where_its_centre_is_in_the_picture_and_nothing_stan
     assert {(True, True), (True, False), (False, True)} <= set(outcomes)
 
 
+@pytest.mark.slow
 def test_objectnav_names_the_colour_that_the_beacon_has_in_the_picture() -> None:
     env = SanaWMEnv(world="twin", task="objectnav", action_type="multikeys")
     palette = np.array(list(BEACON_COLORS.values()))
@@ -181,6 +183,7 @@ def test_objectnav_names_the_colour_that_the_beacon_has_in_the_picture() -> None
     assert len(named) > 1
 
 
+@pytest.mark.slow
 def test_imagenav_shows_the_goal_picture_and_the_expert_ends_where_it_was_taken() -> None:
     env = SanaWMEnv(world="twin", task="imagenav", action_type="multikeys")
     at_start, at_end = 0.0, 0.0

@@ -9,6 +9,7 @@ import pytest
 from wm_env.model.released.measure import against_diffusers
 
 
+@pytest.mark.slow
 def test_the_comparison_with_diffusers_runs(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'wm-env[released]'")
     assert against_diffusers.main(["--repeats", "1"]) == 0

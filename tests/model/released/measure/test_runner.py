@@ -153,6 +153,7 @@ def supervised(
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_or_hangs_costs_the_part_it_was_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

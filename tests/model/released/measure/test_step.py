@@ -11,6 +11,7 @@ from wm_env.model.released.measure.budget import Box
 from wm_env.model.released.measure.step import TOY, Networks, time_steps
 
 
+@pytest.mark.slow
 def test_a_step_times_every_call_with_full_memories() -> None:
     networks = Networks(TOY, "cpu", torch.float32)
     found = time_steps(networks, batch=2, refiner=True, box=Box(lambda: 0.0, 1.0))
@@ -26,6 +27,7 @@ def test_a_step_times_every_call_with_full_memories() -> None:
     assert time_steps(networks, batch=1, refiner=False, box=Box(lambda: 0.0, 1.0))["refiner"] is False
 
 
+@pytest.mark.slow
 def test_a_step_is_repeated_only_while_it_fits_its_box() -> None:
     clock = Clock()
     networks = Networks(TOY, "cpu", torch.float32)
