@@ -1,4 +1,4 @@
-# Two commands: `make demo` records a rollout of the embedded world, `make test` runs the tests.
+# `make demo` records a rollout of the embedded world, `make test` runs the tests, `make test-fast` those of a minute or two.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 export MALLOC_MMAP_THRESHOLD_ := 8000000000
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-fast lint types clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,12 @@ if not torch.cuda.is_available():  # without a GPU, Triton kernels run in its in
 def pytest_configure() -> None:
     """One thread: at the sizes of the tests a second one only spins, for minutes on a busy machine."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let no later collection of garbage look at what was imported: torch alone makes one take 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

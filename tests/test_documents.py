@@ -191,6 +191,7 @@ def test_the_readmes_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.Mo
         exec(block, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "block"),
     [

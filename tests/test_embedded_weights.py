@@ -39,6 +39,7 @@ def test_the_files_are_whole_and_small() -> None:
     assert sum(world_path(name).stat().st_size for name in EMBEDDED) <= LIMIT
 
 
+@pytest.mark.weights
 def test_every_committed_report_measured_the_shipped_weights() -> None:
     found = []
     for path in sorted((ROOT / "docs").rglob("*.json")):
@@ -50,6 +51,8 @@ def test_every_committed_report_measured_the_shipped_weights() -> None:
     assert set(found) >= set(EMBEDDED)
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> None:
     world = load_embedded(name)
@@ -61,6 +64,8 @@ def test_a_world_follows_the_camera_better_than_a_still_picture(name: str) -> No
     assert imagined > still + GAIN_DB
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_a_view_comes_back_after_a_full_turn() -> None:
     world = load_embedded("tiny")
     seeds, lead = range(100, 104), 4
@@ -71,6 +76,8 @@ def test_a_view_comes_back_after_a_full_turn() -> None:
     assert psnr(frames[:, -1], before).mean() > 31  # 35.9 on 16 scenes; 26.4 with the latest 16 chunks kept
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) -> None:
     world = load_embedded(name)
@@ -82,6 +89,8 @@ def test_a_slot_of_a_batch_shows_what_the_same_episode_alone_shows(name: str) ->
     assert (off > 1).float().mean() < 1e-3  # more than one grey level; of single points at depth edges
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_prompt_turns_the_light_up_or_down_in_most_scenes(name: str) -> None:
     world = load_embedded(name)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -40,7 +41,8 @@ FILES = {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
         "values": """config chunks frames geometry intrinsics kinematics pixels metrics placement state world
             text gemma png marked_pages interrupts""",
-        "transformer": "camera layers attention dit flow memory",
+        "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
+            attention dit flow memory""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
         "embedded worlds": "rollout embedded cards",
@@ -87,7 +89,8 @@ def python_files(layer: str) -> list[Path]:
     return sorted((ROOT / layer).rglob("*.py"))
 
 
-def imported_modules(path: Path, *, named: bool = False) -> set[str]:
+@cache
+def imported_modules(path: Path, *, named: bool = False) -> frozenset[str]:
     """Return every module named by an import statement of `path`, with `from x import y` as `x`.
 
     named: and as `x.y`, which may be a module or a name in one.
@@ -100,7 +103,7 @@ def imported_modules(path: Path, *, named: bool = False) -> set[str]:
             assert node.level == 0, f"{path} imports relatively; write the dotted wm_env name"
             names.add(node.module or "")
             names |= {f"{node.module}.{alias.name}" for alias in node.names} if named else set()
-    return names
+    return frozenset(names)
 
 
 def layer_of(module: str) -> str | None:

@@ -30,6 +30,7 @@ def printed_commands() -> list[str]:
     return [line for lines in blocks if not LONG.fullmatch(lines[0]) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_printed_commands_run_in_order(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
@@ -37,7 +38,6 @@ def test_the_printed_commands_run_in_order(tmp_path: Path) -> None:
     lines = printed_commands()
     uses = [line for line in lines if not line.startswith(INSTALLING)]
     assert len(lines) - len(uses) == len(INSTALLING)  # each once
-    assert len(uses) > 3
     assert all(line.startswith("wm-env ") for line in uses)
     command = f'wm-env() {{ "{sys.executable}" -m wm_env.cli "$@"; }}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -18,8 +18,10 @@ from wm_env.agents.evaluate import (
     summarize,
     wilson,
 )
-from wm_env.agents.scripted import make_policy
+from wm_env.agents.scripted import go_to_goal, make_policy
+from wm_env.core import State
 from wm_env.env import SanaWMEnv
+from wm_env.model.kinematics import KEYS
 
 
 def expert() -> ScriptedAgent:
@@ -33,6 +35,7 @@ def score_expert(seeds: list[int], num_envs: int) -> list[EpisodeResult]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_expert_reaches_pointnav_goals_in_the_twin() -> None:
     results = score_expert([FIRST_SEED + i for i in range(20)], num_envs=10)
     score = summarize(results)
@@ -40,6 +43,7 @@ def test_the_expert_reaches_pointnav_goals_in_the_twin() -> None:
     assert score.spl.mean > 0.8
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_many_slots_play() -> None:
     seeds = [3, 1, 4, 1, 5]
     alone, together = score_expert(seeds, 1), score_expert(seeds, 3)
@@ -49,25 +53,64 @@ def test_results_do_not_depend_on_how_many_slots_play() -> None:
         assert one.reward == pytest.approx(other.reward, abs=1e-9)
 
 
-def test_a_result_is_the_episode_that_gymnasium_plays() -> None:
-    class Forward:
-        def __call__(self, observations: Any, state: Any, starts: np.ndarray) -> np.ndarray:
-            return np.ones(len(starts), np.int64)
+def bumping(state: State) -> str:
+    """Walk ahead for eight steps, into whatever is there, then to the goal."""
+    return "w" if int(state.chunk[0]) < 8 else go_to_goal(state)
 
-    (result,) = evaluate(Forward(), [9], max_episode_steps=12, world="twin", task="pointnav")
-    env = gym.make("SanaWM-PointNav-v0", world="twin", max_episode_steps=12)
-    _, first = env.reset(seed=9)
-    rewards, places, done = [], [np.zeros((1, 3))], False
-    while not done:
-        _, reward, terminated, truncated, info = env.step(1)
-        rewards.append(reward)
-        places.append(info["c2w_frames"][:, :3, 3])
-        done = terminated or truncated
-    assert result.reward == pytest.approx(sum(rewards)) and result.steps == len(rewards)
-    assert result.distance == info["distance_to_goal"] and result.success == info["is_success"]
-    assert result.start_distance == first["distance_to_goal"] and result.rewards == pytest.approx(rewards)
-    legs = np.diff(np.concatenate(places), axis=0)
-    assert result.walked == pytest.approx(np.linalg.norm(legs, axis=1).sum())
+
+@pytest.mark.slow
+def test_results_are_the_episodes_that_gymnasium_plays() -> None:
+    seeds, limit = [9, 4, 7, 2, 5], 40
+    settings = {"world": "twin", "task": "pointnav", "action_type": "multikeys"}
+    agent = ScriptedAgent(lambda _: bumping, seed=0)
+    results = evaluate(agent, seeds, num_envs=2, max_episode_steps=limit, **settings)
+    env = gym.make("SanaWM-v0", max_episode_steps=limit, **settings)
+    for seed, result in zip(seeds, results, strict=True):
+        _, first = env.reset(seed=seed)
+        rewards, places, bumps, done = [], [np.zeros((1, 3))], 0, False
+        while not done:
+            keys = bumping(env.unwrapped.state)
+            held = np.array([key in keys for key in KEYS], np.int8)
+            _, reward, terminated, truncated, info = env.step(held)
+            rewards.append(reward)
+            places.append(info["c2w_frames"][:, :3, 3])
+            bumps += info["collision"]
+            done = terminated or truncated
+        legs = np.diff(np.concatenate(places), axis=0)
+        assert result == EpisodeResult(
+            seed=seed,
+            reward=pytest.approx(sum(rewards)),
+            steps=len(rewards),
+            success=info["is_success"],
+            spl=pytest.approx(info["spl"]),
+            distance=pytest.approx(info["distance_to_goal"]),
+            collisions=bumps,
+            start_distance=pytest.approx(first["distance_to_goal"]),
+            walked=pytest.approx(np.linalg.norm(legs, axis=1).sum()),
+            rewards=pytest.approx(rewards),
+        )
+    assert {result.success for result in results} == {True, False}
+    assert len({result.collisions for result in results}) > 1
+
+
+def test_an_agent_is_told_which_slots_begin_an_episode() -> None:
+    told = []
+
+    class Still:
+        def __call__(self, observations: Any, state: State, starts: np.ndarray) -> np.ndarray:
+            told.append(starts.tolist())
+            assert (np.asarray(state.chunk) == 0).tolist() == starts.tolist()
+            return np.zeros(len(starts), np.int64)
+
+    evaluate(Still(), [1, 2, 3, 4], num_envs=2, max_episode_steps=3, world="twin")
+    assert told == [[True, True], [False, False], [False, False]] * 2
+
+
+def test_a_scripted_agent_makes_a_fresh_walker_for_every_episode() -> None:
+    made = []
+    agent = ScriptedAgent(lambda seed: made.append(seed) or (lambda _: ""), seed=7)
+    evaluate(agent, [1, 2, 3], num_envs=1, max_episode_steps=2, world="twin", action_type="multikeys")
+    assert made == [7, 8, 9]
 
 
 def test_a_random_agent_repeats_itself_for_the_same_seed() -> None:
@@ -98,6 +141,8 @@ def test_a_score_averages_its_episodes() -> None:
     assert (score.episodes, score.success.mean, score.spl.mean, score.reward.mean) == (2, 0.5, 0.25, 4.5)
     assert (score.mean_steps, score.mean_distance, score.collisions_per_step) == (30, 1.6, 0.05)
     assert set(score.to_dict()["success"]) == {"mean", "lo", "hi"}
+    unreachable = results[0]._replace(distance=math.inf)
+    assert summarize([*results, unreachable]).mean_distance == 1.6  # of those that have one
 
 
 def test_bad_input_is_refused() -> None:

@@ -11,7 +11,9 @@ import torch
 from wm_env.agents.planning import Plan, Planner, imagine, plan
 from wm_env.env import SanaWMEnv
 
-SMALL = Planner(candidates=12, horizon=3, hold=2, rounds=2, elites=3)
+SMALL = Planner(candidates=4, horizon=2, hold=1, rounds=2, elites=2)
+WANTED = np.array([7, 0, 3, 8, 1])
+Drawn = list[np.ndarray]
 
 
 def pointnav(seed: int = 0) -> SanaWMEnv:
@@ -33,7 +35,7 @@ def carry_out(env: SanaWMEnv, found: Plan, hold: int) -> float:
 @pytest.mark.parametrize("rounds", [1, 2])  # random shooting and CEM
 def test_a_plan_in_the_twin_earns_what_it_promised(rounds: int) -> None:
     env = pointnav()
-    found = plan(env, Planner(candidates=12, horizon=3, hold=2, rounds=rounds, elites=3), _random(0))
+    found = plan(env, Planner(candidates=6, horizon=3, hold=2, rounds=rounds, elites=3), _random(0))
     assert found.actions.shape == (3,) and found.values.shape == (rounds,)
     assert carry_out(env, found, hold=2) == pytest.approx(found.value, abs=1e-9)
 
@@ -54,10 +56,57 @@ def test_imagined_futures_end_with_the_episode() -> None:
     assert values == pytest.approx([10.0 - 0.01] * 2)
 
 
+@pytest.mark.slow
 def test_cem_finds_better_plans_round_by_round_and_never_loses_the_best() -> None:
     found = plan(pointnav(3), Planner(candidates=16, horizon=2, hold=3, rounds=3, elites=3), _random(1))
     assert found.values[-1] > found.values[0]
     assert found.value >= found.values.max()
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """The candidates of every round; imagined returns are how many decisions are those of `WANTED`."""
+    drawn: Drawn = []
+
+    def returns(env: SanaWMEnv, actions: np.ndarray, *_: object) -> np.ndarray:
+        drawn.append(actions)
+        return (actions == WANTED[: actions.shape[1]]).sum(1) - 10.0 * (len(drawn) > 6)
+
+    monkeypatch.setattr("wm_env.agents.planning.imagine", returns)
+    return drawn
+
+
+def test_cem_draws_each_decision_from_the_shares_of_the_elites(rounds: Drawn) -> None:
+    settings = Planner(candidates=60, horizon=5, rounds=6, elites=6)
+    assert np.array_equal(plan(pointnav(), settings, _random(0)).actions, WANTED)  # one of 9^5
+    rounds.clear()
+    plan(pointnav(), dataclasses.replace(settings, rounds=2, elites=1, smooth=0.0), _random(0))
+    best = rounds[0][(rounds[0] == WANTED).sum(1).argmax()]
+    assert (rounds[1] == best).all()
+    rounds.clear()
+    plan(pointnav(), Planner(candidates=4000, horizon=2, rounds=2, elites=1, smooth=0.5), _random(0))
+    share = (rounds[1] == WANTED[:2]).mean(0)
+    assert share == pytest.approx(0.5 + 0.5 / 9, abs=0.03)  # 4 standard errors
+
+
+def test_a_plan_is_the_best_of_all_rounds_not_of_the_last(rounds: Drawn) -> None:
+    found = plan(pointnav(), Planner(candidates=60, horizon=5, rounds=8, elites=6), _random(0))
+    assert np.array_equal(found.actions, WANTED) and found.value == 5.0
+    assert found.values[-1] < 0  # the fake returns are poor from the seventh round on
+
+
+def test_futures_are_branched_with_the_noise_of_the_planner(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, asked = pointnav(), []
+    branch = env.branch
+
+    def spied(number: int, noise: str) -> object:
+        asked.append((number, noise))
+        return branch(number, noise=noise)
+
+    monkeypatch.setattr(env, "branch", spied)
+    for noise in ("independent", "shared"):
+        plan(env, dataclasses.replace(SMALL, rounds=1, noise=noise), _random(0))
+    assert asked == [(4, "independent"), (4, "shared")]
 
 
 def test_the_same_generator_gives_the_same_plan() -> None:

@@ -10,14 +10,18 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
-from wm_env.agents.policies import PPOSettings, blindfold, load_policy
+from wm_env.agents import ppo
+from wm_env.agents.policies import PPOSettings, ScaledReward, blindfold, load_policy
 from wm_env.agents.ppo import score, train
 from wm_env.model.storage.checkpoint import load_checkpoint
+from wm_env.sb3 import SanaWMVecEnv
 
 TOY = PPOSettings(
     world="twin", task="objectnav", num_envs=2, max_episode_steps=8, steps=32, rollout=8, batch_size=16,
     epochs=1, evaluate_every=16, evaluate_episodes=2, checkpoint_every=16,
+    learning_rate=2e-4, gamma=0.98, gae_lambda=0.9, entropy=0.02,
 )  # fmt: skip
 
 
@@ -44,6 +48,24 @@ def test_a_run_leaves_curves_checkpoints_a_card_and_a_film(run: Path) -> None:
     assert len(iio.imread(run / "episode.mp4")) <= 1 + 8 * 4
 
 
+def test_the_settings_of_a_run_are_those_it_learns_with(run: Path) -> None:
+    model = PPO.load(run / "policy.zip")
+    learnt = (model.n_envs, model.n_steps, model.batch_size, model.n_epochs, model.learning_rate)
+    assert learnt == (TOY.num_envs, TOY.rollout, TOY.batch_size, TOY.epochs, TOY.learning_rate)
+    assert (model.gamma, model.gae_lambda, model.ent_coef) == (TOY.gamma, TOY.gae_lambda, TOY.entropy)
+
+
+def test_rewards_are_scaled_for_the_learner_alone() -> None:
+    plain, scaled = (SanaWMVecEnv(2, world="twin", max_episode_steps=4) for _ in range(2))
+    learner = ScaledReward(scaled, 0.1)
+    for envs in (plain, learner):
+        envs.seed(0)
+        envs.reset()
+    for _ in range(5):  # over the end of an episode
+        earned, told = (envs.step(np.array([1, 4]))[1] for envs in (plain, learner))
+        assert told == pytest.approx(0.1 * earned) and earned.any()
+
+
 def test_a_policy_comes_back_the_same_without_a_pickle(run: Path) -> None:
     kept, settings = load_policy(run, deterministic=True)
     pickled, _ = load_policy(run / "policy.zip", deterministic=True)
@@ -54,6 +76,7 @@ def test_a_policy_comes_back_the_same_without_a_pickle(run: Path) -> None:
     assert (kept(seen, None, starts) == pickled(seen, None, starts)).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(TOY, steps=48)
     folder = tmp_path / "run"
@@ -72,17 +95,23 @@ def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: P
         train(TOY, tmp_path / "none", resume=True)
 
 
+@pytest.mark.slow
 def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the_twin_too(
-    pure_world: str, tmp_path: Path
+    pure_world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dataclasses.replace(
         TOY, world=pure_world, memory="lstm", blind=True, steps=16, evaluate_every=1000, checkpoint_every=1000
     )
+    scored = []
+    monkeypatch.setattr(ppo, "score", lambda *call: scored.append(call[2:]) or score(*call))
     card = train(settings, tmp_path / "run", progress=False)
     assert set(card["scores"]) == {pure_world, "twin"}
+    (own,), (twin,) = scored
+    assert own == pure_world and twin.spec.sees_scene
     assert load_policy(tmp_path / "run")[1].blind
 
 
+@pytest.mark.slow
 def test_what_a_blind_policy_learns_does_not_depend_on_the_pictures(pure_world: str, tmp_path: Path) -> None:
     small = dataclasses.replace(
         TOY,

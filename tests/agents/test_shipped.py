@@ -27,6 +27,7 @@ def test_they_are_whole_and_small_and_all_listed() -> None:
     assert found == set(SHIPPED)
 
 
+@pytest.mark.weights
 def test_the_card_names_the_shipped_world_that_the_policy_was_trained_in() -> None:
     card, (_, settings) = load_card(policy_path("objectnav")), load_policy("objectnav")
     assert settings.world == "tiny" and settings.task == "objectnav" and not settings.blind
@@ -43,6 +44,8 @@ def test_the_blind_control_was_trained_alike() -> None:
     assert blind == dataclasses.replace(seeing, world="twin", blind=True)
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_the_seeing_policy_reaches_more_beacons_in_the_twin_than_the_blind_one() -> None:
     found = {}
     torch.manual_seed(0)  # policies draw their actions

@@ -47,6 +47,10 @@ def test_sight_says_in_which_column_the_goals_colour_is() -> None:
     assert where[0].argmax() == 1 * 16 + 10 and (where[0] > 0).sum() == 1
     assert not where[1].any()  # another beacon's colour
     assert not sight({"image": torch.zeros(1, 3, 48, 64), "goal": torch.eye(6)[:1]}).any()  # blind
+    grey = torch.zeros(1, 3, 48, 64)
+    grey[0, :, 16:32, 16:32] = 0.5  # row 1 of 3, column 1 of 4, and no hue
+    (bright,) = sight({"image": grey, "goal": torch.eye(6)[:1]})[:, math.prod(MATCH_GRID) :]
+    assert bright.tolist() == pytest.approx([0.5 * (cell == 1 * 4 + 1) for cell in range(12)])
     with pytest.raises(ValueError, match="objectnav"):
         GoalSight(spaces.Dict({"image": box["image"]}))
 
@@ -70,6 +74,22 @@ def test_starts_are_what_their_rule_says() -> None:
     assert evaluation_seeds("any", 2, "val") == [1_000_000, 1_000_001]
 
 
+def test_near_starts_are_30_steps_from_their_beacon_by_turning_and_walking() -> None:
+    env = SanaWMEnv(world="twin", task="objectnav", split="train")
+    kinds = set()
+    for seed in range(36, 48):
+        _, info = env.reset(seed=0, options={"scene": seed})
+        state = env.state
+        ahead = state.start_c2w[0, :3, :3].T @ (state.scene.beacon[0].double() - state.start_c2w[0, :3, 3])
+        bearing = abs(math.degrees(math.atan2(float(ahead[0]), float(ahead[2]))))
+        steps = bearing / 14.4 + max(0.0, info["distance_to_goal"] - 1) / 0.25
+        small = int(state.scene.counts[0, 0]) <= 2
+        if abs(steps - 30) > 1:  # the walking distances of rule and task are of two grids
+            assert fits(seed, "train", "near") == (small and steps <= 30), seed
+            kinds.add((small, steps <= 30))
+    assert {(True, True), (True, False)} <= kinds
+
+
 def test_a_lead_in_turns_to_one_side_and_then_lets_go() -> None:
     envs = LeadIn(SanaWMVecEnv(4, world="twin", max_episode_steps=5, action_type="multikeys"), most=3, seed=0)
     envs.seed(0)
@@ -88,6 +108,7 @@ def test_a_lead_in_turns_to_one_side_and_then_lets_go() -> None:
             away = abs(turned[last][slot])
             assert walks == sorted(walks) and away <= 4 and abs(away - walks.index(True)) < 1
     assert len({abs(round(float(value))) for value in turned[4]}) > 1  # not every episode the same
+    assert {float(np.sign(value)) for value in (*turned[4], *turned[8])} >= {-1.0, 1.0}  # to both sides
 
 
 def test_moves_are_rows_of_held_keys() -> None:

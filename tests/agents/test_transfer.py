@@ -151,6 +151,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory, pure_world: str) -> tuple[Path
     return folder, words
 
 
+@pytest.mark.slow
 def test_a_run_trains_scores_and_reports_and_is_not_done_twice(toy, capsys) -> None:
     folder, words = toy
     report = json.loads((folder / "out" / "transfer.json").read_text())
@@ -176,6 +177,7 @@ def test_a_run_trains_scores_and_reports_and_is_not_done_twice(toy, capsys) -> N
     assert "choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_quick_scores_what_comes_with_the_package_and_a_policy_of_ones_own(
     toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:

@@ -31,6 +31,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_clips_becomes_a_world_that_opens(clips: Path, tmp_path: Path) -> None:
     words = ["--clips", clips, "--out", tmp_path / "out", "--frames", FRAMES, "--steps", 2, "--skip-bad"]
     command = [sys.executable, str(SCRIPT), *map(str, words)]

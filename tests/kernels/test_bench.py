@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wm_env.kernels.bench import Problem, problem_bytes, problem_operations
+import pytest
+
+from wm_env.kernels.problems import Problem, problem_bytes, problem_operations
 
 ROOT = Path(__file__).parents[2]
 ABSENT = (
@@ -35,6 +37,7 @@ def bare_checkout(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
+@pytest.mark.slow
 def test_it_runs_from_a_bare_checkout_without_the_other_packages(tmp_path: Path) -> None:
     bare_checkout(tmp_path)
     program = (

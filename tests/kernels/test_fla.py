@@ -18,6 +18,7 @@ ON_GPU = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_gpu", ON_GPU)
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])

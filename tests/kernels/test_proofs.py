@@ -20,6 +20,7 @@ Result = tuple[Tensor, GDNMemory]
 HERE: dict[str, Any] = {"device": "cpu", "low": torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", [ODD, RELEASED], ids=["odd", "released"])
 def test_the_matrix_form_holds_on_every_shape(cases: tuple) -> None:
     for check in gdn_checks("chunk", cases=cases, **HERE).values():

@@ -28,18 +28,21 @@ CASES = gdn_checks("triton", device=DEVICE, low=LOW, cases=ODD)
 RULES = gdn_rules("triton", device=DEVICE, low=LOW, case=ODD[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_triton_and_its_gradients_match_the_definition(name: str) -> None:
     failing = [proof for proof in CASES[name]() if not proof.holds]
     assert not failing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_triton_keeps_the_rules_of_every_shape(name: str) -> None:
     failing = [proof for proof in RULES[name]() if not proof.holds]
     assert not failing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, LOW])
 def test_the_released_head_dim_matches_the_definition(dtype: torch.dtype) -> None:
     """112 is no power of two: the kernels work in blocks of 128."""
@@ -57,6 +60,7 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
             run_gdn(gdn_inputs(seed=6, dtype=torch.bfloat16), "triton")
 
 
+@pytest.mark.slow
 def test_cpu_tensors_outside_the_interpreter_are_refused() -> None:
     program = (
         "from wm_env.kernels.inputs import gdn_inputs, run_gdn; import torch;"
@@ -67,6 +71,7 @@ def test_cpu_tensors_outside_the_interpreter_are_refused() -> None:
     assert "needs CUDA tensors, got cpu" in done.stderr
 
 
+@pytest.mark.slow
 def test_kernels_fit_the_gpu_they_are_made_for() -> None:
     """Compiling for an H100/H200 (227 KiB of shared memory per block) needs no GPU."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

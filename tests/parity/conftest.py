@@ -40,7 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "own_file" in metafunc.fixturenames:
-        metafunc.parametrize("own_file", [pytest.param(path, id=path.name) for path in files_of(OWN)])
+        marks = {
+            "own_clip.safetensors": pytest.mark.slow
+        }  # whole clips: several seconds; the others less than one
+        own = [pytest.param(path, id=path.name, marks=marks.get(path.name, ())) for path in files_of(OWN)]
+        metafunc.parametrize("own_file", own)
     if "golden_file" in metafunc.fixturenames:
         metafunc.parametrize("golden_file", golden_params(metafunc.config))
 

@@ -21,6 +21,7 @@ def run(*words: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_resumed_and_scored(tmp_path: Path) -> None:
     out, card, scores = (str(tmp_path / name) for name in ("run", "card.json", "scores.json"))
     assert run("train", *TOY, "--steps", "16", "--out", out) == 0

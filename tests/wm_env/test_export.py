@@ -65,6 +65,7 @@ def test_an_episode_holds_what_gymnasium_showed(tmp_path: Path) -> None:
         assert np.array_equal(recording.c2w[4 * step + 1 : 4 * step + 5], info["c2w_frames"])
 
 
+@pytest.mark.slow
 def test_workers_record_what_one_process_records(folders: list[Path], tmp_path: Path) -> None:
     facts = load_recording(folders[0]).facts
     job = Job(

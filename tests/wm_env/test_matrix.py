@@ -29,6 +29,7 @@ def settings_of(env_id: str) -> dict[str, Any]:
     return {} if env_id == "SanaWM-Twin-v0" else {"world": "twin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", IDS)
 def test_every_id_passes_gymnasiums_and_sb3s_checkers_without_warnings(env_id: str) -> None:
     with warnings.catch_warnings():
@@ -37,6 +38,7 @@ def test_every_id_passes_gymnasiums_and_sb3s_checkers_without_warnings(env_id: s
         check_sb3_env(gym.make(env_id, **settings_of(env_id)).unwrapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", IDS)
 def test_every_id_is_vectorized_in_every_autoreset_mode(env_id: str, mode: str) -> None:
@@ -58,6 +60,7 @@ def test_every_id_is_vectorized_in_every_autoreset_mode(env_id: str, mode: str) 
     envs.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", IDS)
 def test_gymnasiums_own_vectorization_works_too(env_id: str) -> None:
     envs = gym.make_vec(env_id, 2, vectorization_mode="sync", **settings_of(env_id))
@@ -88,6 +91,7 @@ def test_gymnasiums_vector_wrappers_run_on_it() -> None:
             envs.step(np.array([1, 4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["pure_world", "memory_world"])
 def test_transformer_calls_do_not_depend_on_the_number_of_envs(
     world: str, request: pytest.FixtureRequest
@@ -107,6 +111,7 @@ def test_transformer_calls_do_not_depend_on_the_number_of_envs(
     assert calls[1] == calls[3] == 3 * len(envs.envs.world.sampler.sigmas[1:])
 
 
+@pytest.mark.slow
 @quick
 @given(actions=PAIRS)
 def test_a_slot_does_not_see_what_the_others_do(pure_world: str, actions: list[tuple[int, int]]) -> None:
@@ -120,6 +125,7 @@ def test_a_slot_does_not_see_what_the_others_do(pure_world: str, actions: list[t
     assert play(0) == play(5)
 
 
+@pytest.mark.slow
 @quick
 @given(before=PAIRS, after=PAIRS, slot=st.integers(0, 1))
 def test_a_partial_reset_at_any_time_leaves_the_other_slot_as_it_was(

@@ -77,6 +77,7 @@ def alone(memory_world: str) -> list[str]:
     return digests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "face", "variable", "before", "threads"), CASES)
 def test_workers_show_what_one_process_shows(
     method: str,
@@ -92,6 +93,7 @@ def test_workers_show_what_one_process_shows(
     assert job.stdout.split() == (alone if method == "fork" else alone[:1])
 
 
+@pytest.mark.slow
 def test_more_threads_in_a_forked_worker_are_refused_in_one_line(memory_world: str) -> None:
     job = run("AsyncVectorEnv", "fork", None, "torch", memory_world, threads=2)
     assert job.returncode == 1
@@ -119,6 +121,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(
 """
 
 
+@pytest.mark.slow
 def test_a_child_of_os_fork_has_one_thread_and_the_parent_keeps_its_own() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -150,6 +150,7 @@ def test_every_world_option_can_be_asked_for_through_gym_make() -> None:
     assert option_names("twin") == ("latents",)
 
 
+@pytest.mark.slow
 def test_the_page_of_public_names_is_made_from_their_docstrings() -> None:
     script = Path(__file__).resolve().parents[2] / "docs" / "api.py"
     made = subprocess.run(

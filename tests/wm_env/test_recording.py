@@ -47,6 +47,7 @@ def test_two_worlds_are_filmed_with_the_same_start_and_actions(env: SanaWMEnv) -
         assert np.array_equal(*shot.frames)
 
 
+@pytest.mark.slow
 def test_wandering_gets_around(env: SanaWMEnv) -> None:
     shots = list(film([env], make_policy("wander", 1), 80))
     positions = np.stack([shot.c2w[-1, :3, 3] for shot in shots])

@@ -13,13 +13,14 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecTrans
 
 from wm_env.env import SanaWMEnv
 from wm_env.sb3 import SanaWMVecEnv
-from wm_env.tasks import TASKS
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["explore", "pointnav"])  # a picture; a Dict
 @pytest.mark.parametrize("action_type", ["keys", "multikeys", "camera"])
 def test_sb3_finds_nothing_to_say(task: str, action_type: str) -> None:
+    """Every task, with keys: test_matrix.py."""
     check_env(SanaWMEnv(world="twin", task=task, action_type=action_type))
 
 
@@ -56,6 +57,7 @@ def test_sb3_wrappers_accept_it() -> None:
     assert [info["episode"]["l"] for info in infos] == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "policy"), [("explore", "CnnPolicy"), ("pointnav", "MultiInputPolicy")])
 def test_ppo_learns_on_it(task: str, policy: str) -> None:
     envs = SanaWMVecEnv(4, world="twin", task=task, max_episode_steps=8)

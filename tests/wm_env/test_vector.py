@@ -30,6 +30,7 @@ def test_make_vec_picks_the_batched_environment(make_envs: Callable[..., Any]) -
     assert info["c2w"].shape == (3, 4, 4) and info["_c2w"].all()
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=7, max_size=7))
 def test_a_slot_equals_the_solo_episode_through_a_reset(

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from wm_env.kernels import bench, proofs
+from wm_env.kernels import bench, proofs, timing
+from wm_env.kernels.problems import Problem, problems
 from wm_env.model.released.measure.budget import Box
 from wm_env.model.released.measure.runner import NoRoom, Part
 from wm_env.model.released.measure.step import FULL, TOY, Networks, busiest_kernels, host_waits, time_steps
@@ -66,11 +67,11 @@ class Peaks:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.known: dict[str, bench.Peaks] = {}
+        self.known: dict[str, timing.Peaks] = {}
 
-    def __call__(self, dtype: str) -> bench.Peaks:
+    def __call__(self, dtype: str) -> timing.Peaks:
         if dtype not in self.known:
-            self.known[dtype] = bench.peaks(dtype, self.setting.device, self.setting.toy)
+            self.known[dtype] = timing.peaks(dtype, self.setting.device, self.setting.toy)
         return self.known[dtype]
 
 
@@ -128,7 +129,7 @@ def proof_parts(setting: Setting) -> dict[str, list[Part]]:
     return found
 
 
-def kernel_part(setting: Setting, peaks: Peaks, p: bench.Problem, *, compiled: bool = False) -> Part:
+def kernel_part(setting: Setting, peaks: Peaks, p: Problem, *, compiled: bool = False) -> Part:
     """Return the part that times every implementation on one problem against its floor."""
 
     def run(box: Box) -> dict[str, Any]:
@@ -174,14 +175,14 @@ def all_parts(setting: Setting) -> tuple[list[Part], Callable[[], None]]:
 
         return Part(name=part.name, run=run, share=part.share, least=part.least)
 
-    problems = bench.problems(setting.device, setting.toy)
-    kernels = [without_networks(kernel_part(setting, peaks, p)) for p in problems]
+    timed = problems(setting.device, setting.toy)
+    kernels = [without_networks(kernel_part(setting, peaks, p)) for p in timed]
     first = [
-        p for p, problem in zip(kernels, problems, strict=True) if problem.batch == 1 and problem.frames <= 21
+        p for p, problem in zip(kernels, timed, strict=True) if problem.batch == 1 and problem.frames <= 21
     ]
     compiled = [
         without_networks(kernel_part(setting, peaks, p, compiled=True))
-        for p in problems
+        for p in timed
         if setting.device == "cuda" and p.backward and p.batch == 1 and p.frames <= 21
     ]
     waits = [look("waits of the host", host_waits, refiner) for refiner in (False, True)]

@@ -21,18 +21,22 @@ FORMAT = 1
 FINAL = ("done", "no room", "skipped")  # not tried again by the same code
 MEASURED_FOLDERS = (
     "kernels",
+    "kernels/frame_gdn",
+    "kernels/proofs",
     "model",
+    "model/attention",
     "model/refiner",
     "model/released",
     "model/released/measure",
     "model/storage",
+    "model/vae",
 )
 
 
 def code_digest(root: Path) -> str:
     """Return one digest of the source files that a measurement depends on."""
     digest = hashlib.sha256()
-    for folder in (*MEASURED_FOLDERS, "kernels/frame_gdn"):
+    for folder in MEASURED_FOLDERS:
         for path in sorted((root / folder).glob("*.py")):
             if path.name != "pages.py":  # how the pages are written changes no number
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -90,6 +90,7 @@ def test_the_generator_state_alone_brings_back_the_next_batch(vae: TinyVAE, tmp_
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_a_training_on_rendered_clips_resumes_exactly(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_recipe(tmp_path / split, RenderConfig(split=split, clips=4, frames=9))
@@ -101,6 +102,7 @@ def test_a_training_on_rendered_clips_resumes_exactly(tmp_path: Path) -> None:
         assert torch.equal(tensor, cut.ema_weights()[name]), name
 
 
+@pytest.mark.slow
 def test_workers_fill_one_folder_and_read_disjoint_shares(stored: Path, tmp_path: Path) -> None:
     for rank in (1, 0):
         render_shards(tmp_path, CONFIG, rank=rank, of=2)

@@ -117,6 +117,7 @@ def test_of_two_frames_that_look_alike_the_newer_is_dropped() -> None:
     assert dispensable(turned(*yaw), torch.ones(1, SLOTS, dtype=torch.bool)).tolist() == [9]
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_batch_is_that_of_each_alone() -> None:
     paths = [turned(*(a * n for n in range(60))) for a in (0.05, 0.11, 0.4)]
     together, _ = kept_frames(torch.cat(paths))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from released_parts import CFG, random_released
+from released_parts import CFG, STAGE1_CONFIG, random_released
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -119,6 +121,58 @@ def test_all_misfits_are_listed_in_one_error(tmp_path: Path) -> None:
         load_stage1(written(tmp_path / "w.safetensors", released), CFG)
     for name in ("x_embedder.proj.bias", "blocks.1.attn.A_log", "blocks.0.attn.proj.bias", "stray.weight"):
         assert name in str(error.value)
+
+
+def with_both_prefixes(released: dict[str, Tensor]) -> None:
+    released["model.final_layer.linear.bias"] = released["final_layer.linear.bias"].clone()
+
+
+def with_whole_numbers(released: dict[str, Tensor]) -> None:
+    released["final_layer.linear.bias"] = released["final_layer.linear.bias"].long()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (with_both_prefixes, "holds 'final_layer.linear.bias' twice"),
+        (with_whole_numbers, "torch.int64, expected a floating-point"),
+    ],
+)
+def test_tensors_that_are_stored_twice_or_are_no_weights_are_refused(
+    spoil: Callable[[dict[str, Tensor]], None], says: str, tmp_path: Path
+) -> None:
+    released = random_released()
+    spoil(released)
+    with pytest.raises(ValueError, match=says):
+        load_stage1(written(tmp_path / "w.safetensors", released), CFG)
+
+
+def test_an_index_that_names_what_its_file_lacks_is_refused(tmp_path: Path) -> None:
+    save_file({"there": torch.zeros(2)}, tmp_path / "a.safetensors")
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(("there", "lost"), "a.safetensors")}))
+    with pytest.raises(ValueError, match=r"do not hold: \['lost'\]"):
+        tensor_files.list_tensors(index)
+
+
+def test_what_is_loaded_is_frozen_and_in_evaluation(tmp_path: Path) -> None:
+    dit = load_stage1(written(tmp_path / "w.safetensors", random_released()), CFG)
+    assert not dit.training and not any(parameter.requires_grad for parameter in dit.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"qk_norm": False}, "asks for {'qk_norm': False}"), ({"num_layers": None}, "lacks 'num_layers'")],
+)
+def test_a_config_of_another_network_or_without_a_size_is_refused(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    stated = {key: value for key, value in {**STAGE1_CONFIG, **change}.items() if value is not None}
+    file = Stage1File(path=tmp_path / "w.safetensors", variant=STREAMING, config=stated)
+    with pytest.raises(ValueError, match=says):
+        config_of(file, CFG)
+    right = Stage1File(path=tmp_path / "w.safetensors", variant=STREAMING, config=STAGE1_CONFIG)
+    assert config_of(right, sana_wm()).depth == CFG.depth
 
 
 def test_a_missing_key_that_nothing_reads_is_a_warning_that_names_it(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +36,7 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "start.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "refiner"), [("bidirectional", "none"), ("bidirectional", "ltx2"), ("chunk-causal", "none")]
 )
@@ -125,14 +126,19 @@ def test_the_plan_says_what_fits_and_what_is_left_out(tmp_path: Path) -> None:
     assert weights_only < min(peaks) < 24
 
 
-def test_the_example_steps_a_folder_of_weights(pipelines: Pipelines, image: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_example_steps_a_folder_of_weights(
+    pipelines: Pipelines,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     script = Path(__file__).resolve().parents[3] / "examples" / "released_weights.py"
     out = tmp_path / "walk.mp4"
     words = ["--weights", pipelines("streaming"), "--image", image, "--prompt", "a kitchen", "--keys", "w."]
     words += ["--device", "cpu", "--size", "64", "96", "--out", out]
-    done = subprocess.run(
-        [sys.executable, script, *words], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "chunk   2" in done.stdout
+    monkeypatch.setattr(sys, "argv", [str(word) for word in (script, *words)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "chunk   2" in capsys.readouterr().out
     assert len(imageio.mimread(out, memtest=False)) == 49

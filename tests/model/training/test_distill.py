@@ -66,6 +66,7 @@ def test_levels_fall_from_noise_to_clean_and_the_teacher_passes_through_them() -
         student_levels(0, 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [1, 2])
 def test_the_step_with_gradient_gives_the_frames_of_the_rollout(
     taken: int, teacher: Path, clips: Path, latents: Path, vae_run: Path
@@ -103,6 +104,7 @@ def test_matching_brings_a_gaussian_to_where_the_real_score_is() -> None:
     assert abs(float(mean.detach()) - real_mean) < 0.3
 
 
+@pytest.mark.slow
 def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itself(
     teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itsel
     assert world.spec.name == "teacher-2step"
 
 
+@pytest.mark.slow
 def test_smoke_matching_pulls_a_student_back_that_is_off(
     teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ def test_smoke_matching_pulls_a_student_back_that_is_off(
             assert torch.equal(run.ema_weights()[f"student.{name}"], tensor), name  # the memory's decays
 
 
+@pytest.mark.slow
 def test_the_teacher_can_be_exported_with_other_steps(teacher: Path, tmp_path: Path) -> None:
     export_undistilled(teacher, 4, tmp_path)
     world, own = load_embedded(tmp_path), load_embedded(teacher)
@@ -156,6 +160,7 @@ def test_the_teacher_can_be_exported_with_other_steps(teacher: Path, tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(world.dit.parameters(), own.dit.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_teacher_of_parts_needs_their_world(
     teacher: Path, clips: Path, latents: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def curve(run: Path) -> list[float]:
     return [line["train"]["loss"] for line in lines if "train" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_follow_the_curve_of_one_with_the_same_global_batch(
     folders: Path, strategy: str
@@ -64,12 +65,14 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_global_batch(
         assert torch.allclose(trained[name], tensor, atol=WEIGHTS), name
 
 
+@pytest.mark.slow
 def test_the_command_under_torchrun_leaves_a_world(folders: Path) -> None:
     world = load_embedded(folders / "command" / "world")
     assert world.spec.name == "command" and world.spec.trained_steps == 3
     assert load_checkpoint(folders / "command" / "dit.safetensors")[1]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_strategy_and_another_number_of_processes(folders: Path) -> None:
     # two steps by DDP, one by FSDP2, the last by one process
     run = job.train(folders / "begun", SOLO)
@@ -77,6 +80,7 @@ def test_a_run_goes_on_with_another_strategy_and_another_number_of_processes(fol
     assert curve(folders / "begun") == pytest.approx(curve(folders / "solo"), rel=CURVE)
 
 
+@pytest.mark.slow
 def test_the_frame_gdn_scan_spreads_over_processes_with_gradients(folders: Path) -> None:
     x = gdn_inputs(seed=2, frames=5, with_state=False)
     q, k, v, beta, g, qn, kn = (t.requires_grad_(True) for t in x[:7] if t is not None)

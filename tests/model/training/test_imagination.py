@@ -100,6 +100,7 @@ def test_the_recipe_of_the_embedded_worlds_fits_them() -> None:
     assert len(cpu.half_lives) == cpu.dit.heads
 
 
+@pytest.mark.slow
 def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: Path, recipe: Path) -> None:
     arguments = ["imagine", "--recipe", str(recipe), "--total", "6s"]
     folders = ["--out", str(tmp_path / "out"), "--carry", str(tmp_path / "carry")]
@@ -121,6 +122,7 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
     assert len(carried) <= 8 and all(file.stat().st_size <= 15 << 20 for file in carried)
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_command_and_the_next_goes_on(tmp_path: Path, recipe: Path) -> None:
     torch.set_num_threads(1)
     place = Place(out=tmp_path / "out", total=1000.0, carry=tmp_path / "carry")
@@ -140,6 +142,7 @@ def test_a_budget_ends_a_command_and_the_next_goes_on(tmp_path: Path, recipe: Pa
     assert third["steps"] > second["steps"], "another machine goes on from the carried files"
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, recipe: Path) -> None:
     place = Place(out=tmp_path / "out", total=8.0)
     imagine(place, read_recipe(recipe, "cpu"), 0.01, lambda _: None)
@@ -168,6 +171,7 @@ def test_what_is_wrong_with_a_recipe_is_said(recipe: Path, old: str, new: str, s
         read_recipe(recipe, "cpu")
 
 
+@pytest.mark.slow
 def test_a_network_without_the_memory_input_does_what_it_did_at_an_empty_view() -> None:
     torch.manual_seed(0)
     config = tiny(MEMORY_CHANNELS)
@@ -186,6 +190,7 @@ def test_a_network_without_the_memory_input_does_what_it_did_at_an_empty_view() 
     assert torch.allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_pool_of_a_step_is_a_function_of_the_step() -> None:
     vae, _ = embedded_vae("tiny")
     config = ImageConfig(batch=32, pool=96, reuse=1)
@@ -216,6 +221,7 @@ def test_a_png_holds_the_pixels(tmp_path: Path) -> None:
         png_bytes(image.astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["9", "x", "0.0m", "0s", "3d"])
 def test_a_budget_that_is_no_time_is_one_line(text: str, tmp_path: Path) -> None:
     done = subprocess.run(

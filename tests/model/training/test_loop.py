@@ -57,6 +57,7 @@ def test_slices_give_the_run_that_an_uncut_one_gives(tmp_path: Path) -> None:
         assert tensor.equal(part.ema_weights()[name])
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_resumes_on_the_same_curve(tmp_path: Path) -> None:
     run_in(tmp_path / "whole").advance()
     script = f"""

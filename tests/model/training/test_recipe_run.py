@@ -23,6 +23,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
     clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
     assert moved and all(name.startswith("blocks.") and name.endswith(".weight") for name in moved)
 
 
+@pytest.mark.slow
 def test_a_refiner_learns_corrections_on_its_rollouts_and_comes_out_plain(
     clips: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_goal_is_the_truth_where_the_memory_sees_and_else_what_was_decoded(
     assert torch.equal(goal(rollout)[~seen], rollout.decoded[~seen])
 
 
+@pytest.mark.slow
 def test_a_smoke_run_trains_resumes_and_loads(clips: Path, world: Path, tmp_path: Path) -> None:
     config, inputs = preset("refiner-rollouts", "smoke"), Inputs(data=clips, world=world)
     for steps in (2, None):

@@ -72,6 +72,7 @@ def test_training_starts_from_the_state_that_the_rollout_was_in(
         assert all(leaf.requires_grad is False for _, leaf in leaves(own.before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vivid", [None, 1.0])
 def test_a_self_forcing_run_resumes_exactly_and_its_world_loads(
     clips: Path, latents: Path, world_folder: Path, tmp_path: Path, vivid: float | None

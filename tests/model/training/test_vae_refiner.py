@@ -49,6 +49,7 @@ def refiner_loss_on_fixed_batches(refiner: TinyRefiner, vae: TinyVAE, shards: La
     return sum(found) / len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoke", "smoke-flow"])
 def test_smoke_training_of_the_refiner_reaches_its_bound(
     name: str, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
@@ -84,6 +85,7 @@ def test_a_window_of_latents_comes_with_its_frames(clips: Path, latents: Path, v
     assert (window.depth0[0] / depth[0] - 1).abs().max() < 0.01
 
 
+@pytest.mark.slow
 def test_training_depth_further_leaves_the_codec_as_it_was(
     clips: Path, vae_run: Path, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_an_untrained_model_has_the_loss_of_saying_zero(clips: Path, latents: Pa
     assert silent == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoke", "smoke-memory"])
 def test_smoke_training_of_a_world_reaches_its_bound_and_loads(
     name: str, clips: Path, latents: Path, vae_file: Path, tmp_path: Path
@@ -104,6 +105,7 @@ def test_smoke_training_of_a_world_reaches_its_bound_and_loads(
     assert card["parts"]["dit"]["settings"]["dit"] == dataclasses.asdict(preset("world", name).dit)
 
 
+@pytest.mark.slow
 def test_a_slice_resumed_equals_a_run_in_one_piece(
     clips: Path, latents: Path, vae_file: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_slice_resumed_equals_a_run_in_one_piece(
         assert torch.equal(tensor, cut.ema_weights()[name]), name
 
 
+@pytest.mark.slow
 def test_a_world_with_memory_starts_where_the_plain_one_ended(
     clips: Path, latents: Path, vae_file: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +162,7 @@ def test_stages_must_cover_the_run() -> None:
         preset("world", "huge")
 
 
+@pytest.mark.slow
 def test_a_world_trains_on_clips_rendered_when_read_as_on_the_same_clips_stored(
     clips: Path, latents: Path, vae_file: Path, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def run(*words: str) -> None:
     assert exit.value.code == 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_agreed_json_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     words = ["--world", "twin", "--scenes", "1", "--horizon", "1.5s", "--trajectories", "spin360"]
     options = ["--pose-every", "12", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "drift.json")]
@@ -177,6 +178,7 @@ def test_the_command_writes_the_agreed_json_and_a_page_that_needs_nothing_else(t
     assert "n too small" in page
 
 
+@pytest.mark.slow
 def test_without_a_twin_what_needs_the_truth_is_null_with_a_reason(pure_world, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "start.png")
@@ -218,6 +220,7 @@ class Late(Damaged):
         return chunk._replace(frames=frames), DamagedState(twin, state.step + 1, kept)
 
 
+@pytest.mark.slow
 def test_a_picture_that_comes_two_frames_late_has_a_latency_of_two(tmp_path: Path) -> None:
     worlds = {"twin": TwinWorld(), "late": Late(gain)}
     settings = DriftSettings(trajectories=("whip_pan",), scenes=2, steps=20, pose_every=0)
@@ -236,6 +239,7 @@ class Elsewhere(Damaged):
         return chunk, DamagedState(twin, state.step + 1, chunk.frames[:, -1])
 
 
+@pytest.mark.slow
 def test_a_right_picture_of_the_wrong_place_and_the_reverse_are_told_apart(tmp_path: Path) -> None:
     worlds = {"elsewhere": Elsewhere(gain), "blur": Damaged(blur)}
     settings = DriftSettings(trajectories=("random_walk",), scenes=2, steps=8, pose_every=16)

@@ -16,6 +16,7 @@ from wm_env.model.metrics import PSNR_CAP
 from wm_env.twin import TwinWorld
 
 
+@pytest.mark.slow
 def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
     settings = FidelitySettings(splits=("val",), scenes=2, horizons=(4, 8), look_steps=2, long_steps=4)
     found = fidelity({"twin": TwinWorld()}, settings, "test")["splits"]["val"]
@@ -28,6 +29,7 @@ def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
     assert means == pytest.approx({"luma": 1.0, "contrast": 1.0, "saturation": 1.0, "freeze": 0.0})
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_row_and_no_interval_from_two_scenes(memory_world, tmp_path: Path) -> None:
     words = ["bench", "fidelity", "--world", memory_world, "--out", str(tmp_path / "out"), "--scenes", "2"]
     options = ["--splits", "val", "--horizons", "4", "--long-steps", "4"]

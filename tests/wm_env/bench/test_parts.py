@@ -122,6 +122,7 @@ def short_walks():
     return walks(TWIN_SPEC, split="val", seeds=[1, 3], keys=[trajectory("random_walk", 4, s) for s in (1, 3)])
 
 
+@pytest.mark.slow
 def test_poses_are_found_from_a_false_start_within_the_gate(short_walks) -> None:
     absolute = short_walks.start_c2w[:, None] @ short_walks.c2w
     found = gate(short_walks.scene, short_walks.frames, absolute, short_walks.intrinsics, every=16)
@@ -130,6 +131,7 @@ def test_poses_are_found_from_a_false_start_within_the_gate(short_walks) -> None
     assert found.share_of_room < 0.01
 
 
+@pytest.mark.slow
 def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None:
     absolute = short_walks.start_c2w[:, None] @ short_walks.c2w
     off = se3_exp(torch.tensor([0.0, 0.0, 0.0, 0.0, math.radians(4), 0.0], dtype=torch.float64))

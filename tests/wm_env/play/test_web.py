@@ -132,6 +132,7 @@ def address(memory_world: str, tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser found: apt-get install chromium")
 def test_the_page_plays_in_a_browser(address: str, tmp_path: Path) -> None:
     """Hold W, pause, branch; leaves the screenshot `play.png` in the temporary folder of the test."""

@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from wm_env.kernels import bench
+from wm_env.kernels import timing
 from wm_env.model.released.measure import parts, step
 from wm_env.model.released.measure.__main__ import about
 from wm_env.model.released.measure.record import Record
@@ -94,7 +94,7 @@ def main(out: Path) -> None:
     """Run the parts of a GPU at toy sizes, one of each kind, into a file."""
     torch.set_num_threads(1)
     float16 = mock.patch.object(parts.Setting, "low", torch.float16)  # the interpreter cannot do bfloat16
-    small = mock.patch.object(bench, "LEAD_VALUES", 2**10)
+    small = mock.patch.object(timing, "LEAD_VALUES", 2**10)
     plain = mock.patch.object(step, "resolve_impl", lambda *_: "chunk")  # interpreted steps take minutes
     with simulated_cuda(), float16, small, plain:
         every, free = parts.all_parts(parts.Setting("cuda", True))
