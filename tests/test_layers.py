@@ -27,8 +27,9 @@ ORDER = (
 FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
-        "values": """config chunks frames geometry intrinsics kinematics pixels metrics placement state world
+        "values": """config chunks frames geometry intrinsics kinematics pixels placement state world
             text gemma png marked_pages""",
+        "metrics": "metrics.camera metrics.intervals metrics.appearance metrics",
         "transformer": "camera layers attention dit flow memory",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
@@ -53,17 +54,18 @@ FILES = {
         "training, the command": "training.__main__",
     },
     "wm_env/bench": {
-        "walks and rows": "walks rollouts row_file bins intervals provenance",
-        "one measure each": "statistics survival revisit pose_estimate telemetry error_split throughput",
-        "fidelity": "fidelity clip_metrics",
-        "drift": "drift_probes drift rows_table behaviour summary",
-        "reports": "page figures figures_walks report",
-        "published": "published",
+        "shared by benchmarks": "walks row_file provenance page",
+        "fidelity": "fidelity.rows",
+        "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
+            drift.error_split drift.clip_metrics drift.probes drift.rows drift.rows_table drift.behaviour
+            drift.score drift.figures drift.figures_walks drift.page""",
+        "throughput": "throughput.rows",
+        "published": "published.folder",
     },
     "agents": {
         "players": "evaluate scripted planning sight moves starts policies ppo",
-        "transfer": """transfer_metrics transfer_players transfer transfer_summary transfer_figures
-            transfer_report""",
+        "transfer": """transfer.quantities transfer.players transfer.rows transfer.score transfer.figures
+            transfer.page""",
     },
 }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from wm_env.bench import fidelity, throughput
+from wm_env.bench.fidelity import rows as fidelity
+from wm_env.bench.throughput import rows as throughput
 
 ROOT = Path(__file__).resolve().parents[1]
 PERFORMANCE = ROOT / "docs" / "performance"

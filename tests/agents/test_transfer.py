@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wm_env.agents import transfer_players
 from wm_env.agents.evaluate import FIRST_SEED, RandomAgent, evaluate
 from wm_env.agents.policies import PPOSettings
-from wm_env.agents.transfer_metrics import (
+from wm_env.agents.transfer import players as transfer_players
+from wm_env.agents.transfer.quantities import (
     BLIND,
     LEARNED,
     RANDOM,
@@ -27,7 +27,7 @@ from wm_env.agents.transfer_metrics import (
     ranks,
     returns_by_horizon,
 )
-from wm_env.agents.transfer_summary import replay_scores
+from wm_env.agents.transfer.score import replay_scores
 from wm_env.cli import main
 from wm_env.env import SanaWMEnv
 from wm_env.twin import twin_like

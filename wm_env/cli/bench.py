@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from wm_env.bench import throughput as speed
-from wm_env.bench.drift import drift, seconds_to_steps
-from wm_env.bench.fidelity import FidelitySettings, fidelity, markdown
+from wm_env.bench.drift.page import check_figures, write_report
+from wm_env.bench.drift.rollouts import DriftSettings
+from wm_env.bench.drift.rows import drift, seconds_to_steps
+from wm_env.bench.drift.score import summarise
+from wm_env.bench.fidelity.rows import FidelitySettings, fidelity, markdown
 from wm_env.bench.provenance import provenance
-from wm_env.bench.report import check_figures, write_report
-from wm_env.bench.rollouts import DriftSettings
 from wm_env.bench.row_file import finite
-from wm_env.bench.summary import summarise
+from wm_env.bench.throughput import rows as speed
 from wm_env.cli import write_json
 from wm_env.images import start_image
 from wm_env.model.rollout import ABLATIONS, LearnedWorld

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from wm_env.bench.published import (
+from wm_env.bench.published.folder import (
     EVALUATIONS,
     Results,
     film_scene,

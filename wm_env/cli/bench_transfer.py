@@ -17,8 +17,8 @@ from wm_env.cli.bench import command_line
 from wm_env.worlds import resolve_world
 
 # Upper layers, named by string.
-_PLAYERS, _TRANSFER = "wm_env.agents.transfer_players", "wm_env.agents.transfer"
-_SUMMARY, _REPORT = "wm_env.agents.transfer_summary", "wm_env.agents.transfer_report"
+_PLAYERS, _TRANSFER = "wm_env.agents.transfer.players", "wm_env.agents.transfer.rows"
+_SUMMARY, _REPORT = "wm_env.agents.transfer.score", "wm_env.agents.transfer.page"
 
 QUICK_EPISODES, QUICK_TEMPERATURES = 30, (0.0,)
 

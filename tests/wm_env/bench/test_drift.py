@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wm_env.bench.drift import drift
-from wm_env.bench.pose_estimate import blurred, noisy
-from wm_env.bench.rollouts import DriftSettings
-from wm_env.bench.summary import summarise
+from wm_env.bench.drift.pose_estimate import blurred, noisy
+from wm_env.bench.drift.rollouts import DriftSettings
+from wm_env.bench.drift.rows import drift
+from wm_env.bench.drift.score import summarise
 from wm_env.cli import main
 from wm_env.model.geometry import se3_exp
 from wm_env.model.metrics import PSNR_CAP

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wm_env.bench.published import (
+from wm_env.bench.published.folder import (
     Results,
     read_results,
     read_split,

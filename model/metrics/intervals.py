@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wm_env.model.metrics import hierarchical_bootstrap
+from wm_env.model.metrics.camera import hierarchical_bootstrap
 
 MIN_SCENES = 5
 RESAMPLES = 5000

@@ -18,7 +18,7 @@ from wm_env.agents.moves import random_mover
 from wm_env.agents.policies import SHIPPED, PolicyAgent, PPOSettings, load_policy, policy_path, read_settings
 from wm_env.agents.ppo import train
 from wm_env.agents.scripted import make_policy
-from wm_env.agents.transfer_metrics import ABLATED, BLIND, LEARNED, RANDOM, SCRIPTED, TWIN
+from wm_env.agents.transfer.quantities import ABLATED, BLIND, LEARNED, RANDOM, SCRIPTED, TWIN
 from wm_env.env import SanaWMEnv
 
 TASKS = ("pointnav", "objectnav", "imagenav")  # they have a goal, a success and a scripted expert

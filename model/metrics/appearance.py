@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.metrics import LUMA
+from wm_env.model.metrics.camera import LUMA
 
 CLIPPED = (2, 253)
 HIGH_FREQUENCY = 0.25  # cycles per pixel

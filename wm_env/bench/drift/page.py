@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_env.bench.intervals import Band
 from wm_env.bench.page import number, opening, table, write_figures, write_page
+from wm_env.model.metrics.intervals import Band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def write_report(
 
 def _require_figures() -> tuple[Any, Any]:
     try:
-        from wm_env.bench import figures, figures_walks
+        from wm_env.bench.drift import figures, figures_walks
     except ImportError as error:
         raise ValueError(
             f"the report's figures need matplotlib ({error}): pip install 'wm-env[bench]'"

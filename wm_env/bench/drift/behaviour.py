@@ -1,6 +1,6 @@
 """What a world does over whole walks: how long it is useful, what it remembers, how it obeys.
 
-From rows to numbers, like `wm_env.bench.summary`, for what has no time bins.
+From rows to numbers, like `wm_env.bench.drift.score`, for what has no time bins.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.clip_metrics import gain_matrix
-from wm_env.bench.intervals import band
-from wm_env.bench.rollouts import BINS, CODEC, REPEAT
-from wm_env.bench.rows_table import Rows, entry
-from wm_env.bench.statistics import COMPONENTS
-from wm_env.bench.survival import MIN_RANGE_DB, kaplan_meier, skill, useful_horizon
+from wm_env.bench.drift.clip_metrics import gain_matrix
+from wm_env.bench.drift.rollouts import BINS, CODEC, REPEAT
+from wm_env.bench.drift.rows_table import Rows, entry
+from wm_env.bench.drift.survival import MIN_RANGE_DB, kaplan_meier, skill, useful_horizon
+from wm_env.model.metrics.appearance import COMPONENTS
+from wm_env.model.metrics.intervals import band
 
 MIN_GAPS = 4  # gaps between visits that a half-life is fitted to
 

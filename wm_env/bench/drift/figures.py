@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from wm_env.bench.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
+from wm_env.bench.drift.rollouts import CODEC, COPY, FORCED, REPEAT, SHUFFLED, TWIN
 
 DPI = 100
 TOP_DB = 45.0  # frames that hardly move repeat at up to the cap of 100 dB; nobody looks at those

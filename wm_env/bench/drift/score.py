@@ -11,12 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.behaviour import closures, gain, half_life, latency, revisits, start_end_contrast, survival
-from wm_env.bench.intervals import MIN_SCENES, RESAMPLES, Band, band
-from wm_env.bench.rollouts import BINS, CODEC, REPEAT
-from wm_env.bench.rows_table import Rows, entry
-from wm_env.bench.statistics import COMPONENTS, FAULTS, distance, standardise
-from wm_env.bench.survival import skill
+from wm_env.bench.drift.behaviour import (
+    closures,
+    gain,
+    half_life,
+    latency,
+    revisits,
+    start_end_contrast,
+    survival,
+)
+from wm_env.bench.drift.rollouts import BINS, CODEC, REPEAT
+from wm_env.bench.drift.rows_table import Rows, entry
+from wm_env.bench.drift.survival import skill
+from wm_env.model.metrics.appearance import COMPONENTS, FAULTS, distance, standardise
+from wm_env.model.metrics.intervals import MIN_SCENES, RESAMPLES, Band, band
 
 ONE_VALUE = ("ssim", "mse", "mae", "freeze", "colour")
 PLACE = ("psnr_commanded", "psnr_estimated")

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.bins import bin_means, bin_of
-from wm_env.bench.pose_estimate import gate
-from wm_env.bench.rollouts import BINS, DriftSettings
+from wm_env.bench.drift.bins import bin_means, bin_of
+from wm_env.bench.drift.pose_estimate import gate
+from wm_env.bench.drift.rollouts import BINS, DriftSettings
+from wm_env.bench.drift.telemetry import QUANTITIES, Recording, new_recording, observe_commit, state_drift
 from wm_env.bench.row_file import write_json
-from wm_env.bench.telemetry import QUANTITIES, Recording, new_recording, observe_commit, state_drift
 from wm_env.bench.walks import Walks, roll, starts, teacher_forced, walks
 from wm_env.model.metrics import psnr
 from wm_env.model.rollout import LearnedWorld

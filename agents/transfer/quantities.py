@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.intervals import MIN_SCENES, RESAMPLES, Band
+from wm_env.model.metrics.intervals import MIN_SCENES, RESAMPLES, Band
 
 SIM, TRUE = "learned world", "twin"
 LEARNED, TWIN, BLIND, ABLATED = "trained in the learned world", "trained in the twin", "blind", "ablate=dit"

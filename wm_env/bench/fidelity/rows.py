@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.intervals import Band, band, ratio_band
 from wm_env.bench.provenance import provenance, provenance_lines
 from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
 from wm_env.model.metrics import LUMA, psnr
+from wm_env.model.metrics.intervals import Band, band, ratio_band
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.world import World

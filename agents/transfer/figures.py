@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wm_env.agents.transfer_metrics import LEARNED, RANDOM, SIM, TRUE
-from wm_env.bench.figures import DPI
+from wm_env.agents.transfer.quantities import LEARNED, RANDOM, SIM, TRUE
+from wm_env.bench.drift.figures import DPI
 
 matplotlib.use("Agg")
 

@@ -1,6 +1,7 @@
 """What one rollout scores, in equal time bins: the row that drift reports are made of.
 
-Frames are averaged within a bin (`wm_env.bench.bins`), never pooled over walks. Legend: `F` frames, `n` bins.
+Frames are averaged within a bin (`wm_env.bench.drift.bins`), never pooled over walks.
+Legend: `F` frames, `n` bins.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.bins import bin_means, bin_of
-from wm_env.bench.fidelity import FREEZE_MOTION, TRUE_MOTION
-from wm_env.bench.revisit import revisit_pairs
-from wm_env.bench.statistics import COMPONENTS, colour_distance, frame_statistics, histograms, seam
+from wm_env.bench.drift.bins import bin_means, bin_of
+from wm_env.bench.drift.revisit import revisit_pairs
+from wm_env.bench.fidelity.rows import FREEZE_MOTION, TRUE_MOTION
 from wm_env.model.metrics import frame_errors, pose_errors, psnr, ssim
+from wm_env.model.metrics.appearance import COMPONENTS, colour_distance, frame_statistics, histograms, seam
 
 STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
 SSIM_EVERY = 8

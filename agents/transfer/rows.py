@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from wm_env.agents.evaluate import evaluate
 from wm_env.agents.starts import evaluation_seeds
-from wm_env.agents.transfer_metrics import SIM, TRUE
-from wm_env.agents.transfer_players import (
+from wm_env.agents.transfer.players import (
     Player,
     TransferSettings,
     control_players,
@@ -36,6 +35,7 @@ from wm_env.agents.transfer_players import (
     trained_players,
     user_player,
 )
+from wm_env.agents.transfer.quantities import SIM, TRUE
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv

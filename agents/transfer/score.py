@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wm_env.agents.evaluate import wilson
-from wm_env.agents.transfer_metrics import (
+from wm_env.agents.transfer.quantities import (
     BLIND,
     LEARNED,
     SIM,
@@ -27,8 +27,8 @@ from wm_env.agents.transfer_metrics import (
     returns_by_horizon,
     to_band,
 )
-from wm_env.bench.intervals import MIN_SCENES, Band, band
-from wm_env.bench.rollouts import BINS
+from wm_env.bench.drift.rollouts import BINS
+from wm_env.model.metrics.intervals import MIN_SCENES, Band, band
 
 MIN_RANKED = 5
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from wm_env.bench.figures import COLOURS, new_figure
+from wm_env.bench.drift.figures import COLOURS, new_figure
 
 FILM_DPI = 72  # pictures of 64 pixels need no more, and a page holds many
 

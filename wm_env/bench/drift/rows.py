@@ -6,8 +6,8 @@ repeated, the autoencoder alone, the twin rendered again, the world shown the po
 world with a part removed, and the world fed with the true history (teacher forced).
 
 A group of scenes is walked in one batched world call per chunk and written when all its rows are complete, so
-an interrupted run continues where it was and ends with the same file. `wm_env.bench.summary` turns rows into
-the report. Legend: `B` walks of a group, `F` pixel frames, `K` frames a step.
+an interrupted run continues where it was and ends with the same file. `wm_env.bench.drift.score` turns rows
+into the report. Legend: `B` walks of a group, `F` pixel frames, `K` frames a step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.clip_metrics import (
+from wm_env.bench.drift.clip_metrics import (
     appearance_scores,
     colour_scores,
     freeze_scores,
@@ -35,11 +35,11 @@ from wm_env.bench.clip_metrics import (
     revisit_scores,
     wanted_motion,
 )
-from wm_env.bench.drift_probes import add_seconds, probe_gate, probe_memories
-from wm_env.bench.error_split import encoded, latent_scores, place_scores
-from wm_env.bench.pose_estimate import track_poses
-from wm_env.bench.revisit import loop_closure
-from wm_env.bench.rollouts import (
+from wm_env.bench.drift.error_split import encoded, latent_scores, place_scores
+from wm_env.bench.drift.pose_estimate import track_poses
+from wm_env.bench.drift.probes import add_seconds, probe_gate, probe_memories
+from wm_env.bench.drift.revisit import loop_closure
+from wm_env.bench.drift.rollouts import (
     BINS,
     REPEAT,
     SHUFFLED,

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.bins import bin_means, bin_of
-from wm_env.bench.pose_estimate import PoseTrack
+from wm_env.bench.drift.bins import bin_means, bin_of
+from wm_env.bench.drift.pose_estimate import PoseTrack
 from wm_env.model.metrics import psnr
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_env.agents.transfer_metrics import LEARNED, SIM, TRUE
-from wm_env.bench.intervals import MIN_SCENES, Band
+from wm_env.agents.transfer.quantities import LEARNED, SIM, TRUE
 from wm_env.bench.page import number, opening, table, write_figures, write_page
+from wm_env.model.metrics.intervals import MIN_SCENES, Band
 from wm_env.model.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def check_figures() -> None:
 
 def _figures() -> Any:
     try:
-        from wm_env.agents import transfer_figures
+        from wm_env.agents.transfer import figures
     except ImportError as error:
         raise ValueError(
             f"the report's figures need matplotlib ({error}): pip install 'wm-env[bench]'"
         ) from error
-    return transfer_figures
+    return figures
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> list[Path]:

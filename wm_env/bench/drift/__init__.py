@@ -1,0 +1,1 @@
+"""How a world drifts over long episodes."""

@@ -1,0 +1,1 @@
+"""How true a world's frames are, by horizon."""

@@ -1,0 +1,1 @@
+"""The published one-minute protocol."""
