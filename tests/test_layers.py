@@ -29,7 +29,8 @@ FILES = {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
         "values": """config chunks frames geometry intrinsics kinematics pixels placement state world
             text gemma png marked_pages""",
-        "metrics": "metrics.camera metrics.intervals metrics.appearance metrics",
+        "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
+            metrics""",
         "transformer": "camera layers attention dit flow memory",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",

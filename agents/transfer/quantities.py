@@ -16,55 +16,15 @@ training seeds, `R` resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from wm_env.model.metrics.intervals import MIN_SCENES, RESAMPLES, Band
+from wm_env.model.metrics.intervals import Band, Scores, resampled_band, resampled_means
 
 SIM, TRUE = "learned world", "twin"
 LEARNED, TWIN, BLIND, ABLATED = "trained in the learned world", "trained in the twin", "blind", "ablate=dit"
 RANDOM, SCRIPTED = "random", "scripted"
-Scores = Mapping[tuple[str, str], np.ndarray]
-"""`(S, K)` of an (environment, policy); start s is the same in all of them."""
-
-
-def resampled_means(scores: Scores, seed: int = 0, resamples: int = RESAMPLES) -> dict[Any, np.ndarray]:
-    """Return the mean of every table `(1 + R,)`, first as measured, then of resampled starts and seeds.
-
-    One draw of starts for all tables and one draw of training seeds for a policy in both environments: what
-    is compared stays paired.
-    """
-    sizes = {len(table) for table in scores.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"paired tables need equal numbers of starts, got {sorted(sizes)}")
-    (starts,) = sizes
-    generator = np.random.default_rng(seed)
-    weight = _counts(generator, starts, resamples)  # (1 + R, S)
-    seeds: dict[tuple[str, int], np.ndarray] = {}
-    for (_, policy), table in sorted(scores.items()):
-        key = (policy, table.shape[1])
-        if key not in seeds:
-            seeds[key] = _counts(generator, table.shape[1], resamples)
-    return {
-        key: np.einsum("rs,sk,rk->r", weight, table, seeds[key[1], table.shape[1]], optimize=True)
-        for key, table in scores.items()
-    }
-
-
-def _counts(generator: np.random.Generator, size: int, resamples: int) -> np.ndarray:
-    """Return weights `(1 + R, size)` that sum to 1: equal ones, then those of draws with replacement."""
-    drawn = generator.multinomial(size, np.full(size, 1 / size), size=resamples) / size
-    return np.concatenate([np.full((1, size), 1 / size), drawn])
-
-
-def to_band(values: np.ndarray, starts: int) -> Band:
-    """Return the first of `(1 + R,)` values with the 95% interval of the others; none for few starts."""
-    if starts < MIN_SCENES:
-        return Band(float(values[0]), None, None, starts)
-    lo, hi = np.percentile(values[1:], [2.5, 97.5])
-    return Band(float(values[0]), float(lo), float(hi), starts)
 
 
 def quantities(returns: Scores, success: Scores, seed: int = 0) -> tuple[dict[str, Band], dict[str, str]]:
@@ -89,8 +49,8 @@ def quantities(returns: Scores, success: Scores, seed: int = 0) -> tuple[dict[st
         if absent:
             why[name] = why[f"{name}_success"] = f"no policy {absent[0]!r} was scored"
             continue
-        found[name] = to_band(J[above] - J[below], starts)
-        found[f"{name}_success"] = to_band(rate[above] - rate[below], starts)
+        found[name] = resampled_band(J[above] - J[below], starts)
+        found[f"{name}_success"] = resampled_band(rate[above] - rate[below], starts)
     span = ((TRUE, TWIN), (TRUE, RANDOM))
     own = ((SIM, LEARNED), (SIM, RANDOM))
     ratios = {
@@ -104,12 +64,12 @@ def quantities(returns: Scores, success: Scores, seed: int = 0) -> tuple[dict[st
             why[name] = f"no policy {absent[0]!r} was scored"
             continue
         size = J[denominator[0]] - J[denominator[1]]
-        known = to_band(size, starts)
+        known = resampled_band(size, starts)
         if (known.lo if known.lo is not None else known.mean or 0.0) <= 0:
             who = f"{denominator[0][1]!r} over random"
             why[name] = f"its denominator, {who}, is {known.text()}: not clearly above 0"
             continue
-        found[name] = to_band((J[numerator[0]] - J[numerator[1]]) / size, starts)
+        found[name] = resampled_band((J[numerator[0]] - J[numerator[1]]) / size, starts)
     return found, why
 
 
@@ -163,25 +123,3 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / size if size > 1e-12 else None
-
-
-def iqm(values: np.ndarray) -> float:
-    """Return the interquartile mean of `(K,)` values: a quarter trimmed on either side, rounded down."""
-    trimmed = len(values) // 4
-    return float(np.sort(values)[trimmed : len(values) - trimmed].mean())
-
-
-def iqm_band(values: np.ndarray, seed: int = 0) -> Band:
-    """Return the IQM of one score a training seed `(K,)` with its bootstrap interval; none for few seeds."""
-    if len(values) < MIN_SCENES:
-        return Band(iqm(values), None, None, len(values))
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    trimmed = len(values) // 4
-    means = np.sort(values[drawn], axis=1)[:, trimmed : len(values) - trimmed].mean(1)
-    return to_band(np.concatenate([[iqm(values)], means]), len(values))
-
-
-def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the chance that a training seed of ours `(K,)` beats one of theirs `(K',)`, ties half."""
-    difference = ours[:, None] - theirs[None, :]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())

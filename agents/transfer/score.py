@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wm_env.agents.evaluate import wilson
 from wm_env.agents.transfer.quantities import (
     BLIND,
     LEARNED,
@@ -19,16 +18,21 @@ from wm_env.agents.transfer.quantities import (
     TRUE,
     TWIN,
     exploitation,
-    iqm_band,
-    probability_of_improvement,
     quantities,
     ranking,
-    resampled_means,
     returns_by_horizon,
-    to_band,
 )
 from wm_env.bench.drift.rollouts import BINS
-from wm_env.model.metrics.intervals import MIN_SCENES, Band, band
+from wm_env.model.metrics.intervals import (
+    MIN_SCENES,
+    Band,
+    band,
+    iqm_band,
+    probability_of_improvement,
+    resampled_band,
+    resampled_means,
+    wilson,
+)
 
 MIN_RANKED = 5
 
@@ -153,7 +157,7 @@ def _scores(episodes: Episodes, seed: int) -> dict[str, Any]:
 def _gap(returns: Mapping[tuple[str, str], np.ndarray], role: str, seed: int) -> Band:
     """Return J_sim - J_true of one policy."""
     means = resampled_means({key: returns[key] for key in ((SIM, role), (TRUE, role))}, seed)
-    return to_band(means[SIM, role] - means[TRUE, role], len(returns[SIM, role]))
+    return resampled_band(means[SIM, role] - means[TRUE, role], len(returns[SIM, role]))
 
 
 def _by_horizon(final: Mapping[tuple[str, str], Episodes], limit: int, seed: int) -> list[dict[str, Any]]:

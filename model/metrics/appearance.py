@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.metrics.camera import LUMA
+from wm_env.model.metrics.images import LUMA
 
 CLIPPED = (2, 253)
 HIGH_FREQUENCY = 0.25  # cycles per pixel
@@ -73,6 +73,18 @@ def frame_statistics(frames: Tensor, previous: Tensor, block: int = 8) -> dict[s
     }
 
 
+def clip_statistics(frames: Tensor) -> dict[str, np.ndarray]:
+    """Return luma, contrast and saturation `(B,)`, means over uint8 frames `(B, F, h, w, 3)`."""
+    out: dict[str, list[float]] = {"luma": [], "contrast": [], "saturation": []}
+    for clip in frames:
+        x = clip.float()
+        luma = x @ torch.tensor(LUMA)  # (F, h, w)
+        out["luma"].append(float(luma.mean()))
+        out["contrast"].append(float(luma.flatten(1).std(-1).mean()))
+        out["saturation"].append(float((x.amax(-1) - x.amin(-1)).mean()))
+    return {key: np.array(values) for key, values in out.items()}
+
+
 def histograms(frames: Tensor) -> np.ndarray:
     """Return the distribution of values of each channel `(3, 256)` over frames `(F, h, w, 3)`."""
     counts = [torch.bincount(frames[..., c].flatten().long(), minlength=256) for c in range(3)]
@@ -83,17 +95,6 @@ def histograms(frames: Tensor) -> np.ndarray:
 def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Wasserstein-1 distance of histograms `(3, 256)` in grey levels, mean over channels."""
     return float(np.abs(np.cumsum(a - b, axis=1)).sum(1).mean())
-
-
-def seam(frames: Tensor, chunk: int) -> float:
-    """Return the motion across chunk boundaries over the motion inside chunks of `(1 + F, h, w, 3)`."""
-    change = (frames[1:].float() - frames[:-1].float()).abs().flatten(1).mean(1)  # (F,)
-    boundary = torch.arange(len(change)) % chunk == 0  # frame 1 is the first of chunk 0
-    boundary[0] = False  # the start image is given, not made
-    inside = torch.arange(len(change)) % chunk != 0
-    if not bool(boundary.any()) or not bool(inside.any()) or float(change[inside].mean()) < 1e-6:
-        return float("nan")
-    return float(change[boundary].mean() / change[inside].mean())
 
 
 def standardise(own: np.ndarray, reference: np.ndarray, spread: np.ndarray | float) -> np.ndarray:

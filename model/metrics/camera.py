@@ -1,8 +1,7 @@
-"""How close images and camera paths are to the truth, with confidence intervals: numpy and torch only.
+"""How close camera paths are to the truth, and how much of a commanded motion is made.
 
-Formulas: docs/reference/evaluation.md#image-metrics, docs/reference/evaluation.md#pose-accuracy and
-docs/reference/evaluation.md#aggregation. Camera errors are means over frames (other papers sum), rotations in
-degrees, translations in the units of the ground truth. Legend: `F` frames, `S` scenes, `K` seeds of a scene.
+Formulas: docs/reference/evaluation.md#pose-accuracy. Errors are means over frames (other papers sum),
+rotations in degrees, translations in the units of the ground truth. Legend: `F` frames, `m` steps.
 """
 
 from __future__ import annotations
@@ -11,78 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wm_env.model.geometry import assemble, invert_rigid, relative_to_first, rotation_angle_deg
 
-LUMA = (0.299, 0.587, 0.114)  # of R, G, B
-PSNR_CAP = 100.0
-_MSE_FLOOR = 1e-10
-_SSIM_WINDOW = 11
 Alignment = Literal["upstream", "first", "umeyama"]
-
-
-# Images
-
-
-def mse(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean squared error `(...)` float64 of images `(..., h, w, 3)`, in grey levels squared."""
-    _check_images(a, b)
-    return (a.double() - b.double()).square().flatten(-3).mean(-1)
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return 10 log10(255^2 / MSE) `(...)` in dB of uint8 images `(..., h, w, 3)`; 100 where equal."""
-    error = mse(a, b)
-    value = 10 * torch.log10(255.0**2 / error.clamp_min(_MSE_FLOOR))
-    return torch.where(error < _MSE_FLOOR, PSNR_CAP, value)
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Return the structural similarity `(...)` of uint8 images `(..., h, w, 3)`: the uniform-window variant.
-
-        (2 m_a m_b + C1)(2 s_ab + C2) / ((m_a^2 + m_b^2 + C1)(s_a^2 + s_b^2 + C2))
-
-    Per channel, 11x11 uniform window, biased moments, C1 = (0.01*255)^2, C2 = (0.03*255)^2; mean over the
-    whole map (image mirrored at its border) and over channels. Gaussian variants give other numbers.
-    """
-    _check_images(a, b)
-    if min(a.shape[-3:-1]) < _SSIM_WINDOW:
-        raise ValueError(
-            f"images of {a.shape[-3]}x{a.shape[-2]} are smaller than the {_SSIM_WINDOW}x11 window"
-        )
-    x, y = (image.double().movedim(-1, -3).flatten(0, -4) for image in (a[None], b[None]))  # (n, 3, h, w)
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    var_x = _window_mean(x * x) - mean_x**2
-    var_y = _window_mean(y * y) - mean_y**2
-    covariance = _window_mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    )
-    return similarity.flatten(1).mean(-1).reshape(a.shape[:-3])
-
-
-def _window_mean(x: Tensor) -> Tensor:
-    """Return the local mean of `(n, 3, h, w)` over an 11x11 window, borders mirrored (edge repeated)."""
-    half = _SSIM_WINDOW // 2
-    for axis in (-2, -1):
-        size = x.shape[axis]
-        index = torch.arange(-half, size + half, device=x.device)
-        mirrored = torch.where(index < 0, -1 - index, torch.where(index >= size, 2 * size - 1 - index, index))
-        x = x.index_select(axis, mirrored)
-    return F.avg_pool2d(x, _SSIM_WINDOW, stride=1)
-
-
-def _check_images(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape or a.ndim < 3 or a.shape[-1] != 3:
-        raise ValueError(
-            f"images have shapes {tuple(a.shape)} and {tuple(b.shape)}; need equal (..., h, w, 3)"
-        )
-
-
-# Camera paths
 
 
 class PoseErrors(NamedTuple):
@@ -199,39 +131,31 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
     return u @ torch.diag(sign) @ vt
 
 
-# Statistics
+def motion_vectors(steps: Tensor) -> Tensor:
+    """Return `(m, 6)` right, down, forward (m) and pitch, yaw, roll (rad) of rigid steps `(m, 4, 4)`.
 
-
-class Interval(NamedTuple):
-    """A mean with its percentile confidence bounds."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def hierarchical_bootstrap(
-    values: np.ndarray, *, resamples: int = 5000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
-    """Return the mean over scenes of means over seeds, with a percentile interval.
-
-    values: `(S, K)` or `(S,)`, one number a scene and seed; frames are averaged beforehand, never pooled.
-    Each resample draws scenes with replacement, then seeds within each drawn scene. For a comparison pass
-    paired differences.
+    The rotation vector is angle / (2 sin angle) times the skew part of R; angles are below 180 degrees.
     """
-    table = np.asarray(values, dtype=np.float64)
-    table = table[:, None] if table.ndim == 1 else table
-    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
-        raise ValueError(f"bootstrap needs finite values (scenes, seeds), got shape {np.shape(values)}")
-    scenes, seeds = table.shape
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows_at_once = max(1, 2_000_000 // table.size)
-    for begin in range(0, resamples, rows_at_once):
-        rows = min(rows_at_once, resamples - begin)
-        scene = rng.integers(scenes, size=(rows, scenes, 1))
-        drawn = rng.integers(seeds, size=(rows, scenes, seeds))
-        means[begin : begin + rows] = table[scene, drawn].mean((1, 2))
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(table.mean()), float(low), float(high))
+    rotation = steps[:, :3, :3]
+    cosine = ((rotation.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    skew = rotation - rotation.transpose(1, 2)
+    axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)  # 2 sin(angle) times the axis
+    scale = torch.where(angle < 1e-4, 0.5, angle / (2 * torch.sin(angle)).clamp_min(1e-9))
+    return torch.cat([steps[:, :3, 3], scale[:, None] * axis], dim=1)
+
+
+def gain_matrix(asked_asked: np.ndarray, got_asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least-squares `(6, 6)` matrix G from commanded to realised motion, and which axes were used.
+
+    got = G asked: the diagonal is the gain (1 is right), the rest cross-talk. Arguments are sums over samples
+    of the outer products asked asked^T and got asked^T. An axis that was hardly moved has no gain.
+    """
+    energy = np.diag(asked_asked)
+    scale = np.array([1.0] * 3 + [0.5] * 3)  # metres against radians, as felt half a metre away
+    used = energy * scale**2 > 1e-3 * (energy * scale**2).max(initial=0.0)
+    matrix = np.full((6, 6), np.nan)
+    if used.any():
+        inside = np.ix_(used, used)
+        matrix[:, used] = got_asked[:, used] @ np.linalg.pinv(asked_asked[inside], rcond=1e-6)
+    return matrix, used

@@ -20,8 +20,6 @@ from wm_env.agents.transfer.quantities import (
     TRUE,
     TWIN,
     exploitation,
-    iqm,
-    probability_of_improvement,
     quantities,
     ranking,
     ranks,
@@ -30,6 +28,7 @@ from wm_env.agents.transfer.quantities import (
 from wm_env.agents.transfer.score import replay_scores
 from wm_env.cli import main
 from wm_env.env import SanaWMEnv
+from wm_env.model.metrics import iqm, probability_of_improvement
 from wm_env.twin import twin_like
 from wm_env.worlds import resolve_world
 

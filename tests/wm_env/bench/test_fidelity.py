@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from wm_env.bench.fidelity.rows import FidelitySettings, appearance, fidelity, freeze_share, markdown
+from wm_env.bench.fidelity.rows import FidelitySettings, appearance, fidelity, markdown
 from wm_env.cli import main
-from wm_env.model.metrics import PSNR_CAP
+from wm_env.model.metrics import PSNR_CAP, freeze_share
 from wm_env.model.metrics.intervals import MIN_SCENES, band, ratio_band
 from wm_env.twin import TwinWorld
 

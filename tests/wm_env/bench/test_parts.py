@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from wm_env.bench.drift.behaviour import half_life
-from wm_env.bench.drift.clip_metrics import appearance_scores, gain_matrix, motion_vectors
+from wm_env.bench.drift.clip_metrics import appearance_scores
 from wm_env.bench.drift.error_split import latent_scores
 from wm_env.bench.drift.pose_estimate import gate, track_poses
 from wm_env.bench.drift.probes import pooled_rank_correlation
 from wm_env.bench.drift.revisit import loop_closure, revisit_pairs
-from wm_env.bench.drift.score import bootstrap_p, holm
-from wm_env.bench.drift.survival import kaplan_meier, skill, useful_horizon
+from wm_env.bench.drift.survival import skill, useful_horizon
 from wm_env.bench.drift.telemetry import new_recording, observe_commit, state_drift
 from wm_env.bench.throughput.rows import slope_of
 from wm_env.bench.walks import roll, starts, walk, walks
@@ -26,6 +25,8 @@ from wm_env.cli import main
 from wm_env.model.embedded import load_embedded
 from wm_env.model.geometry import assemble, se3_exp
 from wm_env.model.metrics.appearance import colour_distance, frame_statistics, histograms
+from wm_env.model.metrics.camera import gain_matrix, motion_vectors
+from wm_env.model.metrics.intervals import bootstrap_p, holm, kaplan_meier
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.state import GDNState
 from wm_env.twin import TWIN_SPEC

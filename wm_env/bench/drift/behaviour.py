@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.drift.clip_metrics import gain_matrix
 from wm_env.bench.drift.rollouts import BINS, CODEC, REPEAT
 from wm_env.bench.drift.rows_table import Rows, entry
-from wm_env.bench.drift.survival import MIN_RANGE_DB, kaplan_meier, skill, useful_horizon
+from wm_env.bench.drift.survival import MIN_RANGE_DB, skill, useful_horizon
 from wm_env.model.metrics.appearance import COMPONENTS
-from wm_env.model.metrics.intervals import band
+from wm_env.model.metrics.camera import gain_matrix
+from wm_env.model.metrics.intervals import band, kaplan_meier
 
 MIN_GAPS = 4  # gaps between visits that a half-life is fitted to
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from wm_env.bench.drift.bins import bin_means, bin_of
 from wm_env.bench.drift.revisit import revisit_pairs
-from wm_env.bench.fidelity.rows import FREEZE_MOTION, TRUE_MOTION
-from wm_env.model.metrics import frame_errors, pose_errors, psnr, ssim
-from wm_env.model.metrics.appearance import COMPONENTS, colour_distance, frame_statistics, histograms, seam
+from wm_env.model.metrics.appearance import COMPONENTS, colour_distance, frame_statistics, histograms
+from wm_env.model.metrics.camera import frame_errors, motion_vectors, pose_errors
+from wm_env.model.metrics.images import psnr, ssim
+from wm_env.model.metrics.motion import frozen, motion_energy, seam
 
 STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
 SSIM_EVERY = 8
@@ -76,13 +77,12 @@ def freeze_scores(frames: Tensor, truth: Tensor | None, bins: int) -> list[float
     That is the truth's motion (where it moves at all), else the median of the clip's first bin.
     """
     where = bin_of(len(frames) - 1, bins)
-    own = _motion(frames)
+    own = motion_energy(frames).numpy()
     if truth is None:
         wanted = np.full_like(own, np.median(own[where == 0]))
     else:
-        wanted = _motion(truth)
-    frozen = np.where(wanted > TRUE_MOTION, own < FREEZE_MOTION * wanted, np.nan)
-    return bin_means(frozen.astype(float), where, bins)
+        wanted = motion_energy(truth).numpy()
+    return bin_means(frozen(own, wanted), where, bins)
 
 
 def latency_scores(frames: Tensor, wanted: np.ndarray) -> dict[str, float]:
@@ -91,7 +91,7 @@ def latency_scores(frames: Tensor, wanted: np.ndarray) -> dict[str, float]:
     frames: the lag in 0 .. 12 at which the correlation of the two motion energies is largest; correlation:
     that correlation. NaN where either side hardly changes: a steady motion has no latency to be seen.
     """
-    own = _motion(frames)
+    own = motion_energy(frames).numpy()
     nothing = {"frames": float("nan"), "correlation": float("nan")}
     if len(own) < 4 * LATEST or wanted.std() < 0.05 * max(wanted.mean(), 1e-9) or own.std() < 1e-6:
         return nothing
@@ -107,14 +107,10 @@ def wanted_motion(truth: Tensor | None, c2w: Tensor) -> np.ndarray:
     c2w: `(1 + F, 4, 4)`. Speed is metres a frame plus half a metre times radians a frame.
     """
     if truth is not None:
-        return _motion(truth)
+        return motion_energy(truth).numpy()
     steps = torch.linalg.inv(c2w[:-1]) @ c2w[1:]
     vector = motion_vectors(steps)  # (F, 6)
     return (vector[:, :3].norm(dim=1) + 0.5 * vector[:, 3:].norm(dim=1)).numpy()
-
-
-def _motion(frames: Tensor) -> np.ndarray:
-    return (frames[1:].float() - frames[:-1].float()).abs().flatten(1).mean(1).numpy()
 
 
 def revisit_scores(frames: Tensor, truth: Tensor | None, c2w: Tensor, fps: int) -> list[dict[str, Any]]:
@@ -162,36 +158,6 @@ def pose_scores(
     asked, got = motion_vectors(step_true[known]), motion_vectors(step_real[known])  # (m', 6)
     out["motion"] = {"asked_asked": (asked.T @ asked).tolist(), "got_asked": (got.T @ asked).tolist()}
     return out
-
-
-def motion_vectors(steps: Tensor) -> Tensor:
-    """Return `(m, 6)` right, down, forward (m) and pitch, yaw, roll (rad) of rigid steps `(m, 4, 4)`.
-
-    The rotation vector is angle / (2 sin angle) times the skew part of R; angles are below 180 degrees.
-    """
-    rotation = steps[:, :3, :3]
-    cosine = ((rotation.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
-    angle = torch.acos(cosine)
-    skew = rotation - rotation.transpose(1, 2)
-    axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)  # 2 sin(angle) times the axis
-    scale = torch.where(angle < 1e-4, 0.5, angle / (2 * torch.sin(angle)).clamp_min(1e-9))
-    return torch.cat([steps[:, :3, 3], scale[:, None] * axis], dim=1)
-
-
-def gain_matrix(asked_asked: np.ndarray, got_asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least-squares `(6, 6)` matrix G from commanded to realised motion, and which axes were used.
-
-    got = G asked: the diagonal is the gain (1 is right), the rest cross-talk. Arguments are sums over samples
-    of the outer products asked asked^T and got asked^T. An axis that was hardly moved has no gain.
-    """
-    energy = np.diag(asked_asked)
-    scale = np.array([1.0] * 3 + [0.5] * 3)  # metres against radians, as felt half a metre away
-    used = energy * scale**2 > 1e-3 * (energy * scale**2).max(initial=0.0)
-    matrix = np.full((6, 6), np.nan)
-    if used.any():
-        inside = np.ix_(used, used)
-        matrix[:, used] = got_asked[:, used] @ np.linalg.pinv(asked_asked[inside], rcond=1e-6)
-    return matrix, used
 
 
 def _known(errors: Tensor, lost: np.ndarray) -> np.ndarray:

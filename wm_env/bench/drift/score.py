@@ -24,7 +24,7 @@ from wm_env.bench.drift.rollouts import BINS, CODEC, REPEAT
 from wm_env.bench.drift.rows_table import Rows, entry
 from wm_env.bench.drift.survival import skill
 from wm_env.model.metrics.appearance import COMPONENTS, FAULTS, distance, standardise
-from wm_env.model.metrics.intervals import MIN_SCENES, RESAMPLES, Band, band
+from wm_env.model.metrics.intervals import Band, band, bootstrap_p, holm
 
 ONE_VALUE = ("ssim", "mse", "mae", "freeze", "colour")
 PLACE = ("psnr_commanded", "psnr_estimated")
@@ -181,30 +181,6 @@ def gains(table: Rows, name: str, seed: int) -> list[dict[str, Any]]:
     raw = [bootstrap_p(difference[:, k], seed) for k in range(BINS)]
     corrected = holm(raw)
     return [cell | {"p": p, "p_holm": q} for cell, p, q in zip(found, raw, corrected, strict=True)]
-
-
-def bootstrap_p(values: np.ndarray, seed: int = 0) -> float | None:
-    """Return the two-sided p of a mean `(S,)` being 0: twice the share of resampled means beyond 0.
-
-    One resample is added to either side, so that p is never 0. None where n is too small for an interval.
-    """
-    known = values[np.isfinite(values)]
-    if len(known) < MIN_SCENES:
-        return None
-    drawn = np.random.default_rng(seed).integers(len(known), size=(RESAMPLES, len(known)))
-    means = known[drawn].mean(1)
-    return float(min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (RESAMPLES + 1)))
-
-
-def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Return the p values after Holm: the i-th smallest of m times m - i, never falling, at most 1."""
-    known = sorted((p, index) for index, p in enumerate(values) if p is not None)
-    out: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for place, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        out[index] = highest
-    return out
 
 
 def _growth(table: Rows, name: str, edges: np.ndarray, seed: int) -> dict[str, Any]:

@@ -7,24 +7,10 @@ is censored at its end. Curves are Kaplan-Meier's (docs/reference/evaluation.md#
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 USEFUL = 0.5
 MIN_RANGE_DB = 1.0  # codec over repeat-first; below it skill means nothing
-
-
-class Survival(NamedTuple):
-    """A step curve: from `times[i]` seconds on, the share `alive[i]` of walks is still useful."""
-
-    times: np.ndarray
-    alive: np.ndarray
-
-    def median(self) -> float | None:
-        """Return the first time at which half or less is alive, None if that never happens."""
-        below = np.flatnonzero(self.alive <= 0.5)
-        return float(self.times[below[0]]) if len(below) else None
 
 
 def skill(psnr: np.ndarray, repeat: np.ndarray, codec: np.ndarray) -> np.ndarray:
@@ -40,22 +26,3 @@ def useful_horizon(skills: np.ndarray, edges: np.ndarray) -> tuple[float, bool]:
     """
     low = np.flatnonzero(skills < USEFUL)  # NaN compares False
     return (float(edges[low[0]]), True) if len(low) else (float(edges[-1]), False)
-
-
-def kaplan_meier(times: np.ndarray, happened: np.ndarray) -> Survival:
-    """Return the survival curve of event times `(n,)`, censored where `happened` `(n,)` is False.
-
-    alive(t) = product over event times u <= t of 1 - d_u / n_u, d events among n still at risk.
-    """
-    if len(times) == 0:
-        raise ValueError("a survival curve needs at least one walk")
-    points, alive, share = [0.0], [1.0], 1.0
-    for t in np.unique(times):
-        events, risk = int((happened & (times == t)).sum()), int((times >= t).sum())
-        share *= 1 - events / risk
-        if t == 0.0:
-            alive[0] = share
-            continue
-        points.append(float(t))
-        alive.append(share)
-    return Survival(np.array(points), np.array(alive))

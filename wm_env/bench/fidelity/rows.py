@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from wm_env.bench.provenance import provenance, provenance_lines
 from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
-from wm_env.model.metrics import LUMA, psnr
+from wm_env.model.metrics.appearance import clip_statistics
+from wm_env.model.metrics.images import psnr
 from wm_env.model.metrics.intervals import Band, band, ratio_band
+from wm_env.model.metrics.motion import freeze_share
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.world import World
@@ -173,36 +174,10 @@ def appearance(frames: Tensor, truth: Tensor, last: int) -> dict[str, Any]:
     within a frame. saturation: mean of max(RGB) - min(RGB). freeze: share of the frames in which the truth
     moves that change less than a tenth of what the true one does.
     """
-    own, true = appearance_statistics(frames[:, -last:]), appearance_statistics(truth[:, -last:])
+    own, true = clip_statistics(frames[:, -last:]), clip_statistics(truth[:, -last:])
     ratios = {key: ratio_band(own[key], true[key]) for key in own}
     frozen = freeze_share(frames[:, -last - 1 :], truth[:, -last - 1 :])
     return {key: value.to_dict() for key, value in (ratios | {"freeze": band(frozen)}).items()}
-
-
-def appearance_statistics(frames: Tensor) -> dict[str, np.ndarray]:
-    """Return luma, contrast and saturation `(B,)`, means over uint8 frames `(B, F, h, w, 3)`."""
-    out: dict[str, list[float]] = {"luma": [], "contrast": [], "saturation": []}
-    for clip in frames:
-        x = clip.float()
-        luma = x @ torch.tensor(LUMA)  # (F, h, w)
-        out["luma"].append(float(luma.mean()))
-        out["contrast"].append(float(luma.flatten(1).std(-1).mean()))
-        out["saturation"].append(float((x.amax(-1) - x.amin(-1)).mean()))
-    return {key: np.array(values) for key, values in out.items()}
-
-
-def motion_energy(frames: Tensor) -> Tensor:
-    """Return mean |f_t - f_{t-1}| `(B, F - 1)` in grey levels of uint8 frames `(B, F, h, w, 3)`."""
-    changes = [(clip[1:].float() - clip[:-1].float()).abs().flatten(1).mean(-1) for clip in frames]
-    return torch.stack(changes)
-
-
-def freeze_share(frames: Tensor, truth: Tensor) -> np.ndarray:
-    """Return the share of frozen frames `(B,)` among those where the truth moves; NaN where it never does."""
-    own, true = motion_energy(frames), motion_energy(truth)
-    moving = true > TRUE_MOTION
-    frozen = (own < FREEZE_MOTION * true) & moving
-    return (frozen.sum(1).double() / moving.sum(1).double()).numpy()
 
 
 def markdown(report: dict[str, Any]) -> str:
