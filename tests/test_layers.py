@@ -55,18 +55,20 @@ FILES = {
         "training, the command": "training.__main__",
     },
     "wm_env/bench": {
-        "shared by benchmarks": "walks row_file provenance page",
-        "fidelity": "fidelity.rows",
+        "shared by benchmarks": "records provenance page row_file worlds walks",
+        "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
-            drift.error_split drift.clip_metrics drift.probes drift.rows drift.rows_table drift.behaviour
-            drift.score drift.figures drift.figures_walks drift.page""",
-        "throughput": "throughput.rows",
-        "published": "published.folder",
+            drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
+            drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.page drift.run
+            drift""",
+        "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
+        "published": """published.folder published.report published.rows published.score published.results
+            published.run published""",
     },
     "agents": {
         "players": "evaluate scripted planning sight moves starts policies ppo",
-        "transfer": """transfer.quantities transfer.players transfer.rows transfer.score transfer.figures
-            transfer.page""",
+        "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
+            transfer.score transfer.figures transfer.page transfer.run""",
     },
 }
 

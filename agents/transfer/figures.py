@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wm_env.agents.transfer.quantities import LEARNED, RANDOM, SIM, TRUE
-from wm_env.bench.drift.figures import DPI
+from wm_env.agents.transfer.report import PolicyScore, TransferReport
+from wm_env.bench.page import DPI
+from wm_env.model.metrics.intervals import Band
 
 matplotlib.use("Agg")
 
 _COLOURS = {SIM: "#1f6fb4", TRUE: "#d9541e"}
-_KEYS = {SIM: "sim", TRUE: "true"}
+Pick = Callable[[PolicyScore], Band]
 
 
 def _new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -25,20 +27,23 @@ def _new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Ax
     return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def scores(report: Mapping[str, Any]) -> Figure:
+def scores(report: TransferReport) -> Figure:
     """Return success rate and return of every policy in both environments, with intervals."""
-    roles = list(report["scores"])
+    roles = list(report.scores)
     figure, axes = _new(10, 0.6 + 0.55 * len(roles), 2)
     place = np.arange(len(roles))
-    for axis, name, title in ((axes[0], "success", "success rate"), (axes[1], "reward", "return")):
+    picked: tuple[tuple[Axes, Pick, str], ...] = (
+        (axes[0], lambda cell: cell.success, "success rate"),
+        (axes[1], lambda cell: cell.reward, "return"),
+    )
+    for axis, pick, title in picked:
         for shift, environment in ((-0.17, SIM), (0.17, TRUE)):
-            cells = [report["scores"][role][environment][name] for role in roles]
-            means = np.array([cell["mean"] for cell in cells])
-            ends = [(cell["lo"], cell["hi"]) for cell in cells]
+            cells = [pick(report.scores[role][environment]) for role in roles]
+            means = np.array([cell.mean for cell in cells], dtype=float)
             spread = np.array(
                 [
-                    (0.0, 0.0) if lo is None else (mean - lo, hi - mean)
-                    for mean, (lo, hi) in zip(means, ends, strict=True)
+                    (0.0, 0.0) if cell.lo is None or cell.hi is None else (mean - cell.lo, cell.hi - mean)
+                    for mean, cell in zip(means, cells, strict=True)
                 ]
             )
             axis.barh(
@@ -60,18 +65,17 @@ def scores(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def curves(report: Mapping[str, Any]) -> Figure:
+def curves(report: TransferReport) -> Figure:
     """Return J in both environments against env steps, a panel for each world of training."""
-    roles = list(report["curves"])
+    roles = list(report.curves)
     figure, axes = _new(10, 4, max(2, len(roles)))
     for axis, role in zip(axes, roles, strict=False):
-        points = report["curves"][role]
-        steps = [point["env_steps"] for point in points]
-        for environment, key in _KEYS.items():
-            cells = [point[key]["reward"] for point in points]
-            _line(axis, steps, cells, environment)
-        if RANDOM in report["scores"]:
-            chance = report["scores"][RANDOM][TRUE]["reward"]["mean"]
+        points = report.curves[role]
+        steps = [point.env_steps for point in points]
+        _line(axis, steps, [point.sim.reward for point in points], SIM)
+        _line(axis, steps, [point.true.reward for point in points], TRUE)
+        if RANDOM in report.scores:
+            chance = report.scores[RANDOM][TRUE].reward.mean
             axis.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=RANDOM)
         axis.set_title(role, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -86,14 +90,14 @@ def curves(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def horizons(report: Mapping[str, Any]) -> Figure:
+def horizons(report: TransferReport) -> Figure:
     """Return J^{0:H} in both environments (left) and their difference (right) against H."""
     figure, axes = _new(10, 3.8, 2)
-    points = report["horizon"]
-    steps = [point["steps"] for point in points]
-    for environment, key in _KEYS.items():
-        _line(axes[0], steps, [point[key] for point in points], environment)
-    _line(axes[1], steps, [point["gap"] for point in points], "difference", "#2a9d55")
+    points = report.horizon
+    steps = [point.steps for point in points]
+    _line(axes[0], steps, [point.sim for point in points], SIM)
+    _line(axes[0], steps, [point.true for point in points], TRUE)
+    _line(axes[1], steps, [point.gap for point in points], "difference", "#2a9d55")
     axes[0].set_title(f"{LEARNED}: return until step H", fontsize=10)
     axes[1].set_title("G(H) = learned world minus twin", fontsize=10)
     axes[1].axhline(0, color="black", linewidth=0.6)
@@ -105,14 +109,17 @@ def horizons(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def temperatures(report: Mapping[str, Any]) -> Figure:
+def temperatures(report: TransferReport) -> Figure:
     """Return success and return in the learned world against its temperature, the twin's as a line."""
     figure, axes = _new(10, 3.8, 2)
-    points = report["temperature"]
-    heat = [point["temperature"] for point in points]
-    for axis, name, title in ((axes[0], "success", "success rate"), (axes[1], "reward", "return")):
-        _line(axis, heat, [point[name] for point in points], SIM)
-        truth = report["scores"][LEARNED][TRUE][name]["mean"]
+    points = report.temperature
+    heat = [point.temperature for point in points]
+    true = report.scores[LEARNED][TRUE]
+    for axis, cells, truth, title in (
+        (axes[0], [point.success for point in points], true.success.mean, "success rate"),
+        (axes[1], [point.reward for point in points], true.reward.mean, "return"),
+    ):
+        _line(axis, heat, cells, SIM)
         axis.axhline(truth, color=_COLOURS[TRUE], linestyle="--", label=TRUE)
         axis.set_title(f"{LEARNED}: {title}", fontsize=10)
         axis.set_xlabel("temperature of the learned world")
@@ -122,10 +129,11 @@ def temperatures(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def order(report: Mapping[str, Any]) -> Figure:
+def order(report: TransferReport) -> Figure:
     """Return true against simulated return, a point per policy and checkpoint, with the diagonal."""
     figure, axes = _new(5.2, 5)
-    points = np.array(report["ranking"]["points"])  # (n, 2): true, sim
+    assert report.ranking is not None  # the page draws this figure only where there is one
+    points = np.array(report.ranking.points)  # (n, 2): true, sim
     axis = axes[0]
     low, high = points.min() - 0.5, points.max() + 0.5
     axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle="--", label="equal")
@@ -140,11 +148,11 @@ def order(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _line(axis: Axes, x: list[Any], cells: list[Mapping[str, Any]], label: str, colour: str = "") -> None:
+def _line(axis: Axes, x: list[Any], cells: list[Band], label: str, colour: str = "") -> None:
     colour = colour or _COLOURS[label]
-    axis.plot(x, [cell["mean"] for cell in cells], marker="o", markersize=4, color=colour, label=label)
-    if all(cell["lo"] is not None for cell in cells):
-        lo, hi = ([cell[end] for cell in cells] for end in ("lo", "hi"))
+    axis.plot(x, [cell.mean for cell in cells], marker="o", markersize=4, color=colour, label=label)
+    if all(cell.lo is not None for cell in cells):
+        lo, hi = ([cell.lo for cell in cells], [cell.hi for cell in cells])
         axis.fill_between(x, lo, hi, color=colour, alpha=0.15, linewidth=0)
 
 

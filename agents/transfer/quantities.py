@@ -17,6 +17,7 @@ training seeds, `R` resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -91,7 +92,17 @@ def exploitation(sim: np.ndarray, true: np.ndarray) -> float:
     return float((sim[-1] - sim[best]) - (true[-1] - true[best]))
 
 
-def ranking(true: np.ndarray, sim: np.ndarray) -> dict[str, float | None]:
+class Order(NamedTuple):
+    """How well n policies are ordered: correlations, None where a side is constant, and MMRV."""
+
+    n: int
+    pearson: float | None
+    spearman: float | None
+    kendall: float | None
+    mmrv: float
+
+
+def ranking(true: np.ndarray, sim: np.ndarray) -> Order:
     """Return how well sim scores `(n,)` order policies by their true scores `(n,)`.
 
     pearson, spearman, kendall (tau-b): None where a side is constant. mmrv: mean over i of the largest
@@ -100,13 +111,13 @@ def ranking(true: np.ndarray, sim: np.ndarray) -> dict[str, float | None]:
     gap = np.abs(true[:, None] - true[None, :])
     wrong = (sim[:, None] < sim[None, :]) != (true[:, None] < true[None, :])
     signs = [np.sign(x[:, None] - x[None, :])[np.triu_indices(len(true), 1)] for x in (true, sim)]
-    return {
-        "n": len(true),
-        "pearson": _correlation(true, sim),
-        "spearman": _correlation(ranks(true), ranks(sim)),
-        "kendall": _cosine(signs[0], signs[1]),
-        "mmrv": float((gap * wrong).max(1).mean()),
-    }
+    return Order(
+        n=len(true),
+        pearson=_correlation(true, sim),
+        spearman=_correlation(ranks(true), ranks(sim)),
+        kendall=_cosine(signs[0], signs[1]),
+        mmrv=float((gap * wrong).max(1).mean()),
+    )
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ Poses, collisions and rewards come from the task and the true scene in both envi
 picture. An agent that sees no picture therefore has equal episodes in both; they are walked in the twin only.
 
 A run is a folder: `policies/ROLE-sN/` as `ppo.train` writes them, `episodes/*.json`, one file per policy,
-environment and temperature. What is there is not done again. `transfer_summary` turns episodes into numbers.
+environment and temperature. What is there is not done again. `score` turns episodes into numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from wm_env.agents.evaluate import evaluate
 from wm_env.agents.starts import evaluation_seeds
 from wm_env.agents.transfer.players import (
     Player,
-    TransferSettings,
     control_players,
     shipped_players,
     slug,
@@ -36,6 +35,7 @@ from wm_env.agents.transfer.players import (
     user_player,
 )
 from wm_env.agents.transfer.quantities import SIM, TRUE
+from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv

@@ -22,7 +22,17 @@ from wm_env.agents.transfer.quantities import (
     ranking,
     returns_by_horizon,
 )
-from wm_env.bench.drift.rollouts import BINS
+from wm_env.agents.transfer.report import (
+    CurvePoint,
+    HorizonPoint,
+    PolicyScore,
+    Ranking,
+    ReplayBin,
+    Scored,
+    SeedScores,
+    TemperaturePoint,
+    TransferScores,
+)
 from wm_env.model.metrics.intervals import (
     MIN_SCENES,
     Band,
@@ -34,6 +44,7 @@ from wm_env.model.metrics.intervals import (
     wilson,
 )
 
+BINS = 6  # of an episode: horizons that returns are told at, and bins of a replay
 MIN_RANKED = 5
 
 
@@ -81,10 +92,10 @@ class Records:
         return sorted({one["temperature"] for one in self._records if one["role"] == role and one["sees"]})
 
 
-def summarise(
+def score(
     records: Sequence[Mapping[str, Any]], replayed: Mapping[str, Any], limit: int, seed: int = 0
-) -> dict[str, Any]:
-    """Return the numbers of a run; limit: env steps of an episode, replayed: what `transfer.replay` found."""
+) -> TransferScores:
+    """Return the numbers of a run; limit: env steps of an episode, replayed: what `rows.replay` found."""
     table = Records(records)
     final = {
         (environment, role): episodes
@@ -96,42 +107,46 @@ def summarise(
     success = {key: found.table("success") for key, found in final.items()}
     found, nulls = quantities(returns, success, seed)
     curves = {role: _curve(table, role, seed) for role in (LEARNED, TWIN)}
-    result: dict[str, Any] = {
-        "scores": {
-            role: {environment: _scores(final[environment, role], seed) for environment in (SIM, TRUE)}
-            for role in table.roles
-        },
-        "walked_in_both": {role: table.sees[role] for role in table.roles},
-        "gaps": {role: _gap(returns, role, seed).to_dict() for role in table.roles},
-        "quantities": {name: one.to_dict() for name, one in found.items()},
-        "horizon": _by_horizon(final, limit, seed),
-        "replay": replay_scores(replayed),
-        "curves": {role: curve for role, curve in curves.items() if curve},
-        "temperature": _by_temperature(table, seed),
-        "iqm": _seed_scores(success, seed),
-    }
-    result["claim"], reason = _claim(found)
+    claim, reason = _claim(found)
     if reason:
         nulls["claim"] = reason
-    result["exploitation"] = None
+    gained = None
     if len(curves[LEARNED]) >= 2:
-        columns = (
-            np.array([one[key]["reward"]["mean"] for one in curves[LEARNED]]) for key in ("sim", "true")
+        sim, true = (
+            np.array([side.reward.mean for side in sides])
+            for sides in ([one.sim for one in curves[LEARNED]], [one.true for one in curves[LEARNED]])
         )
-        result["exploitation"] = exploitation(*columns)
+        gained = exploitation(sim, true)
     else:
         nulls["exploitation"] = nulls["curves"] = (
             "no checkpoints were scored: the policies were not trained here"
         )
     seeing = {key: found for key, found in final.items() if table.sees[key[1]]}
-    result["ranking"] = _ranking(seeing, curves, nulls)
+    order = _ranking(seeing, curves, nulls)
     nulls["simulation_lemma"] = (
         "the bound needs the largest error of a transition's distribution, which pictures do not give"
     )
-    return result | {"nulls": nulls}
+    return TransferScores(
+        scores={
+            role: {environment: _scores(final[environment, role], seed) for environment in (SIM, TRUE)}
+            for role in table.roles
+        },
+        walked_in_both={role: table.sees[role] for role in table.roles},
+        gaps={role: _gap(returns, role, seed) for role in table.roles},
+        quantities=found,
+        horizon=_by_horizon(final, limit, seed),
+        replay=replay_scores(replayed),
+        curves={role: curve for role, curve in curves.items() if curve},
+        temperature=_by_temperature(table, seed),
+        iqm=_seed_scores(success, seed),
+        claim=claim,
+        exploitation=gained,
+        ranking=order,
+        nulls=nulls,
+    )
 
 
-def _scores(episodes: Episodes, seed: int) -> dict[str, Any]:
+def _scores(episodes: Episodes, seed: int) -> PolicyScore:
     """Return what navigation reports, over starts and training seeds."""
     field = episodes.table
     success, walked, shortest = field("success"), field("walked"), field("start_distance")
@@ -141,17 +156,17 @@ def _scores(episodes: Episodes, seed: int) -> dict[str, Any]:
     if success.shape[1] == 1:  # Wilson's interval needs independent trials
         trials = wilson(int(success.sum()), len(success))
         rate = Band(trials.mean, trials.low, trials.high, len(success)) if rate.lo is not None else rate
-    return {
-        "episodes": success.size,
-        "training_seeds": success.shape[1],
-        "success": rate.to_dict(),
-        "reward": band(field("reward"), seed).to_dict(),
-        "spl": band(field("spl"), seed).to_dict(),
-        "soft_spl": band(soft, seed).to_dict(),
-        "steps": float(field("steps").mean()),
-        "distance": float(field("distance").mean()),
-        "collisions_per_metre": float(field("collisions").sum() / max(1e-9, walked.sum())),
-    }
+    return PolicyScore(
+        episodes=success.size,
+        training_seeds=success.shape[1],
+        success=rate,
+        reward=band(field("reward"), seed),
+        spl=band(field("spl"), seed),
+        soft_spl=band(soft, seed),
+        steps=float(field("steps").mean()),
+        distance=float(field("distance").mean()),
+        collisions_per_metre=float(field("collisions").sum() / max(1e-9, walked.sum())),
+    )
 
 
 def _gap(returns: Mapping[tuple[str, str], np.ndarray], role: str, seed: int) -> Band:
@@ -160,10 +175,10 @@ def _gap(returns: Mapping[tuple[str, str], np.ndarray], role: str, seed: int) ->
     return resampled_band(means[SIM, role] - means[TRUE, role], len(returns[SIM, role]))
 
 
-def _by_horizon(final: Mapping[tuple[str, str], Episodes], limit: int, seed: int) -> list[dict[str, Any]]:
+def _by_horizon(final: Mapping[tuple[str, str], Episodes], limit: int, seed: int) -> tuple[HorizonPoint, ...]:
     """Return J^{0:H} of the policy trained in the learned world in both, and G(H), at six horizons."""
     if (SIM, LEARNED) not in final:
-        return []
+        return ()
     horizons = [round(limit * (k + 1) / BINS) for k in range(BINS)]
     tables = {
         environment: np.stack(
@@ -179,17 +194,17 @@ def _by_horizon(final: Mapping[tuple[str, str], Episodes], limit: int, seed: int
     for k, horizon in enumerate(horizons):
         columns = {(name, LEARNED): values[..., k] for name, values in tables.items()}
         out.append(
-            {
-                "steps": horizon,
-                "sim": band(columns[SIM, LEARNED], seed).to_dict(),
-                "true": band(columns[TRUE, LEARNED], seed).to_dict(),
-                "gap": _gap(columns, LEARNED, seed).to_dict(),
-            }
+            HorizonPoint(
+                steps=horizon,
+                sim=band(columns[SIM, LEARNED], seed),
+                true=band(columns[TRUE, LEARNED], seed),
+                gap=_gap(columns, LEARNED, seed),
+            )
         )
-    return out
+    return tuple(out)
 
 
-def replay_scores(replayed: Mapping[str, Any]) -> list[dict[str, Any]]:
+def replay_scores(replayed: Mapping[str, Any]) -> tuple[ReplayBin, ...]:
     """Return the replay gap e_r = mean |r_sim - r_true| and precision and recall of endings, by time bin.
 
     replayed: rewards `(T, B, 2)` and ended `(T, B, 2)`, the learned world first; a slot counts until it ends
@@ -207,52 +222,56 @@ def replay_scores(replayed: Mapping[str, Any]) -> list[dict[str, Any]]:
         sim, true = (ended[chosen][..., side][use] for side in (0, 1))
         both = int((sim & true).sum())
         out.append(
-            {
-                "until_step": int(chosen[-1]) + 1,
-                "reward_gap": float(gap.mean()) if len(gap) else None,
-                "endings": int(true.sum()),
-                "precision": both / int(sim.sum()) if sim.any() else None,
-                "recall": both / int(true.sum()) if true.any() else None,
-            }
+            ReplayBin(
+                until_step=int(chosen[-1]) + 1,
+                reward_gap=float(gap.mean()) if len(gap) else None,
+                endings=int(true.sum()),
+                precision=both / int(sim.sum()) if sim.any() else None,
+                recall=both / int(true.sum()) if true.any() else None,
+            )
         )
-    return out
+    return tuple(out)
 
 
-def _curve(table: Records, role: str, seed: int) -> list[dict[str, Any]]:
+def _curve(table: Records, role: str, seed: int) -> tuple[CurvePoint, ...]:
     """Return success and return in both environments at every checkpoint."""
     out = []
     for step in table.checkpoints(role):
-        cell: dict[str, Any] = {"env_steps": step}
-        for key, environment in (("sim", SIM), ("true", TRUE)):
+        both = []
+        for environment in (SIM, TRUE):
             episodes = table.get(role, environment, step)
             assert episodes is not None  # checkpoints are walked in both
-            cell[key] = {name: band(episodes.table(name), seed).to_dict() for name in ("reward", "success")}
-        out.append(cell)
-    return out
+            both.append(
+                Scored(
+                    reward=band(episodes.table("reward"), seed),
+                    success=band(episodes.table("success"), seed),
+                )
+            )
+        out.append(CurvePoint(env_steps=step, sim=both[0], true=both[1]))
+    return tuple(out)
 
 
-def _by_temperature(table: Records, seed: int) -> list[dict[str, Any]]:
+def _by_temperature(table: Records, seed: int) -> tuple[TemperaturePoint, ...]:
     """Return what the policy trained in the learned world scores there at every temperature."""
     out = []
     for heat in table.temperatures(LEARNED) if LEARNED in table.roles else []:
         episodes = table.get(LEARNED, SIM, None, heat)
         if episodes is not None:
-            cell = {name: band(episodes.table(name), seed).to_dict() for name in ("reward", "success")}
-            out.append({"temperature": heat, **cell})
-    return out
+            reward, success = (band(episodes.table(name), seed) for name in ("reward", "success"))
+            out.append(TemperaturePoint(temperature=heat, reward=reward, success=success))
+    return tuple(out)
 
 
-def _seed_scores(success: Mapping[tuple[str, str], np.ndarray], seed: int) -> dict[str, Any]:
+def _seed_scores(success: Mapping[tuple[str, str], np.ndarray], seed: int) -> SeedScores:
     """Return the IQM over training seeds of success in the twin, and the chance to beat the blind agent."""
     means = {role: values.mean(0) for (name, role), values in success.items() if name == TRUE}
-    out: dict[str, Any] = {
-        "success_in_twin": {role: iqm_band(values, seed).to_dict() for role, values in means.items()},
-        "probability_of_improvement_over_blind": None,
-    }
+    probability = None
     if LEARNED in means and BLIND in means and min(len(means[LEARNED]), len(means[BLIND])) >= MIN_SCENES:
-        chance = probability_of_improvement(means[LEARNED], means[BLIND])
-        out["probability_of_improvement_over_blind"] = chance
-    return out
+        probability = probability_of_improvement(means[LEARNED], means[BLIND])
+    return SeedScores(
+        success_in_twin={role: iqm_band(values, seed) for role, values in means.items()},
+        probability_of_improvement_over_blind=probability,
+    )
 
 
 def _claim(found: Mapping[str, Band]) -> tuple[bool | None, str]:
@@ -267,9 +286,9 @@ def _claim(found: Mapping[str, Band]) -> tuple[bool | None, str]:
 
 def _ranking(
     final: Mapping[tuple[str, str], Episodes],
-    curves: Mapping[str, list[dict[str, Any]]],
+    curves: Mapping[str, Sequence[CurvePoint]],
     nulls: dict[str, str],
-) -> dict[str, Any] | None:
+) -> Ranking | None:
     """Return how well the learned world orders policies and checkpoints by return.
 
     final: of policies that see; the others are equal in both by construction and would flatter it.
@@ -278,15 +297,12 @@ def _ranking(
         (final[TRUE, role].table("reward").mean(), final[SIM, role].table("reward").mean())
         for role in dict.fromkeys(role for _, role in final)
     ]
-    points += [
-        (one["true"]["reward"]["mean"], one["sim"]["reward"]["mean"])
-        for curve in curves.values()
-        for one in curve
-    ]
+    points += [(one.true.reward.mean, one.sim.reward.mean) for curve in curves.values() for one in curve]
     if len(points) < MIN_RANKED:
         nulls["ranking"] = (
             f"n too small: {len(points)} policies and checkpoints that see, {MIN_RANKED} needed"
         )
         return None
     true, sim = np.array(points).T
-    return {**ranking(true, sim), "points": [[float(a), float(b)] for a, b in points]}
+    pairs = tuple((float(a), float(b)) for a, b in np.array(points))
+    return Ranking(**ranking(true, sim)._asdict(), points=pairs)

@@ -78,15 +78,26 @@ class Band(NamedTuple):
 
 def band(values: np.ndarray, seed: int = 0) -> Band:
     """Return the band of `(S,)` or `(S, K)` values, one a scene and noise seed; scenes with NaN drop out."""
-    table = np.asarray(values, dtype=np.float64)
-    table = table[:, None] if table.ndim == 1 else table
-    table = table[np.isfinite(table).all(1)]
+    table = _known(values)
     if len(table) == 0:
         return Band(None, None, None, 0)
     if len(table) < MIN_SCENES:
         return Band(float(table.mean()), None, None, len(table))
     interval = hierarchical_bootstrap(table, resamples=RESAMPLES, seed=seed)
     return Band(interval.mean, interval.low, interval.high, len(table))
+
+
+def mean_of(values: np.ndarray) -> float | None:
+    """Return the mean that `band` has, without its interval."""
+    table = _known(values)
+    return float(table.mean()) if len(table) else None
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Return the scenes `(S', K)` float64 of `(S,)` or `(S, K)` values without NaN."""
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    return table[np.isfinite(table).all(1)]
 
 
 def ratio_band(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Band:

@@ -87,7 +87,7 @@ def rounded(value: Any) -> Any:
     return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write one JSON value; the file appears only when it is complete."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(finite(value)) + "\n")
+        temporary.write_text(json.dumps(finite(value), indent=indent) + "\n")

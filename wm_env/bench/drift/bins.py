@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BINS = 6
+
 
 def bin_of(frames: int, bins: int) -> np.ndarray:
     """Return the bin `(F,)` of frames 1 .. F."""

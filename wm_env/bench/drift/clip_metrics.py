@@ -1,4 +1,4 @@
-"""What one rollout scores, in equal time bins: the row that drift reports are made of.
+"""What one rollout scores beside the columns: statistics, latency, revisits, poses.
 
 Frames are averaged within a bin (`wm_env.bench.drift.bins`), never pooled over walks.
 Legend: `F` frames, `n` bins.
@@ -14,28 +14,14 @@ from torch import Tensor
 
 from wm_env.bench.drift.bins import bin_means, bin_of
 from wm_env.bench.drift.revisit import revisit_pairs
-from wm_env.model.metrics.appearance import COMPONENTS, colour_distance, frame_statistics, histograms
+from wm_env.model.metrics.appearance import COMPONENTS, frame_statistics
 from wm_env.model.metrics.camera import frame_errors, motion_vectors, pose_errors
-from wm_env.model.metrics.images import psnr, ssim
-from wm_env.model.metrics.motion import frozen, motion_energy, seam
+from wm_env.model.metrics.images import psnr
+from wm_env.model.metrics.motion import motion_energy, seam
 
 STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
-SSIM_EVERY = 8
 ENDS = 0.15  # share of the frames at either end that start-end contrast compares
 LATEST = 12  # frames, the longest latency looked for
-
-
-def image_scores(frames: Tensor, truth: Tensor, bins: int) -> dict[str, list[float]]:
-    """Return PSNR (mean over frames, dB), MSE, MAE and SSIM per bin of `(1 + F, h, w, 3)` both."""
-    where = bin_of(len(frames) - 1, bins)
-    error = (frames[1:].float() - truth[1:].float()).flatten(1)
-    some = np.arange(1, len(frames), SSIM_EVERY)
-    return {
-        "psnr": bin_means(psnr(frames[1:], truth[1:]).numpy(), where, bins),
-        "mse": bin_means(error.square().mean(1).numpy(), where, bins),
-        "mae": bin_means(error.abs().mean(1).numpy(), where, bins),
-        "ssim": bin_means(ssim(frames[some], truth[some]).numpy(), where[some - 1], bins),
-    }
 
 
 def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
@@ -59,30 +45,6 @@ def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
         for name, values in found.items()
     }
     return {"statistics": means, "variances": variances, "seam": seam(frames, chunk), "drift15": contrast}
-
-
-def colour_scores(frames: Tensor, reference: Tensor | None, bins: int) -> list[float]:
-    """Return the colour distance of every bin to the reference's bin, or to the clip's own first bin."""
-    where = torch.from_numpy(bin_of(len(frames) - 1, bins))
-    own = [histograms(frames[1:][where == k]) for k in range(bins)]
-    if reference is None:
-        return [colour_distance(table, own[0]) for table in own]
-    true = [histograms(reference[1:][where == k]) for k in range(bins)]
-    return [colour_distance(a, b) for a, b in zip(own, true, strict=True)]
-
-
-def freeze_scores(frames: Tensor, truth: Tensor | None, bins: int) -> list[float]:
-    """Return the freeze index per bin: share of frames that move less than a tenth of what they should.
-
-    That is the truth's motion (where it moves at all), else the median of the clip's first bin.
-    """
-    where = bin_of(len(frames) - 1, bins)
-    own = motion_energy(frames).numpy()
-    if truth is None:
-        wanted = np.full_like(own, np.median(own[where == 0]))
-    else:
-        wanted = motion_energy(truth).numpy()
-    return bin_means(frozen(own, wanted), where, bins)
 
 
 def latency_scores(frames: Tensor, wanted: np.ndarray) -> dict[str, float]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_env.bench.drift.columns import PSNR, Column, Spread, caption, in_panels, with_tables
+from wm_env.bench.drift.report import DriftReport, Gain, Telemetry, Track
 from wm_env.bench.page import number, opening, table, write_figures, write_page
+from wm_env.bench.records import plain
 from wm_env.model.metrics.intervals import Band
 
 if TYPE_CHECKING:
@@ -19,23 +22,24 @@ if TYPE_CHECKING:
 
 def write_report(
     out: Path,
-    report: dict[str, Any],
-    walks: Sequence[Mapping[str, Any]],
-    telemetry: Mapping[str, Any] | None,
+    report: DriftReport,
+    walks: Sequence[Track],
+    telemetry: Telemetry | None,
 ) -> list[Path]:
     """Write the figures and `report.html` into `out` and return their paths.
 
     walks: commanded and realised tracks for the top-down figure. telemetry: None without GDN states.
     """
     paths, blocks = write_figures(out, _draw(_require_figures(), out, report, walks, telemetry))
-    title = f"Drift of {', '.join([report['world'], *report['compared']])}"
+    title = f"Drift of {', '.join([report.world, *report.compared])}"
     page = write_page(out / "report.html", title, [*_text(report, telemetry), *blocks])
     return [*paths, page]
 
 
 def _require_figures() -> tuple[Any, Any]:
     try:
-        from wm_env.bench.drift import figures, figures_walks
+        import wm_env.bench.drift.figures as figures
+        import wm_env.bench.drift.figures_walks as figures_walks
     except ImportError as error:
         raise ValueError(
             f"the report's figures need matplotlib ({error}): pip install 'wm-env[bench]'"
@@ -51,9 +55,9 @@ def check_figures() -> None:
 def _draw(
     modules: tuple[Any, Any],
     out: Path,
-    report: Mapping[str, Any],
-    walks: Sequence[Mapping[str, Any]],
-    telemetry: Mapping[str, Any] | None,
+    report: DriftReport,
+    walks: Sequence[Track],
+    telemetry: Telemetry | None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Yield (file stem, caption, figure)."""
     figures, walked = modules
@@ -63,88 +67,81 @@ def _draw(
         "off the scale.",
         figures.over_time(report),
     )
-    if "psnr" not in report["nulls"]:
+    if "psnr" not in report.nulls:
         yield (
             "by_trajectory",
             "PSNR by trajectory; above 45 dB is off the scale.",
             figures.by_trajectory(report),
         )
         yield "first_worst_last", "First, worst and last bin.", figures.first_worst_last(report)
-    if "psnr" not in report["nulls"] and report["cost"]:
+    if "psnr" not in report.nulls and report.cost:
         yield "pareto", "Quality against cost on one CPU thread.", figures.pareto(report)
-    if any(cell["geo_db"] is not None for cell in report["bins"]):
-        yield "place_and_picture", "Wrong place or wrong picture, and the latents.", figures.split(report)
+    for name, drawn in in_panels().items():
+        if any(cell.mean(drawn[0]) is not None for cell in report.bins):
+            yield name, caption(name), figures.panels(report, drawn)
     yield "deviations", "Signed deviations of reference-free statistics.", figures.deviations(report)
-    if any(found is not None for found in report["horizon_h50"].values()):
+    if any(found is not None for found in report.horizon_h50.values()):
         yield "survival", "For how long a walk stays useful (Kaplan-Meier).", figures.survival(report)
-    if any(report["revisit"].values()):
+    if any(report.revisit.values()):
         yield "revisits", "Coming back: memory and correctness.", figures.revisits(report)
     if walks:
         yield "top_down", "Commanded and realised paths from above.", walked.top_down(report, walks)
     for path in sorted((out / "films").glob("*.npz")):
         with np.load(path) as film:
             figure = walked.filmstrip(report, dict(film))
-        caption = f"{path.stem.replace('--', ', ')}: truth, generated, error (0 to 80 grey levels)."
-        yield f"film_{path.stem}", caption, figure
+        told = f"{path.stem.replace('--', ', ')}: truth, generated, error (0 to 80 grey levels)."
+        yield f"film_{path.stem}", told, figure
     if telemetry is not None:
         yield "telemetry", "GDN memories by layer over a random walk.", walked.telemetry(telemetry)
         yield "telemetry_curves", "Decay gates, recall, norm, writes.", walked.telemetry_curves(telemetry)
 
 
-def _text(report: Mapping[str, Any], telemetry: Mapping[str, Any] | None) -> list[str]:
+def _text(report: DriftReport, telemetry: Telemetry | None) -> list[str]:
     """Return the page but for its figures."""
-    judged = report["world"]
-    rows = {judged: report["bins"], **report["baselines"]}
-    titles = [f"{cell['t0']:.1f}-{cell['t1']:.1f} s" for cell in report["bins"]]
+    judged = report.world
+    rows = report.rows()
+    titles = [f"{cell.t0:.1f}-{cell.t1:.1f} s" for cell in report.bins]
 
-    def by_bin(key: str, digits: int = 2) -> str:
-        cells = {name: [number(cell[key], digits) for cell in bins] for name, bins in rows.items()}
-        return table(titles, {name: row for name, row in cells.items() if set(row) != {"-"}}, judged)
+    def by_bin(column: Column) -> list[str]:
+        cells = {
+            name: [number(cell.mean(column), column.digits) for cell in bins] for name, bins in rows.items()
+        }
+        known = {name: row for name, row in cells.items() if set(row) != {"-"}}
+        if column.since and not known:  # the report is older than the column
+            return []
+        note = [f"<p class='note'>{html.escape(column.note)}</p>"] if column.note else []
+        return [f"<h2>{html.escape(column.heading)}</h2>", *note, table(titles, known, judged)]
 
-    psnr = {name: [_cell(cell["psnr"]) for cell in bins] for name, bins in rows.items()}
+    psnr = {name: [_cell(cell.spread(PSNR)) for cell in bins] for name, bins in rows.items()}
     parts = [
         opening(report),
-        f"<p class='note'>Settings: <code>{html.escape(json.dumps(report['settings']))}</code></p>",
-        *(f"<p><b>{html.escape(key)}</b>: {html.escape(why)}</p>" for key, why in report["nulls"].items()),
-        "<h2>PSNR against the twin (dB), mean [95%]</h2>",
+        f"<p class='note'>Settings: <code>{html.escape(json.dumps(plain(report.settings)))}</code></p>",
+        *(f"<p><b>{html.escape(key)}</b>: {html.escape(why)}</p>" for key, why in report.nulls.items()),
+        f"<h2>{html.escape(PSNR.axis())}, mean [95%]</h2>",
         table(titles, psnr, judged),
         f"<h2>What {html.escape(judged)} gains over each row (dB), paired by scene</h2>",
         "<p class='note'>* p &lt; 0.05 after Holm's correction over the bins.</p>",
         table(
             titles,
-            {name: [_gain_cell(cell) for cell in found] for name, found in report["gain_over"].items()},
+            {name: [_gain_cell(cell) for cell in found] for name, found in report.gain_over.items()},
         ),
-        "<h2>Skill (0: first frame repeated, 1: codec)</h2>",
-        "<p class='note'>Over the walks whose codec is 1 dB or more above the repeated frame.</p>",
-        by_bin("skill"),
-        "<h2>Rotation error (deg), unaligned</h2>",
-        by_bin("rot_err_deg"),
-        "<h2>Translation error (m), unaligned</h2>",
-        by_bin("trans_err"),
-        "<h2>Wrong place: PSNR lost to the pose (dB)</h2>",
-        by_bin("geo_db"),
-        "<h2>Wrong picture: PSNR below the codec at the estimated pose (dB)</h2>",
-        by_bin("app_db"),
-        "<h2>Latent error |z - z*| / |z*|</h2>",
-        by_bin("latent_error", 3),
-        "<h2>Freeze index</h2>",
-        by_bin("freeze", 3),
+        *(part for column in with_tables() for part in by_bin(column)),
         "<h2>How PSNR falls</h2>",
         table(
             ["first - last (dB)", "worst (dB)", "mean drop (dB)", "slope (dB/s)"],
             {
                 name: [
-                    Band(**found[key]).text()
-                    for key in ("first_minus_last", "worst", "auc", "slope_db_per_s")
+                    one.text()
+                    for one in (found.first_minus_last, found.worst, found.auc, found.slope_db_per_s)
                 ]
-                for name, found in report["growth"].items()
+                for name, found in report.growth.items()
             },
             judged,
         ),
         "<h2>Faults (largest deviation in their direction, standard deviations)</h2>",
         table(
-            list(next(iter(report["faults"].values()))),
-            {name: [number(x) for x in found.values()] for name, found in report["faults"].items()},
+            list(next(iter(report.faults.values()))),
+            {name: [number(x) for x in found.values()] for name, found in report.faults.items()},
             judged,
         ),
         *_behaviour(report),
@@ -154,22 +151,22 @@ def _text(report: Mapping[str, Any], telemetry: Mapping[str, Any] | None) -> lis
     return [*parts, "<h2>Figures</h2>"]
 
 
-def _behaviour(report: Mapping[str, Any]) -> list[str]:
-    judged = report["world"]
+def _behaviour(report: DriftReport) -> list[str]:
+    judged = report.world
     lags = {
-        name: [Band(**found["frames"]).text(1), Band(**found["correlation"]).text()]
-        for name, found in report["latency"].items()
-        if found["frames"]["mean"] is not None
+        name: [found.frames.text(1), found.correlation.text()]
+        for name, found in report.latency.items()
+        if found.frames.mean is not None
     }
     lives = {
         name: [
-            f"{'over ' if found['at_bound'] else ''}{found['half_life_s']:.2f}",
-            number(found["M0_db"]),
-            number(found["c_db"]),
-            number(found["r2"]),
-            str(found["gaps"]),
+            f"{'over ' if found.at_bound else ''}{found.half_life_s:.2f}",
+            number(found.M0_db),
+            number(found.c_db),
+            number(found.r2),
+            str(found.gaps),
         ]
-        for name, found in report["memory_half_life"].items()
+        for name, found in report.memory_half_life.items()
         if found is not None
     }
     parts = [
@@ -177,8 +174,8 @@ def _behaviour(report: Mapping[str, Any]) -> list[str]:
         table(
             ["median (s)", "walks", "reached"],
             {
-                name: [number(found["median_s"]), str(found["walks"]), str(found["reached"])]
-                for name, found in report["horizon_h50"].items()
+                name: [number(found.median_s), str(found.walks), str(found.reached)]
+                for name, found in report.horizon_h50.items()
                 if found is not None
             },
             judged,
@@ -190,27 +187,28 @@ def _behaviour(report: Mapping[str, Any]) -> list[str]:
         if lives
         else "<p>n too small: fewer than four gaps between visits.</p>",
     ]
-    if any((report["loop_closure"] or {}).values()):
+    closed = report.loop_closure or {}
+    if any(closed.values()):
         cells = {
-            f"{name}, {trajectory}": [Band(**one["deg"]).text(), Band(**one["share_of_path"]).text(3)]
-            for name, found in report["loop_closure"].items()
+            f"{name}, {trajectory}": [one.deg.text(), one.share_of_path.text(3)]
+            for name, found in closed.items()
             for trajectory, one in found.items()
         }
         parts += ["<h2>Loop closure</h2>", table(["degrees", "share of the path"], cells)]
-    gained = {name: found for name, found in (report["gain"] or {}).items() if found}
+    gained = {name: found for name, found in (report.gain or {}).items() if found}
     if gained:
-        axes = next(iter(gained.values()))["diagonal"]
-        cells = {name: [number(x) for x in found["diagonal"].values()] for name, found in gained.items()}
+        axes = next(iter(gained.values())).diagonal
+        cells = {name: [number(x) for x in found.diagonal.values()] for name, found in gained.items()}
         parts += ["<h2>Gain: realised over commanded motion</h2>", table(list(axes), cells, judged)]
-    if report["cost"]:
-        cells = {name: [number(found)] for name, found in report["cost"].items()}
+    if report.cost:
+        cells = {name: [number(found)] for name, found in report.cost.items()}
         parts += ["<h2>Cost</h2>", table(["CPU-seconds per second of video"], cells, judged)]
     return parts
 
 
-def _memories(telemetry: Mapping[str, Any]) -> list[str]:
-    share = 100 * telemetry["contraction_violations"]
-    found = telemetry["next_bin"]
+def _memories(telemetry: Telemetry) -> list[str]:
+    share = 100 * telemetry.contraction_violations
+    found = telemetry.next_bin
     names = [name for name in found if name != "pairs"]
     return [
         f"<p>GDN steps with tr(K^T beta K) above 1, beyond the bound that guarantees a contraction: "
@@ -221,10 +219,10 @@ def _memories(telemetry: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(found: Mapping[str, Any] | None) -> str:
-    return "-" if found is None else Band(**found, n=0).text(1)
+def _cell(found: Spread | None) -> str:
+    return "-" if found is None else Band(*found, n=0).text(1)
 
 
-def _gain_cell(found: Mapping[str, Any]) -> str:
-    text = Band(**{key: found[key] for key in ("mean", "lo", "hi", "n")}).text(1)
-    return f"{text} *" if found["p_holm"] is not None and found["p_holm"] < 0.05 else text
+def _gain_cell(found: Gain) -> str:
+    text = found.band().text(1)
+    return f"{text} *" if found.p_holm is not None and found.p_holm < 0.05 else text

@@ -6,16 +6,23 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.bench.drift.bins import bin_means, bin_of
-from wm_env.bench.drift.pose_estimate import gate
-from wm_env.bench.drift.rollouts import BINS, DriftSettings
-from wm_env.bench.drift.telemetry import QUANTITIES, Recording, new_recording, observe_commit, state_drift
+from wm_env.bench.drift.bins import BINS, bin_means, bin_of
+from wm_env.bench.drift.pose_estimate import Gate, gate
+from wm_env.bench.drift.report import Telemetry
+from wm_env.bench.drift.rollouts import DriftSettings
+from wm_env.bench.drift.telemetry import (
+    PERCENTILES,
+    QUANTITIES,
+    Recording,
+    new_recording,
+    observe_commit,
+    state_drift,
+)
 from wm_env.bench.row_file import write_json
 from wm_env.bench.walks import Walks, roll, starts, teacher_forced, walks
 from wm_env.model.metrics import psnr
@@ -27,14 +34,14 @@ GATE_WALKS, MEMORY_WALKS = 8, 4
 MEMORY_KEYS = ("norm", "stable_rank", "effective_rank", "write_ratio", "residual", "recall")
 
 
-def probe_gate(world: World, settings: DriftSettings) -> dict[str, Any]:
+def probe_gate(world: World, settings: DriftSettings) -> Gate:
     """Return the pose estimator's errors on damaged truth of the first scenes."""
     truth = _random_walks(world, settings, GATE_WALKS, 8)
     commanded = truth.start_c2w[:, None] @ truth.c2w
-    return gate(truth.scene, truth.frames, commanded, truth.intrinsics, every=16)._asdict()
+    return gate(truth.scene, truth.frames, commanded, truth.intrinsics, every=16)
 
 
-def probe_memories(world: LearnedWorld, settings: DriftSettings) -> dict[str, Any]:
+def probe_memories(world: LearnedWorld, settings: DriftSettings) -> Telemetry:
     """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
     truth = _random_walks(world, settings, MEMORY_WALKS, settings.steps)
     told = starts(world, truth)
@@ -42,19 +49,19 @@ def probe_memories(world: LearnedWorld, settings: DriftSettings) -> dict[str, An
     shown = roll(world, told, truth.c2w, partial(observe_commit, free, world))
     teacher_forced(world, told, truth, partial(observe_commit, forced, world))
     drifted = state_drift(free, forced)
-    return {
-        "walks": len(told),
-        "seconds_per_chunk": world.spec.frames_per_step / world.spec.fps,
-        "percentiles": [5, 50, 95],
-        "meaning": QUANTITIES,
-        "quantities": {name: np.round(table, 6).tolist() for name, table in free.quantiles().items()},
-        "contraction_violations": free.violations(),
-        "state_drift": {name: np.round(table, 6).tolist() for name, table in drifted.items()},
-        "next_bin": next_bin_correlations(free, shown, truth.frames),
-    }
+    return Telemetry(
+        walks=len(told),
+        seconds_per_chunk=world.spec.frames_per_step / world.spec.fps,
+        percentiles=PERCENTILES,
+        meaning=QUANTITIES,
+        quantities={name: np.round(table, 6).tolist() for name, table in free.quantiles().items()},
+        contraction_violations=free.violations(),
+        state_drift={name: np.round(table, 6).tolist() for name, table in drifted.items()},
+        next_bin=next_bin_correlations(free, shown, truth.frames),
+    )
 
 
-def next_bin_correlations(free: Recording, shown: Tensor, truth: Tensor) -> dict[str, Any]:
+def next_bin_correlations(free: Recording, shown: Tensor, truth: Tensor) -> dict[str, int | float | None]:
     """Return Spearman's rho of what the memories do in a bin and the error, -PSNR, in the next one.
 
     Both are ranked within a walk (scenes differ), then pooled over walks; layers and heads are averaged.
@@ -65,7 +72,7 @@ def next_bin_correlations(free: Recording, shown: Tensor, truth: Tensor) -> dict
             for b in range(len(shown))
         ]
     )  # (B, bins)
-    found: dict[str, Any] = {"pairs": int(error[:, 1:].size)}
+    found: dict[str, int | float | None] = {"pairs": int(error[:, 1:].size)}
     for name in MEMORY_KEYS:
         chunks = torch.stack(free.values[name]).double().mean((1, 3)).numpy()  # (chunks, B)
         where = bin_of(len(chunks), BINS)

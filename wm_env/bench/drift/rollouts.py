@@ -32,7 +32,6 @@ from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
 from wm_env.model.world import Start, World
 from wm_env.twin import twin_like
 
-BINS = 6
 UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
 REPEAT, CODEC, TWIN, SHUFFLED, FORCED, COPY = (
     *("repeat first frame", "codec alone", "twin", "shuffled actions"),

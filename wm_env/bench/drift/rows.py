@@ -1,9 +1,9 @@
 """How a world drifts over a long episode, beside the baselines that tell whether a number means anything.
 
 For every trajectory, scene and noise seed the world walks the commanded path; every rollout becomes one row
-of `rows.jsonl` with its scores in equal time bins (`clip_metrics`). Rows beside the world: the first frame
-repeated, the autoencoder alone, the twin rendered again, the world shown the poses of an unrelated walk, the
-world with a part removed, and the world fed with the true history (teacher forced).
+of `rows.jsonl` with its scores in equal time bins (`columns`, `clip_metrics`). Rows beside the world: the
+first frame repeated, the autoencoder alone, the twin rendered again, the world shown the poses of an
+unrelated walk, the world with a part removed, and the world fed with the true history (teacher forced).
 
 A group of scenes is walked in one batched world call per chunk and written when all its rows are complete, so
 an interrupted run continues where it was and ends with the same file. `wm_env.bench.drift.score` turns rows
@@ -25,22 +25,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.bench.drift.bins import BINS
 from wm_env.bench.drift.clip_metrics import (
     appearance_scores,
-    colour_scores,
-    freeze_scores,
-    image_scores,
     latency_scores,
     pose_scores,
     revisit_scores,
     wanted_motion,
 )
+from wm_env.bench.drift.columns import Clip, measured
 from wm_env.bench.drift.error_split import encoded, latent_scores, place_scores
 from wm_env.bench.drift.pose_estimate import track_poses
 from wm_env.bench.drift.probes import add_seconds, probe_gate, probe_memories
 from wm_env.bench.drift.revisit import loop_closure
 from wm_env.bench.drift.rollouts import (
-    BINS,
     REPEAT,
     SHUFFLED,
     DriftSettings,
@@ -88,7 +86,7 @@ def drift(
     rows = open_rows(out, json.loads(json.dumps(identity)), plan, per_scene)
     done = {(row["trajectory"], row["scene"]) for row in rows}
     if image is None and settings.pose_every and not (out / "gate.json").exists():
-        write_json(out / "gate.json", probe_gate(world, settings))
+        write_json(out / "gate.json", probe_gate(world, settings)._asdict())
     for index, (name, scenes) in enumerate(plan):
         if (name, scenes[0]) in done:
             continue
@@ -105,7 +103,7 @@ def drift(
     if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
         if report is not None:
             report(len(plan), len(plan), "state telemetry")
-        write_json(out / "telemetry.json", probe_memories(world, settings))
+        write_json(out / "telemetry.json", probe_memories(world, settings).to_json())
     if report is not None:
         report(len(plan), len(plan), "done")
     return rows
@@ -205,13 +203,11 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
     truth = None if group.truth is None else group.truth.frames[slot]
     chunk = world.spec.frames_per_step
     found: dict[str, Any] = dict(appearance_scores(frames, BINS, chunk))
-    found["colour"] = colour_scores(frames, truth, BINS)
-    found["freeze"] = freeze_scores(frames, truth, BINS)
+    found |= measured(Clip(frames, truth))
     found["latency"] = latency_scores(frames, wanted_motion(truth, group.c2w[slot]))
     found["revisit"] = revisit_scores(frames, truth, group.c2w[slot], world.spec.fps)
     if truth is not None:
         del found["variances"]  # deviations are told in spreads of the truth
-        found |= image_scores(frames, truth, BINS)
         if judged:
             found["reference"] = appearance_scores(truth, BINS, chunk)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.bench.drift.rollouts import BINS
+from wm_env.bench.drift.bins import BINS
 
 
 class Rows:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from wm_env.worlds import resolve_world
 PARTS = ("conditioning", "dit", "decode", "refine", "glue")
 SETTLE = 4  # steps after a reset that fill the softmax window, left out of the length test
 BLOCK = 16  # steps whose medians the slope is fitted through
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ class TimedParts(LearnedWorld):
 
 
 @dataclass
-class _Lane:
+class Lane:
     """One environment that is being timed."""
 
     world: str
@@ -108,39 +107,6 @@ class _Lane:
     reset_s: float
     steps: list[float]
     parts: dict[str, list[float]]
-
-
-def throughput(
-    settings: ThroughputSettings, report: Callable[[int, int, str], None] | None = None
-) -> dict[str, Any]:
-    """Return rates and latencies by world and batch size, and the length test of every world."""
-    worlds = loaded(settings)
-    total = len(worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
-    total += len(worlds) * settings.length
-    done = 0
-
-    def advance(what: str) -> None:
-        nonlocal done
-        done += 1
-        if report is not None:
-            report(done, total, what)
-
-    rng = np.random.default_rng(settings.seed)
-    lanes = [
-        _open(name, world, batch, settings) for name, world in worlds.items() for batch in settings.batches
-    ]
-    for step in range(settings.warm_up + settings.steps):
-        for lane in lanes:
-            _timed_step(lane, rng, keep=step >= settings.warm_up)
-            advance(f"{lane.world}, batch {lane.batch}")
-    rows = [_summary(lane) for lane in lanes]
-    for lane in lanes:
-        lane.env.close()
-    lengths = {
-        name: _length_test(name, world, settings, advance)
-        for name, world in (worlds.items() if settings.length else ())
-    }
-    return {"rows": rows, "length": lengths, "peak_rss_mib": resident_peak(), "gpu_peak_mib": _gpu_peak()}
 
 
 def loaded(settings: ThroughputSettings) -> dict[str, World]:
@@ -155,7 +121,7 @@ def loaded(settings: ThroughputSettings) -> dict[str, World]:
     return found
 
 
-def _open(name: str, world: World, batch: int, settings: ThroughputSettings) -> _Lane:
+def open_lane(name: str, world: World, batch: int, settings: ThroughputSettings) -> Lane:
     env = _make(world, batch)
     started = time.perf_counter()
     env.reset(seed=settings.seed)
@@ -163,7 +129,7 @@ def _open(name: str, world: World, batch: int, settings: ThroughputSettings) -> 
     started = time.perf_counter()
     env.step(np.zeros(batch, np.int64))
     first = time.perf_counter() - started
-    return _Lane(name, batch, env, first, reset, [], {part: [] for part in PARTS})
+    return Lane(name, batch, env, first, reset, [], {part: [] for part in PARTS})
 
 
 def _make(world: World, batch: int) -> SanaWMVectorEnv:
@@ -171,7 +137,7 @@ def _make(world: World, batch: int) -> SanaWMVectorEnv:
     return SanaWMVectorEnv(num_envs=batch, world=timed)
 
 
-def _timed_step(lane: _Lane, rng: np.random.Generator, keep: bool) -> None:
+def timed_step(lane: Lane, rng: np.random.Generator, keep: bool) -> None:
     actions = rng.integers(9, size=lane.batch)
     world = lane.env.world
     before = lane.env.profile()["world_seconds"]
@@ -195,28 +161,19 @@ def _step(env: SanaWMVectorEnv, actions: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def _summary(lane: _Lane) -> dict[str, Any]:
-    """Return the numbers of one lane; rates are over the median step."""
-    p50, p95 = np.percentile(lane.steps, [50, 95])
-    return {
-        "world": lane.world,
-        "batch": lane.batch,
-        "steps": len(lane.steps),
-        "step_p50_ms": 1e3 * p50,
-        "step_p95_ms": 1e3 * p95,
-        "env_steps_per_s": lane.batch / p50,
-        "frames_per_s": lane.batch * lane.env.frames_per_step / p50,
-        "first_step_ms": 1e3 * lane.first_step_s,
-        "reset_ms": 1e3 * lane.reset_s,
-        "split_ms": {part: 1e3 * float(np.median(times)) for part, times in lane.parts.items()},
-        "state_mib": lane.env.profile()["state_bytes"] / 2**20,
-    }
+class Lengths(NamedTuple):
+    """What the length test timed.
+
+    times: `(steps, 2)` seconds (long, fresh), NaN where a step does not count. sizes: bytes of the long
+    episode's state at those that do.
+    """
+
+    times: np.ndarray
+    sizes: list[float]
 
 
-def _length_test(
-    name: str, world: World, settings: ThroughputSettings, advance: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return how step time and state size depend on the episode's length, at batch 1."""
+def step_lengths(world: World, settings: ThroughputSettings, advance: Callable[[str], None]) -> Lengths:
+    """Return step times and state sizes of an endless episode, and of one that keeps being reset."""
     long, fresh = _make(world, 1), _make(world, 1)
     rng = np.random.default_rng(settings.seed)
     for env in (long, fresh):
@@ -234,42 +191,10 @@ def _length_test(
             times[k] = np.nan
         else:
             sizes.append(long.profile()["state_bytes"])
-        advance(f"{world}, length")
+        advance("length")
     for env in (long, fresh):
         env.close()
-    return slope_of(times) | {
-        "steps": settings.length,
-        "state_bytes_first": sizes[0],
-        "state_bytes_last": sizes[-1],
-        "step_p50_ms": 1e3 * float(np.nanmedian(times[:, 0])),
-    }
-
-
-def slope_of(times: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Return b of t_long / t_fresh - 1 = a + b k with its 95% interval, in percent per 1000 steps.
-
-    times: `(steps, 2)` seconds (long, fresh), NaN where a step does not count. The fit goes through the
-    medians of blocks of 16 steps; the interval resamples blocks.
-    """
-    with np.errstate(invalid="ignore"):
-        ratio = times[:, 0] / times[:, 1] - 1
-    blocks = [ratio[i : i + BLOCK] for i in range(0, len(ratio), BLOCK)]
-    points = [(BLOCK * (i + 0.5), np.nanmedian(b)) for i, b in enumerate(blocks) if np.isfinite(b).any()]
-    x, y = np.array(points).T
-    rng = np.random.default_rng(seed)
-    slopes = []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(len(x), size=len(x))
-        if np.ptp(x[drawn]) > 0:
-            slopes.append(np.polyfit(x[drawn], y[drawn], 1)[0])
-    lo, hi = np.percentile(slopes, [2.5, 97.5])
-    scale = 100 * 1000
-    return {
-        "percent_per_1000_steps": float(np.polyfit(x, y, 1)[0]) * scale,
-        "lo": float(lo) * scale,
-        "hi": float(hi) * scale,
-        "blocks": len(x),
-    }
+    return Lengths(times, sizes)
 
 
 def resident_peak() -> float | None:
@@ -281,44 +206,5 @@ def resident_peak() -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def _gpu_peak() -> float | None:
+def gpu_peak() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """Return the report as Markdown tables."""
-    titles = (
-        *("world", "envs", "frames/s", "env steps/s", "p50 ms", "p95 ms", "first step ms", "reset ms"),
-        *(f"{part} ms" for part in PARTS),
-        "state MiB",
-    )
-    opening = [
-        f"{report['date']}, {report['hardware']}, {report['threads']} thread(s), torch {report['torch']}.",
-        "",
-        *(f"Weights of `{name}`: sha256 `{digest or 'none'}`." for name, digest in report["weights"].items()),
-        "",
-        f"    {report['command']}",
-        "",
-    ]
-    lines = ["# Throughput", "", *opening, "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for row in report["rows"]:
-        cells = [row["world"], str(row["batch"])]
-        cells += [
-            f"{row[key]:.1f}"
-            for key in (
-                *("frames_per_s", "env_steps_per_s", "step_p50_ms", "step_p95_ms"),
-                *("first_step_ms", "reset_ms"),
-            )
-        ]
-        cells += [f"{row['split_ms'][part]:.1f}" for part in PARTS] + [f"{row['state_mib']:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    if report["peak_rss_mib"] is not None:
-        lines += ["", f"Peak resident memory of the whole run {report['peak_rss_mib']:.0f} MiB.", ""]
-    for world, found in report["length"].items():
-        lines.append(
-            f"`{world}`, {found['steps']} steps against a freshly reset environment in the same loop: step "
-            f"time changes by {found['percent_per_1000_steps']:.2f}% per 1000 steps "
-            f"[{found['lo']:.2f}, {found['hi']:.2f}]; state {found['state_bytes_first'] / 2**20:.2f} MiB at "
-            f"first, {found['state_bytes_last'] / 2**20:.2f} MiB at the end."
-        )
-    return "\n".join([*lines, ""])
