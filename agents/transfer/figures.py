@@ -39,7 +39,7 @@ def scores(report: TransferReport) -> Figure:
     for axis, pick, title in picked:
         for shift, environment in ((-0.17, SIM), (0.17, TRUE)):
             cells = [pick(report.scores[role][environment]) for role in roles]
-            means = np.array([cell.mean for cell in cells], dtype=float)
+            means = np.array([_mean(cell) for cell in cells])
             spread = np.array(
                 [
                     (0.0, 0.0) if cell.lo is None or cell.hi is None else (mean - cell.lo, cell.hi - mean)
@@ -75,7 +75,7 @@ def curves(report: TransferReport) -> Figure:
         _line(axis, steps, [point.sim.reward for point in points], SIM)
         _line(axis, steps, [point.true.reward for point in points], TRUE)
         if RANDOM in report.scores:
-            chance = report.scores[RANDOM][TRUE].reward.mean
+            chance = _mean(report.scores[RANDOM][TRUE].reward)
             axis.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=RANDOM)
         axis.set_title(role, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -116,8 +116,8 @@ def temperatures(report: TransferReport) -> Figure:
     heat = [point.temperature for point in points]
     true = report.scores[LEARNED][TRUE]
     for axis, cells, truth, title in (
-        (axes[0], [point.success for point in points], true.success.mean, "success rate"),
-        (axes[1], [point.reward for point in points], true.reward.mean, "return"),
+        (axes[0], [point.success for point in points], _mean(true.success), "success rate"),
+        (axes[1], [point.reward for point in points], _mean(true.reward), "return"),
     ):
         _line(axis, heat, cells, SIM)
         axis.axhline(truth, color=_COLOURS[TRUE], linestyle="--", label=TRUE)
@@ -150,10 +150,15 @@ def order(report: TransferReport) -> Figure:
 
 def _line(axis: Axes, x: list[Any], cells: list[Band], label: str, colour: str = "") -> None:
     colour = colour or _COLOURS[label]
-    axis.plot(x, [cell.mean for cell in cells], marker="o", markersize=4, color=colour, label=label)
-    if all(cell.lo is not None for cell in cells):
-        lo, hi = ([cell.lo for cell in cells], [cell.hi for cell in cells])
+    axis.plot(x, [_mean(cell) for cell in cells], marker="o", markersize=4, color=colour, label=label)
+    known = [(cell.lo, cell.hi) for cell in cells if cell.lo is not None and cell.hi is not None]
+    if len(known) == len(cells):
+        lo, hi = np.array(known).T
         axis.fill_between(x, lo, hi, color=colour, alpha=0.15, linewidth=0)
+
+
+def _mean(cell: Band) -> float:
+    return float("nan") if cell.mean is None else cell.mean
 
 
 def _same_scale(axes: list[Axes]) -> None:
