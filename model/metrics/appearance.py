@@ -74,7 +74,10 @@ def frame_statistics(frames: Tensor, previous: Tensor, block: int = 8) -> dict[s
 
 
 def clip_statistics(frames: Tensor) -> dict[str, np.ndarray]:
-    """Return luma, contrast and saturation `(B,)`, means over uint8 frames `(B, F, h, w, 3)`."""
+    """Return luma, contrast and saturation `(B,)`, means over uint8 frames `(B, F, h, w, 3)`.
+
+    In float32 and with the unbiased deviation, unlike `frame_statistics`: the committed reports are made so.
+    """
     out: dict[str, list[float]] = {"luma": [], "contrast": [], "saturation": []}
     for clip in frames:
         x = clip.float()

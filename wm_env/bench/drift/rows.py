@@ -48,7 +48,8 @@ from wm_env.bench.drift.rollouts import (
     rows_per_scene,
     scene_group,
 )
-from wm_env.bench.row_file import Job, append_rows, finite, open_rows, rounded, write_json
+from wm_env.bench.records import plain
+from wm_env.bench.row_file import Job, append_rows, open_rows, rounded, write_json
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
@@ -97,7 +98,7 @@ def drift(
             group = scene_group(world, settings, name, scenes)
         else:
             group = image_group(world, settings, name, image, prompt)
-        made = [rounded(finite(row)) for row in _measure(worlds, whole, settings, name, group, out, films)]
+        made = [rounded(plain(row)) for row in _measure(worlds, whole, settings, name, group, out, films)]
         append_rows(out, made)
         rows += made
     if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
