@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 
 # Type checkers do not follow the folder mapping of pyproject.toml, so they look at an installed copy.
 types: $(VENV)/.installed-dev
-	rm -rf build/typed
+	rm -rf build/typed build/lib  # the second keeps files that are gone
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p wm_env
 

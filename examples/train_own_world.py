@@ -25,15 +25,16 @@ import wm_env  # noqa: F401  (registers the ids)
 from wm_env.model.config import DiTConfig
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
-from wm_env.model.data.latents import encode_shards
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
 from wm_env.model.embedded import embedded_vae, write_parts
-from wm_env.model.rollout import SamplerConfig
 from wm_env.model.storage.checkpoint import load_card
-from wm_env.model.training.flow_matching import WorldLossConfig
-from wm_env.model.training.loop import LoopConfig
-from wm_env.model.training.vae import load_vae
-from wm_env.model.training.world import WorldTraining, export_world, train_world
+from wm_env.model.training.command import lines
+from wm_env.model.training.inputs import Inputs, Resources, completed
+from wm_env.model.training.losses.flow_matching import WorldLossConfig
+from wm_env.model.training.parts.world import WorldTraining
+from wm_env.model.training.recipe import DataSize
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.table import train
 from wm_env.video import Files
 
 LAYOUTS = {"video": video_clips, "episodes": episode_clips, "re10k": re10k_clips}
@@ -74,19 +75,11 @@ except BadClips as error:
 say("\n".join(report_lines(done.left_out, len(clips))))
 say(f"{done.windows} training clips of {settings.frames} frames, {done.speed:.3f} m a frame")
 
-# 2. Take the shipped world apart and encode the clips with its autoencoder.
+# 2. Take the shipped world apart and train its transformer further; the clips are encoded on the way.
 parts = write_parts("tiny-pure", settings.out / "parts")
-vae, vae_card = load_vae(parts["vae"])
-latents = settings.out / "latents"
-for split in ("train", "val"):
-    encode_shards(vae, vae_card["sha256"], data / split, latents / split)
-say("encoded")
-
-# 3. Train its transformer further.
-card = load_card(parts["dit"])
 latent_frames = (settings.frames - 1) // 4 + 1
 training = WorldTraining(
-    dit=DiTConfig(**card["settings"]["dit"]),
+    dit=DiTConfig(**load_card(parts["dit"])["settings"]["dit"]),
     loop=LoopConfig(
         total_steps=settings.steps,
         lr=3e-4,
@@ -99,31 +92,14 @@ training = WorldTraining(
     stages=(WorldLossConfig(batch=4, frames=min(8, latent_frames), own_history=0.3, window_dropout=0.4),),
     ends=(1.0,),
 )
-run = train_world(
-    data=data,
-    latents=latents,
-    vae=parts["vae"],
-    out=settings.out / "run",
-    config=training,
-    init=parts["dit"],
-    report=progress,
-)
+place = Resources(out=settings.out)
+inputs = Inputs(data=data, vae=parts["vae"], init=parts["dit"])
+inputs = completed(inputs, ("latents", "vae"), DataSize(), place, "tiny-pure", lines)
+run = train("world", training, inputs, place, report=progress)
+folder = place.out / "world"  # a folder that every `world=` and `--world` takes
 say(f"trained: {run.metrics}")
 
-# 4. Put it together again: a folder that every `world=` and `--world` takes.
-folder = settings.out / "world"
-export_world(
-    name="own",
-    dit=settings.out / "run" / "dit.safetensors",
-    vae=parts["vae"],
-    refiner=None,
-    out=folder,
-    sampler=SamplerConfig(),
-    trained_steps=latent_frames - 1,
-    metrics=run.metrics,
-)
-
-# 5. Step into the first picture of a held-out clip and walk forward; every row is one start.
+# 3. Step into the first picture of a held-out clip and walk forward; every row is one start.
 shards = ClipShards(data / "val")
 rows = []
 for index in range(min(3, len(shards))):

@@ -20,7 +20,8 @@ import tyro
 
 import wm_env
 from wm_env.actions import ACTION_TYPES
-from wm_env.cli import COMMANDS, main
+from wm_env.cli import COMMANDS, TRAIN, main
+from wm_env.model.training.command import build_parser
 from wm_env.observations import OBS_TYPES
 from wm_env.registration import TASK_IDS
 from wm_env.tasks import TASKS
@@ -68,6 +69,8 @@ def problem(command: Printed, capsys: pytest.CaptureFixture[str]) -> str | None:
         return None if group else "no such command"
     if command.whole:
         module, _, cls = COMMANDS[name].target.partition(":")
+        if name.startswith("train ") and COMMANDS[name].target == TRAIN:
+            return refused_training([name.removeprefix("train "), *words[2:]])
         try:
             tyro.cli(vars(importlib.import_module(module))[cls], args=words[len(name.split()) :])
         except SystemExit as refused:
@@ -81,10 +84,22 @@ def problem(command: Printed, capsys: pytest.CaptureFixture[str]) -> str | None:
     return f"no options {missing}" if missing or asked.value.code != 0 else None
 
 
+def refused_training(words: list[str]) -> str | None:
+    """Return why the command line of the trainings would refuse these words; "..." or none stand for more."""
+    unfinished = "..." in words or not any(word.startswith("--") for word in words)
+    try:
+        build_parser().parse_args([word for word in words if word != "..."])
+    except ValueError as refused:
+        return None if unfinished and "required" in str(refused) else f"refused: {refused}"
+    return None
+
+
 def problem_of_script(words: list[str]) -> str | None:
     """Return what is wrong with `python FILE ...` or `python -m MODULE ...`; its options are in its code."""
     if words[0] == "-m":
         _, module, *rest = words
+        if module == "wm_env.model.training":
+            return refused_training(rest)
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.submodule_search_locations:
             spec = importlib.util.find_spec(f"{module}.__main__")

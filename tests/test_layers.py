@@ -28,7 +28,7 @@ FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
         "values": """config chunks frames geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages""",
+            text gemma png marked_pages interrupts""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": "camera layers attention dit flow memory",
@@ -43,16 +43,20 @@ FILES = {
             scenes.free_space scenes.paths""",
         "data": """data.clip data.recorded data.layouts data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream""",
-        "training, the loop": """training.distributed training.muon training.loop training.lora
-            training.cost training.keyframes training.vivid""",
-        "training, the parts": """training.vae training.depth training.refiner training.flow_matching
-            training.clip_loss training.world training.recipe""",
-        "training, on rollouts": """training.clip_rollouts training.refiner_rollouts training.self_forcing
-            training.distill_losses training.distill_steps training.distill""",
-        "training, on pictures and clips": """training.images training.clip_stream training.imagination.recipe
+        "training, the loop": """training.recipe training.schedule training.distributed training.muon
+            training.optimizers training.precision training.card training.loss_log training.export
+            training.run training.lora training.cost""",
+        "training, what it reads": """training.autoencoder training.transformer training.keyframes
+            training.batches training.clip_rollouts training.world_folder training.inputs""",
+        "training, losses": """training.losses.codec training.losses.flow_matching training.losses.clip
+            training.losses.appearance training.losses.distillation""",
+        "training, parts of a world": """training.parts.vae training.parts.depth training.parts.refiner
+            training.parts.world training.parts.refiner_rollouts training.parts.self_forcing
+            training.parts.distill_steps training.parts.distill""",
+        "training, stages in one recipe": """training.images training.clip_stream training.imagination.recipe
             training.imagination.carried training.imagination.stages training.imagination.driver
             training.imagination""",
-        "training, the command": "training.__main__",
+        "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
         "shared by benchmarks": "records provenance page row_file worlds walks",

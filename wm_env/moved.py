@@ -41,6 +41,19 @@ MOVED = {
     "wm_env.bench.summary": "wm_env.bench.drift.score",
     "wm_env.bench.survival": "wm_env.bench.drift.survival",
     "wm_env.bench.telemetry": "wm_env.bench.drift.telemetry",
+    "wm_env.model.training.loop": "wm_env.model.training.run (Run) and .schedule (LoopConfig)",
+    "wm_env.model.training.vae": "wm_env.model.training.parts.vae",
+    "wm_env.model.training.depth": "wm_env.model.training.parts.depth",
+    "wm_env.model.training.refiner": "wm_env.model.training.parts.refiner",
+    "wm_env.model.training.refiner_rollouts": "wm_env.model.training.parts.refiner_rollouts",
+    "wm_env.model.training.world": "wm_env.model.training.parts.world and .world_folder (export_world)",
+    "wm_env.model.training.self_forcing": "wm_env.model.training.parts.self_forcing",
+    "wm_env.model.training.distill": "wm_env.model.training.parts.distill",
+    "wm_env.model.training.distill_steps": "wm_env.model.training.parts.distill_steps",
+    "wm_env.model.training.flow_matching": "wm_env.model.training.losses.flow_matching and .batches",
+    "wm_env.model.training.clip_loss": "wm_env.model.training.losses.clip",
+    "wm_env.model.training.vivid": "wm_env.model.training.losses.appearance",
+    "wm_env.model.training.distill_losses": "wm_env.model.training.losses.distillation",
 }
 
 

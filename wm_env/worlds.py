@@ -15,9 +15,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
+from wm_env.model.placement import check_device
 from wm_env.model.released.presets import (
     RELEASED,
     STEPPABLE,
@@ -183,16 +182,6 @@ def twin_of(world: World, device: str = "cpu") -> TwinWorld:
     """Return the twin beside a world: its frame size, chunk length and speeds, and its latents if any."""
     codec = world.vae if isinstance(world, LearnedWorld) else None
     return twin_like(world.spec, device, codec)
-
-
-def check_device(device: str) -> None:
-    """Raise `ValueError` where torch knows no device of this name or the machine has none."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not a torch device name such as 'cpu' or 'cuda'") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch finds no CUDA device; use device='cpu'")
 
 
 def _family_of(world: str) -> Family:

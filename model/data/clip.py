@@ -88,6 +88,9 @@ class ClipShards:
                     self.captions.append(text)
             self._to_table.append(np.array([index[text] for text in own], dtype=np.int64))
 
+    def close(self) -> None:
+        """Nothing to end: shards are maps of files; `RenderedClips` has processes."""
+
     def __len__(self) -> int:
         return self._ends[-1]
 

@@ -57,6 +57,11 @@ class RenderedClips:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
 
+    def close(self) -> None:
+        """End the processes that render."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
     def __len__(self) -> int:
         return self.config.clips
 

@@ -16,7 +16,8 @@ from wm_env.model.data.latents import LatentClip
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, draw
 from wm_env.model.pixels import to_pixels
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.flow_matching import WorldBatch, WorldLossConfig, world_batch
+from wm_env.model.training.batches import WorldBatch, world_batch
+from wm_env.model.training.losses.flow_matching import WorldLossConfig
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 

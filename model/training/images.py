@@ -36,8 +36,8 @@ from wm_env.model.memory import memory_tokens, splat
 from wm_env.model.pixels import to_pixels
 from wm_env.model.state import cat, select
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.flow_matching import fast_attention
 from wm_env.model.training.keyframes import damage, rand
+from wm_env.model.training.precision import fast_attention
 from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE
 
 
@@ -242,7 +242,7 @@ def image_loss(
 def image_step(
     pool: ImagePool, bf16: bool, weights: Tensor
 ) -> Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]:
-    """Return the step function for `loop.Run`."""
+    """Return the step function for `run.Run`."""
 
     def step(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, DiT)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wm_env.model.training.loop import Rule
+from wm_env.model.training.optimizers import Rule
 
 DOWN, UP = "lora_down", "lora_up"
 GATES = ("beta", "decay", "gate")  # tiny outputs that steer the memory: left as they are

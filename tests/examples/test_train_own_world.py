@@ -38,7 +38,7 @@ def test_a_folder_of_clips_becomes_a_world_that_opens(clips: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "3 clips, 1 bad" in done.stdout and "  2  9 frames for 8 poses" in done.stdout
     world, before = load_embedded(tmp_path / "out" / "world"), load_embedded("tiny-pure")
-    assert world.spec.name == "own" and world.spec.trained_steps == 2
+    assert world.spec.name == "out" and world.spec.trained_steps == 2
     moved = [
         float((a - b).abs().max())
         for a, b in zip(world.dit.state_dict().values(), before.dit.state_dict().values(), strict=True)

@@ -14,6 +14,7 @@ from wm_env.cli import COMMANDS, main
 from wm_env.export.episode import load_recording
 from wm_env.export.lerobot import export_lerobot
 from wm_env.model.storage.atomic import atomic_folder, check_folder
+from wm_env.model.training.command import build_parser
 
 CLIP = "record --out a.mp4 --world sana-wm-bidirectional --image picture.png --trajectory"
 BAD = {
@@ -30,7 +31,7 @@ BAD = {
     "train vae --data x --out y --steps 0": "--steps 0 must be at least 1",
     "train vae --data x --out y --seconds nan": "--seconds nan must be above 0",
     "train vae --data x --out y --device nonsense": "device='nonsense' is not a torch device",
-    "train vae --data x --out y": "no shards in x/train",
+    "train vae --data x --out y": "--data x is not a folder",
     "info --device nonsense": "device='nonsense' is not a torch device",
     "play --out picture.png": "picture.png' is not a folder",
 }
@@ -79,10 +80,16 @@ def test_a_missing_extra_is_one_line(
 
 
 def test_every_command_takes_a_seed_and_a_json_file() -> None:
-    for command in COMMANDS.values():
+    trainings = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr, attr-defined]
+    for name, command in COMMANDS.items():
         module, _, cls = command.target.partition(":")
-        fields = vars(importlib.import_module(module))[cls].__dataclass_fields__
-        assert {"seed", "json"} <= set(fields), command.target
+        found = vars(importlib.import_module(module))[cls]
+        if isinstance(found, type):
+            options = set(found.__dataclass_fields__)  # type: ignore[attr-defined]
+        else:
+            options = {action.dest for action in trainings[name.removeprefix("train ")]._actions}
+        assert {"seed", "json"} <= options, command.target
+    assert {f"train {name}" for name in trainings} <= set(COMMANDS)
 
 
 def test_a_folder_of_results_appears_when_it_is_complete(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.latent_zip import LatentEntry, write_latent_zips
 from wm_env.model.data.procedural import RenderConfig, render_clip
 from wm_env.model.embedded import embedded_vae, load_embedded
-from wm_env.model.training.vae import load_vae
+from wm_env.model.training.autoencoder import load_vae
 from wm_env.video import Files
 
 FRAMES = 9

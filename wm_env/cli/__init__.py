@@ -1,7 +1,9 @@
 """The `wm-env` command: a table of subcommands, each loaded when it is asked for.
 
 A command is a frozen dataclass (its fields are the options, their docstrings the help) with
-`run() -> dict`, the JSON result. To add one, write a module and a row in `COMMANDS`.
+`run() -> dict`, the JSON result; those of the trainings are one function of the command's name and its words,
+for they also run on a bare checkout (`model/training/command.py`). To add one, write a module and a row in
+`COMMANDS`.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wm_env.model.interrupts import Interrupted
 from wm_env.model.storage.atomic import atomic_path, check_writable
 
 
 class Command(NamedTuple):
-    """Where a command lives, `"module:Dataclass"`, and one line of help."""
+    """Where a command lives, `"module:Dataclass"` or `"module:function"`, and one line of help."""
 
     target: str
     help: str
 
 
+TRAIN = "wm_env.cli.train:train"
 COMMANDS = {
     "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
     "download": Command("wm_env.cli.download:Download", "fetch released weights"),
@@ -36,18 +40,17 @@ COMMANDS = {
     "bench transfer": Command(
         "wm_env.cli.bench_transfer:Transfer", "score policies of a learned world in the true one"
     ),
-    "train data": Command("wm_env.cli.train:TrainData", "render clips of procedural scenes"),
+    "train data": Command(TRAIN, "render clips of procedural scenes"),
     "train import": Command("wm_env.cli.train_import:TrainImport", "check recorded clips and make them data"),
     "train parts": Command("wm_env.cli.train_import:TrainParts", "take a world apart, to train it further"),
-    "train vae": Command("wm_env.cli.train:TrainVAE", "train the autoencoder and its depth network"),
-    "train depth": Command("wm_env.cli.train:TrainDepth", "train the depth network further"),
-    "train latents": Command("wm_env.cli.train:TrainLatents", "encode clips with the autoencoder"),
-    "train refiner": Command("wm_env.cli.train:TrainRefiner", "train the pixel refiner"),
-    "train world": Command("wm_env.cli.train:TrainWorld", "train the transformer"),
-    "train self-forcing": Command("wm_env.cli.train:TrainSelfForcing", "train a world on its own rollouts"),
-    "train distill": Command(
-        "wm_env.cli.train_distill:TrainDistill", "train a world of fewer denoising steps"
-    ),
+    "train vae": Command(TRAIN, "train the autoencoder and its depth network"),
+    "train depth": Command(TRAIN, "train the depth network further"),
+    "train latents": Command(TRAIN, "encode clips with the autoencoder"),
+    "train refiner": Command(TRAIN, "train the pixel refiner"),
+    "train world": Command(TRAIN, "train the transformer"),
+    "train self-forcing": Command(TRAIN, "train a world on its own rollouts"),
+    "train distill": Command(TRAIN, "train a world of fewer denoising steps"),
+    "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget"),
     "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
@@ -81,18 +84,22 @@ def run(name: str, words: Sequence[str]) -> int:
     who = f"wm-env {name}"
     module, _, cls = COMMANDS[name].target.partition(":")
     try:
-        command: Any = tyro.cli(vars(importlib.import_module(module))[cls], args=list(words), prog=who)
+        found = vars(importlib.import_module(module))[cls]
+        if not isinstance(found, type):
+            found(name, words)
+            return 0
+        command: Any = tyro.cli(found, args=list(words), prog=who)
         _check_shared_options(vars(command))
         if command.json is not None:
             check_writable(command.json)
         result = command.run()
         if command.json is not None:
             write_json(command.json, result)
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         return _complain(who, str(error))
-    except KeyboardInterrupt:
-        _complain(who, "interrupted; nothing half-written is left")
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _complain(who, str(stop) or "interrupted; nothing half-written is left")
+        return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
     return 0
 
 
@@ -106,7 +113,7 @@ def _check_shared_options(options: Mapping[str, Any]) -> None:
     if seconds is not None and not seconds > 0:
         raise ValueError(f"--seconds {seconds} must be above 0")
     if "device" in options:
-        from wm_env.worlds import check_device  # imports torch, which `wm-env --help` does not need
+        from wm_env.model.placement import check_device  # imports torch, which `wm-env --help` does not need
 
         check_device(options["device"])
 

@@ -21,7 +21,7 @@ from wm_env.model.data.recorded import Listed
 from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae, write_parts
 from wm_env.model.pixels import to_rgb
 from wm_env.model.storage.folder import look_into, only
-from wm_env.model.training.vae import load_vae
+from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 from wm_env.video import Files

@@ -13,7 +13,8 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from wm_env.model.storage.atomic import write_atomic
-from wm_env.model.training.loop import Clock, Run
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import Clock
 
 
 class Carried:

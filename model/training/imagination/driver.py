@@ -28,8 +28,8 @@ from collections.abc import Callable, Sequence
 from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
-from wm_env.model.training.imagination.stages import Place, assemble, build, part_of
-from wm_env.model.training.loop import Run
+from wm_env.model.training.imagination.stages import Place, assemble, build
+from wm_env.model.training.run import Run
 
 Log = Callable[[str], None]
 
@@ -47,15 +47,12 @@ def imagine(place: Place, recipe: Recipe, budget: float | None = None, log: Log 
         if _finished(place, carried, stage):
             continue
         log(f"{stage.name}: {place.total * stage.share / 60:.1f} minutes in all")
-        run, close = build(stage, recipe, place, carried)
+        run = build(stage, recipe, place, carried)
         left = None if deadline is None else max(0.01, deadline - time.monotonic())  # a step at least
         superseded = _superseded(recipe, number)
         run.on_save = lambda run, stage=stage, old=superseded: carried.keep(stage.name, run, old)  # type: ignore[misc]
-        try:
+        with run:
             run.advance(seconds=left, report=_reporter(stage, run, log))
-        finally:
-            close()
-        run.export(place.out / stage.name / f"{part_of(stage)}.safetensors", part=part_of(stage))
         if not run.finished:
             share = run.clock.done(run.config)
             log(f"{stage.name}: {share:.0%} done after {run.step} steps; the same command goes on")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.memory import MEMORY_CHANNELS
+from wm_env.model.training.recipe import load, merged, only_known, read
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"
 KINDS = ("images", "clips", "refiner")
@@ -57,11 +57,12 @@ def read_recipe(path: Path, device: str) -> Recipe:
 
     Raises `ValueError` naming the file and what is unknown or missing in it.
     """
+    values = load(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        _only(values, ("autoencoder", "half_lives", "dit", "stages"), "the file")
+        only_known(values, ("autoencoder", "half_lives", "dit", "stages"), "the file")
         stages = tuple(_stage(table, device) for table in values["stages"])
-        shape = dataclasses.replace(tiny(MEMORY_CHANNELS), **values.get("dit", {}))
+        whole = merged(dataclasses.asdict(tiny(MEMORY_CHANNELS)), values.get("dit", {}))
+        shape = read(DiTConfig, whole, "[dit]")
         names = [stage.name for stage in stages]
         kinds = {stage.name: stage.kind for stage in stages}
         for number, stage in enumerate(stages):
@@ -88,22 +89,11 @@ def read_recipe(path: Path, device: str) -> Recipe:
 
 
 def _stage(table: Mapping[str, Any], device: str) -> Stage:
-    known = [field.name for field in dataclasses.fields(Stage)]
-    _only(table, (*known, "cuda"), f"stage {table.get('name')!r}")
-    own = {key: value for key, value in table.items() if key != "cuda"}
+    where = f"stage {table.get('name')!r}"
     special = table.get("cuda", {}) if torch.device(device).type == "cuda" else {}
-    _only(special, ("loop", "loss"), f"[cuda] of stage {table.get('name')!r}")
-    for part in ("loop", "loss"):
-        own[part] = {**own.get(part, {}), **special.get(part, {})}
-    stage = Stage(**own)
+    only_known(special, ("loop", "loss"), f"[cuda] of {where}")
+    own = merged({"loop": {}, "loss": {}}, {key: value for key, value in table.items() if key != "cuda"})
+    stage = read(Stage, merged(own, special), where)
     if stage.kind not in KINDS:
-        raise ValueError(
-            f"stage {stage.name!r} is of unknown kind {stage.kind!r}; there are {', '.join(KINDS)}"
-        )
+        raise ValueError(f"{where} is of unknown kind {stage.kind!r}; there are {', '.join(KINDS)}")
     return stage
-
-
-def _only(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = sorted(set(found) - set(known))
-    if unknown:
-        raise ValueError(f"{where} holds unknown {', '.join(unknown)}; known are {', '.join(known)}")

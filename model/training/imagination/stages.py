@@ -24,22 +24,19 @@ from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
 from wm_env.model.storage.checkpoint import check_tensors, load_checkpoint, save_checkpoint
 from wm_env.model.training.clip_stream import StreamSource, clips_of_plan
-from wm_env.model.training.flow_matching import (
-    WorldLossConfig,
-    channel_weights,
-    fast_attention,
-    parameter_rule,
-    set_half_lives,
-    world_loss,
-)
+from wm_env.model.training.export import Export
 from wm_env.model.training.images import ImageConfig, ImagePool, draw_images, image_loss, image_step
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
-from wm_env.model.training.loop import EvalFn, LoopConfig, Rule, Run, StepFn, default_rule
-from wm_env.model.training.refiner import refiner_loss
-from wm_env.model.training.refiner_rollouts import Rollout, goal, roll_out
-from wm_env.model.training.vae import bf16_supported
-from wm_env.model.training.world import export_world
+from wm_env.model.training.losses.flow_matching import WorldLossConfig, world_loss
+from wm_env.model.training.optimizers import Rule, default_rule
+from wm_env.model.training.parts.refiner import refiner_loss
+from wm_env.model.training.parts.refiner_rollouts import Rollout, goal, roll_out
+from wm_env.model.training.precision import bf16_supported, fast_attention
+from wm_env.model.training.run import EvalFn, Run, StepFn
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.transformer import channel_weights, parameter_rule, set_half_lives
+from wm_env.model.training.world_folder import export_world
 from wm_env.model.vae.tiny import TinyVAE
 
 SAVE_SECONDS = 45.0  # nothing more than a minute of work may be lost
@@ -74,8 +71,8 @@ class Made:
     close: Callable[[], None]
 
 
-def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> tuple[Run, Callable[[], None]]:
-    """Return a stage's run, as far as it has come, and what ends its helpers."""
+def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> Run:
+    """Return a stage's run, as far as it has come; it leaves its part, worlds are the driver's."""
     device = torch.device(place.device)
     bf16 = bf16_supported(device)
     made = {"images": _images, "clips": _clips, "refiner": _refiner}[stage.kind](
@@ -93,7 +90,7 @@ def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> tuple
         eval_seconds=max(20.0, min(600.0, place.total * stage.share / 12)),
         **{"warmup_steps": 50, **stage.loop},
     )  # fmt: skip
-    run = Run(
+    return Run(
         model=made.model.to(device),
         step_fn=made.step,
         config=loop,
@@ -103,8 +100,9 @@ def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> tuple
         rule=made.rule,
         facts={"part": part_of(stage)},
         begin=clock,
+        export=Export(name=part_of(stage), entries={"part": part_of(stage)}),
+        close=made.close,
     )
-    return run, made.close
 
 
 def part_of(stage: Stage) -> str:

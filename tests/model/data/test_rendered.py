@@ -20,8 +20,10 @@ from wm_env.model.data.rendered import (
 )
 from wm_env.model.state import leaves
 from wm_env.model.text import HashTextEncoder
-from wm_env.model.training.flow_matching import BatchSource, WorldLossConfig
-from wm_env.model.training.vae import preset, train_vae
+from wm_env.model.training.batches import BatchSource
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.losses.flow_matching import WorldLossConfig
+from wm_env.model.training.table import preset, train
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 CONFIG = RenderConfig(clips=5, frames=17, size=32, clips_per_shard=2, event_fraction=1.0)
@@ -91,10 +93,10 @@ def test_the_generator_state_alone_brings_back_the_next_batch(vae: TinyVAE, tmp_
 def test_a_training_on_rendered_clips_resumes_exactly(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_recipe(tmp_path / split, RenderConfig(split=split, clips=4, frames=9))
-    arguments = {"data": tmp_path, "config": preset("smoke")}
-    whole = train_vae(out=tmp_path / "whole", steps=2, **arguments)
-    train_vae(out=tmp_path / "cut", steps=1, **arguments)
-    cut = train_vae(out=tmp_path / "cut", steps=1, **arguments)
+    config, inputs = preset("vae", "smoke"), Inputs(data=tmp_path)
+    whole = train("vae", config, inputs, Resources(out=tmp_path / "whole"), steps=2)
+    for _ in range(2):
+        cut = train("vae", config, inputs, Resources(out=tmp_path / "cut"), steps=1)
     for name, tensor in whole.ema_weights().items():
         assert torch.equal(tensor, cut.ema_weights()[name]), name
 

@@ -13,7 +13,7 @@ from wm_env.model.embedded import load_embedded, world_path
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.refiner.truncated import REFINER_SIGMAS
 from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from wm_env.model.training.refiner import refiner_loss, truncated_levels
+from wm_env.model.training.parts.refiner import refiner_loss, truncated_levels
 from wm_env.model.world import Start
 
 FLOW = TinyRefinerConfig(width=4, blocks=1, sigmas=REFINER_SIGMAS)

@@ -9,7 +9,9 @@ import torch
 
 from wm_env.model.data.latents import encode_shards
 from wm_env.model.data.procedural import RenderConfig, render_shards
-from wm_env.model.training.vae import load_vae, preset, train_vae
+from wm_env.model.training.autoencoder import load_vae
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.table import preset, train
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +29,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vae_run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished smoke run of the autoencoder."""
     out = tmp_path_factory.mktemp("vae")
-    train_vae(data=clips, out=out, config=preset("smoke"))
+    train("vae", preset("vae", "smoke"), Inputs(data=clips), Resources(out=out))
     return out
 
 

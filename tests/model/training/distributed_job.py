@@ -5,6 +5,7 @@ python distributed_job.py OUT; RANK and WORLD_SIZE come from the environment, as
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,15 +18,14 @@ from wm_env.kernels.inputs import gdn_inputs
 from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
 from wm_env.model.text import TextTokens
+from wm_env.model.training import command
+from wm_env.model.training.batches import WorldBatch, camera_of_clip
 from wm_env.model.training.distributed import SOLO, Group, joined
-from wm_env.model.training.flow_matching import (
-    WorldBatch,
-    WorldLossConfig,
-    camera_of_clip,
-    parameter_rule,
-    world_loss,
-)
-from wm_env.model.training.loop import LoopConfig, Run
+from wm_env.model.training.export import Export
+from wm_env.model.training.losses.flow_matching import WorldLossConfig, world_loss
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.transformer import parameter_rule
 
 BATCH, FRAMES, SIZE = 2, 3, 16
 CONFIG = LoopConfig(
@@ -74,9 +74,9 @@ def train(out: Path, group: Group, steps: int | None = None, recompute: bool = F
     run = Run(
         model=model(recompute), step_fn=step, config=CONFIG, out=out, rule=parameter_rule, group=group,
         settings={"dit": "small"}, evaluate=lambda m: {"weights": float(m.head.bias.square().sum())},  # type: ignore[arg-type, union-attr]
+        export=Export(name="dit", entries={"part": "dit"}),
     )  # fmt: skip
     run.advance(steps=steps)
-    run.export(out / "dit.safetensors", part="dit")
     return run
 
 
@@ -91,3 +91,16 @@ if __name__ == "__main__":
         train(folder / "begun", here, steps=2)
         train(folder / "begun", sharded, steps=1)
         scan(folder, here.rank)
+    os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]  # the first may still be closing
+    words = [
+        "world",
+        "--preset",
+        "smoke",
+        "--steps",
+        "1",
+        "--microbatches",
+        "2",
+        "--out",
+        str(folder / "command"),
+    ]
+    command.main(words)  # joins the processes anew, as under torchrun

@@ -13,9 +13,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import distributed_job as job
 
-from wm_env.model.training.clip_loss import ClipLossConfig, chunk_indices, clip_loss, monotone, shifted
-from wm_env.model.training.recipe import chosen, read_recipe, with_options
-from wm_env.model.training.world import preset
+from wm_env.model.training.losses.clip import ClipLossConfig, chunk_indices, clip_loss, monotone, shifted
+from wm_env.model.training.table import chosen, configured, preset
 
 CLOSE = 2e-6  # rounding of the same sums in another order, float32
 
@@ -101,16 +100,14 @@ own_history = 0.5
 def test_a_recipe_says_stages_in_one_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
-    config = read_recipe(path)
+    config = configured("world", chosen("world", None, path), path)
     assert (config.loop.total_steps, config.lora, config.ends) == (6, 2, (0.3, 0.6, 1.0))
     assert [config.stage(step) for step in range(6)] == [0, 0, 1, 1, 2, 2]
     first, second, third = config.stages
     assert isinstance(first, ClipLossConfig) and first.chunk_starts == (0,)
     assert isinstance(second, ClipLossConfig) and second.chunk_starts == (0, 1, 2, 3)
     assert second.mixture == (0.25,) * 4
-    assert third == replace(preset("smoke").stages[0], batch=4, frames=4, own_history=0.5)
-    more = with_options(config, microbatches=3, recompute=True)
-    assert (more.loop.microbatches, more.recompute, more.lora) == (3, True, 2)
+    assert third == replace(preset("world", "smoke").stages[0], batch=4, frames=4, own_history=0.5)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +125,11 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(text: str, complaint: str, t
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=complaint) as stop:
-        read_recipe(path)
+        configured("world", chosen("world", None, path), path)
     assert str(path) in str(stop.value)
 
 
 def test_a_preset_and_a_recipe_are_not_both_given(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exclude each other"):
-        chosen("tiny", tmp_path / "recipe.toml")
-    assert chosen(None, None) == preset("tiny")
+        chosen("world", "tiny", tmp_path / "recipe.toml")
+    assert configured("world", chosen("world", None, None)) == preset("world", "tiny")

@@ -15,14 +15,7 @@ from wm_env.model.camera import CameraInput, camera_conditions
 from wm_env.model.config import DiTConfig, sana_wm, tiny
 from wm_env.model.dit import DiT
 from wm_env.model.text import TextTokens
-from wm_env.model.training.cost import (
-    PUBLISHED,
-    SAVED,
-    cost,
-    forward_flops,
-    parameters,
-    table,
-)
+from wm_env.model.training.cost import PUBLISHED, SAVED, cost, forward_flops, parameters, table
 
 FRAMES, GRID = 6, (6, 8)
 SMALL = replace(sana_wm(), hidden=128, heads=2, depth=1, window_chunks=None)

@@ -14,18 +14,19 @@ from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import load_embedded, write_parts
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
-from wm_env.model.training.distill import distill, export_undistilled, preset
-from wm_env.model.training.distill_losses import (
+from wm_env.model.training.autoencoder import load_vae
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.losses.distillation import (
     add_noise,
     last_step,
     matching_loss,
     rollout_noise,
     student_levels,
 )
-from wm_env.model.training.distill_steps import Lesson, Pupil, teacher_gap
-from wm_env.model.training.vae import load_vae
-from wm_env.model.training.world import export_world, train_world
-from wm_env.model.training.world import preset as world_preset
+from wm_env.model.training.parts.distill import export_undistilled
+from wm_env.model.training.parts.distill_steps import Lesson, Pupil, teacher_gap
+from wm_env.model.training.table import preset, train
+from wm_env.model.training.world_folder import export_world
 
 SMOKE_GAP = 0.011  # weighted square to the ends of 6 steps: 0.0130 of the teacher's own 2, 0.0092 after
 SMOKE_MATCHED = 0.2  # the same, of a student that is off: 0.36 before
@@ -36,7 +37,8 @@ CLOSE = 2e-4  # a frame computed alone against one of a batch, float32
 def teacher(clips: Path, latents: Path, vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world folder of a finished smoke training."""
     out, vae = tmp_path_factory.mktemp("teacher"), vae_run / "vae.safetensors"
-    train_world(data=clips, latents=latents, vae=vae, out=out / "run", config=world_preset("smoke"))
+    inputs = Inputs(data=clips, latents=latents, vae=vae)
+    train("world", preset("world", "smoke"), inputs, Resources(out=out / "run"))
     export_world(
         name="teacher", dit=out / "run" / "dit.safetensors", vae=vae, refiner=None,
         out=out / "world", sampler=SamplerConfig(), trained_steps=3,
@@ -50,7 +52,7 @@ def lesson_of(teacher: Path, clips: Path, latents: Path, vae_run: Path, split: s
     sha = load_vae(vae_run / "vae.safetensors")[1]["sha256"]
     shards = LatentShards(clips / split, latents / split, sha)
     pupil = Pupil(copy.deepcopy(world.dit), None)
-    return Lesson(world, pupil, world.dit, shards, preset("smoke", "dmd", 2, 6))
+    return Lesson(world, pupil, world.dit, shards, preset("distill", "smoke-dmd", steps=2, teacher_steps=6))
 
 
 def test_levels_fall_from_noise_to_clean_and_the_teacher_passes_through_them() -> None:
@@ -59,7 +61,7 @@ def test_levels_fall_from_noise_to_clean_and_the_teacher_passes_through_them() -
     fine = student_levels(6, 2.0)
     assert fine[::3] == student_levels(2, 2.0) and list(fine) == sorted(set(fine), reverse=True)
     with pytest.raises(ValueError, match="teacher_steps=6 must be a multiple of steps=4"):
-        preset("smoke", "ode", 4, 6)
+        preset("distill", "smoke", steps=4, teacher_steps=6)
     with pytest.raises(ValueError, match="at least 1"):
         student_levels(0, 2.0)
 
@@ -106,8 +108,9 @@ def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itsel
 ) -> None:
     held_out = lesson_of(teacher, clips, latents, vae_run, "val")
     untrained = teacher_gap(held_out, held_out.teacher)
-    config = preset("smoke", "ode", 2, 6)
-    run = distill(data=clips, latents=latents, teacher=teacher, out=tmp_path, config=config)
+    config = preset("distill", "smoke", steps=2, teacher_steps=6)
+    inputs = Inputs(data=clips, latents=latents, teacher=teacher)
+    run = train("distill", config, inputs, Resources(out=tmp_path))
     assert run.finished
     assert run.metrics["gap"] < SMOKE_GAP < untrained
     card = load_checkpoint(tmp_path / "dit.safetensors")[1]
@@ -127,14 +130,15 @@ def test_smoke_matching_pulls_a_student_back_that_is_off(
     held_out = lesson_of(teacher, clips, latents, vae_run, "val")
     off = copy.deepcopy(held_out.teacher)
     load_into(off, tensors, "off")
-    arguments = {"data": clips, "latents": latents, "teacher": teacher, "init": tmp_path / "off.safetensors"}
-    config = preset("smoke", "dmd", 2, 6)
-    whole = distill(out=tmp_path / "whole", config=config, steps=4, **arguments)
+    off_file = tmp_path / "off.safetensors"
+    inputs = Inputs(data=clips, latents=latents, teacher=teacher, init=off_file)
+    config = preset("distill", "smoke-dmd", steps=2, teacher_steps=6)
+    whole = train("distill", config, inputs, Resources(out=tmp_path / "whole"), steps=4)
     for _ in range(2):
-        run = distill(out=tmp_path / "cut", config=config, steps=2, **arguments)
+        run = train("distill", config, inputs, Resources(out=tmp_path / "cut"), steps=2)
     for name, tensor in whole.ema_weights().items():
         assert torch.equal(tensor, run.ema_weights()[name]), name  # both networks resume exactly
-    run = distill(out=tmp_path / "cut", config=config, **arguments)
+    run = train("distill", config, inputs, Resources(out=tmp_path / "cut"))
     assert run.metrics["gap"] < SMOKE_MATCHED < teacher_gap(held_out, off)
     lines = [json.loads(line) for line in (tmp_path / "cut" / "losses.jsonl").read_text().splitlines()]
     fake = [line["train"]["fake"] for line in lines if "train" in line]
@@ -155,11 +159,12 @@ def test_the_teacher_can_be_exported_with_other_steps(teacher: Path, tmp_path: P
 def test_a_teacher_of_parts_needs_their_world(
     teacher: Path, clips: Path, latents: Path, tmp_path: Path
 ) -> None:
-    arguments = {"data": clips, "latents": latents, "out": tmp_path, "config": preset("smoke", "ode")}
+    smoke, place = preset("distill", "smoke"), Resources(out=tmp_path)
+    inputs = Inputs(data=clips, latents=latents, teacher=teacher)
     with pytest.raises(ValueError, match=r"dit\.safetensors needs a world"):
-        distill(teacher=tmp_path / "dit.safetensors", **arguments)
-    long = dataclasses.replace(preset("smoke", "ode"), frames=40)
+        train("distill", smoke, dataclasses.replace(inputs, teacher=tmp_path / "dit.safetensors"), place)
+    long = dataclasses.replace(smoke, frames=40)
     with pytest.raises(ValueError, match="frames=40 are more than"):
-        distill(teacher=teacher, **{**arguments, "config": long})
+        train("distill", long, inputs, place)
     with pytest.raises(ValueError, match="unknown method"):
-        preset("smoke", "gan")  # type: ignore[arg-type]
+        preset("distill", "smoke", method="gan")

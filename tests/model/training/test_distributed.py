@@ -17,6 +17,7 @@ import distributed_job as job
 
 from wm_env.kernels.frame_gdn import frame_gdn
 from wm_env.kernels.inputs import gdn_inputs
+from wm_env.model.embedded import load_embedded
 from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.training.distributed import SOLO, Group, joined
 
@@ -29,13 +30,15 @@ WEIGHTS = 1e-6  # the same sums in another order
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the runs of two gloo processes (ddp, fsdp, begun) and of one (solo)."""
     out = tmp_path_factory.mktemp("runs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    ports = []
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
     processes = []
     for rank in ("0", "1"):
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "SECOND_PORT": ports[1]}
         command = [sys.executable, job.__file__, str(out)]
         processes.append(subprocess.Popen(command, env={**os.environ, **environment}))
     job.train(out / "solo", SOLO)
@@ -59,6 +62,12 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_global_batch(
     assert (card["processes"], card["steps"]) == (2, job.CONFIG.total_steps)
     for name, tensor in load_checkpoint(folders / "solo" / "dit.safetensors")[0].items():
         assert torch.allclose(trained[name], tensor, atol=WEIGHTS), name
+
+
+def test_the_command_under_torchrun_leaves_a_world(folders: Path) -> None:
+    world = load_embedded(folders / "command" / "world")
+    assert world.spec.name == "command" and world.spec.trained_steps == 3
+    assert load_checkpoint(folders / "command" / "dit.safetensors")[1]["processes"] == 2
 
 
 def test_a_run_goes_on_with_another_strategy_and_another_number_of_processes(folders: Path) -> None:

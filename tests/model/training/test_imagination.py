@@ -23,7 +23,7 @@ from wm_env.model.png import png_bytes
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory
-from wm_env.model.training.loop import Clock
+from wm_env.model.training.schedule import Clock
 
 ROOT = Path(__file__).resolve().parents[3]
 TOY = """
@@ -159,7 +159,7 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
         ("[dit]", "[dit]\nwidth = 3", "width"),
         ("share = 0.4", "", "share"),
         ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips"),
-        ("[[stages]]", "[[stages]]\nspeed = 3", "unknown speed"),
+        ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(recipe: Path, old: str, new: str, says: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from wm_env.model.training.vae import kl_loss
+from wm_env.model.training.losses.codec import kl_loss
 
 
 def test_the_term_is_the_mean_divergence_of_the_noisy_latents_from_the_standard_normal() -> None:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wm_env.model.training.loop import Clock, LoopConfig, Run, lr_scale
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import Clock, LoopConfig, lr_scale
 
 CONFIG = LoopConfig(total_steps=12, lr=1e-2, muon_lr=1e-2, warmup_steps=3, log_every=1, eval_every=5, seed=3)
 
@@ -82,6 +83,69 @@ t.Run(model=t.net(), step_fn=slow, config=t.CONFIG, out=Path({str(tmp_path / "ki
     assert 3 <= resumed.step < CONFIG.total_steps
     resumed.advance()
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+
+SLOW = """
+import os, sys, time, torch
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_loop as t
+from wm_env.model.interrupts import Interrupted
+def step(model, generator, number):
+    loss = t.step(model, generator, number)
+    if number == {number} and {where!r} == "step":
+        Path({out!r}, "now").touch()
+        for _ in range(600): time.sleep(0.1)
+    return loss
+def evaluate(model):
+    if {where!r} == "evaluation":
+        Path({out!r}, "now").touch()
+        for _ in range(600): time.sleep(0.1)
+    return {{"weights": float(sum(p.detach().sum() for p in model.parameters()))}}
+run = t.Run(model=t.net(), step_fn=step, config=t.replace(t.CONFIG, eval_every=5), out=Path({out!r}),
+            rule=t.rule, settings={{}}, evaluate=evaluate)
+try:
+    run.advance()
+except Interrupted as stop:
+    print(stop)
+    sys.exit(128 + stop.signal)
+"""
+
+
+@pytest.mark.parametrize(("where", "number"), [("step", 7), ("evaluation", 0)])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_throws_away_the_step_in_work_and_saves_the_rest(
+    where: str, number: int, sent: signal.Signals, tmp_path: Path
+) -> None:
+    def measured(model: nn.Module) -> dict[str, float]:
+        return {"weights": float(sum(p.detach().sum() for p in model.parameters()))}
+
+    def run(out: Path) -> Run:
+        config = replace(CONFIG, eval_every=5)
+        return Run(
+            model=net(), step_fn=step, config=config, out=out, rule=rule, settings={}, evaluate=measured
+        )  # type: ignore[arg-type]
+
+    whole = run(tmp_path / "whole")
+    whole.advance()
+    out = tmp_path / "stopped"
+    out.mkdir()
+    code = SLOW.format(here=str(Path(__file__).parent), out=str(out), where=where, number=number)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "now").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(sent)
+    said, _ = process.communicate(timeout=30)  # the step would take a minute
+    assert process.returncode == 128 + sent
+    assert f"stopped by a signal after step {number or 5} of" in said and "the same command goes on" in said
+    resumed = run(out)
+    assert resumed.step == (number or 5) and resumed.owes_evaluation == (where == "evaluation")
+    resumed.advance()
+    assert curve(out) == curve(tmp_path / "whole")
+    assert resumed.metrics == whole.metrics
+    for name, tensor in whole.ema_weights().items():
+        assert tensor.equal(resumed.ema_weights()[name])
 
 
 def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
@@ -183,7 +247,7 @@ def test_a_run_ends_by_seconds_and_a_pause_is_not_training(
         now += 86_400 if number == 2 else 10
         return step(model, generator, number)
 
-    monkeypatch.setattr("wm_env.model.training.loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("wm_env.model.training.run.time.monotonic", lambda: now)
     config = replace(CONFIG, total_steps=1000, total_seconds=400.0)
     run = Run(model=net(), step_fn=slow_step, config=config, out=tmp_path)
     run.advance()

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from wm_env.model.training.export import Export
+
 sys.path.insert(0, str(Path(__file__).parent))
 import distributed_job as job
 
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint
-from wm_env.model.training.loop import Run
 from wm_env.model.training.lora import add_lora, lora_rule, merged
+from wm_env.model.training.run import Run
 
 CLOSE = 2e-6  # rounding of W x + U (D x) against (W + U D) x in float32
 
@@ -63,9 +65,15 @@ def test_only_the_corrections_train_and_the_export_is_plain(tmp_path: Path) -> N
     shake(model)  # its head starts at zero and would stay there, frozen
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_lora(model, 3, seed=1)
-    run = Run(model=model, step_fn=job.step, config=job.CONFIG, out=tmp_path, rule=lora_rule)
+    run = Run(
+        model=model,
+        step_fn=job.step,
+        config=job.CONFIG,
+        out=tmp_path,
+        rule=lora_rule,
+        export=Export(name="dit", change=merged),
+    )
     run.advance(steps=2)
-    run.export(tmp_path / "dit.safetensors", change=merged)
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     tensors, _ = load_checkpoint(tmp_path / "dit.safetensors")

@@ -11,9 +11,10 @@ import torch
 
 from wm_env.model.embedded import world_path
 from wm_env.model.storage.checkpoint import load_checkpoint
-from wm_env.model.training import refiner_rollouts
-from wm_env.model.training.recipe import recipe, with_options
-from wm_env.model.training.world import build_dit, preset, train_world
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.parts.world import build_dit
+from wm_env.model.training.recipe import with_presets
+from wm_env.model.training.table import configured, preset, train
 
 STAGES = [
     {"kind": "clip", "until": 0.34, "batch": 2, "frames": 3},
@@ -25,15 +26,17 @@ STAGES = [
 def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
     clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
-    arguments = {"data": clips, "latents": latents, "vae": vae_run / "vae.safetensors"}
-    train_world(out=tmp_path / "base", config=preset("smoke"), steps=2, **arguments)
+    inputs = Inputs(data=clips, latents=latents, vae=vae_run / "vae.safetensors")
+    train("world", preset("world", "smoke"), inputs, Resources(out=tmp_path / "base"), steps=2)
     start = tmp_path / "base" / "dit.safetensors"
     loop = {"total_steps": 3, "log_every": 1, "eval_every": 1, "warmup_steps": 0}
-    config = recipe({"preset": "smoke", "lora": 2, "loop": loop, "stages": STAGES})
-    config = with_options(config, microbatches=2, recompute=True)
+    loop |= {"microbatches": 2}
+    own = {"preset": "smoke", "lora": 2, "recompute": True, "loop": loop, "stages": STAGES}
+    config = configured("world", with_presets("world", own))
     with pytest.raises(ValueError, match="lora=2 corrects trained weights"):
-        train_world(out=tmp_path / "none", config=config, **arguments)
-    run = train_world(out=tmp_path / "run", config=config, init=start, **arguments)
+        train("world", config, inputs, Resources(out=tmp_path / "none"))
+    inputs = dataclasses.replace(inputs, init=start)
+    run = train("world", config, inputs, Resources(out=tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train" in line] == [1, 2, 3]
     first, second, third = (line["eval"]["val_loss"] for line in lines if "eval" in line)  # fixed clips
@@ -50,8 +53,9 @@ def test_a_recipe_trains_through_its_stages_with_low_rank_corrections(
 def test_a_refiner_learns_corrections_on_its_rollouts_and_comes_out_plain(
     clips: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(refiner_rollouts.preset("smoke"), lora=2)
-    refiner_rollouts.train_on_rollouts(data=clips, world=Path("tiny"), out=tmp_path, config=config, steps=2)
+    config = preset("refiner-rollouts", "smoke", lora=2)
+    inputs = Inputs(data=clips, world=Path("tiny"))
+    train("refiner-rollouts", config, inputs, Resources(out=tmp_path), steps=2)
     tensors, card = load_checkpoint(tmp_path / "refiner.safetensors")
     assert card["settings"]["lora"] == 2
     whole, _ = load_checkpoint(world_path("tiny"))

@@ -13,17 +13,19 @@ from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.storage.checkpoint import save_checkpoint
-from wm_env.model.training.refiner import load_refiner
-from wm_env.model.training.refiner_rollouts import goal, preset, roll_out, train_on_rollouts
-from wm_env.model.training.world import build_dit, export_world
-from wm_env.model.training.world import preset as world_preset
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.parts.refiner import load_refiner
+from wm_env.model.training.parts.refiner_rollouts import goal, roll_out
+from wm_env.model.training.parts.world import build_dit
+from wm_env.model.training.table import preset, train
+from wm_env.model.training.world_folder import export_world
 
 
 @pytest.fixture(scope="module")
 def world(vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a world whose transformer and refiner are untrained."""
     parts, out = tmp_path_factory.mktemp("parts"), tmp_path_factory.mktemp("world")
-    config = world_preset("smoke-memory")
+    config = preset("world", "smoke-memory")
     refiner = TinyRefinerConfig(width=4, blocks=1)
     dit_card = {"settings": {"dit": vars(config.dit)}}
     save_checkpoint(parts / "dit.safetensors", build_dit(config).state_dict(), dit_card)
@@ -65,11 +67,12 @@ def test_the_goal_is_the_truth_where_the_memory_sees_and_else_what_was_decoded(
 
 
 def test_a_smoke_run_trains_resumes_and_loads(clips: Path, world: Path, tmp_path: Path) -> None:
-    config = preset("smoke")
-    train_on_rollouts(data=clips, world=world, out=tmp_path, config=config, steps=2)
-    run = train_on_rollouts(data=clips, world=world, out=tmp_path, config=config)
+    config, inputs = preset("refiner-rollouts", "smoke"), Inputs(data=clips, world=world)
+    for steps in (2, None):
+        run = train("refiner-rollouts", config, inputs, Resources(out=tmp_path), steps=steps)
     assert run.finished
     assert {"refined_4", "refined_16", "decoded_16"} <= set(run.metrics)
     refiner, _ = load_refiner(tmp_path / "refiner.safetensors")
     assert refiner.config == TinyRefinerConfig(width=4, blocks=1)
     assert not refiner.head.weight.eq(0).all()
+    assert load_embedded(tmp_path / "world").refiner.config == refiner.config  # type: ignore[union-attr]

@@ -14,12 +14,13 @@ from wm_env.model.rollout import SamplerConfig, chunk_noise
 from wm_env.model.state import leaves
 from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.text import HashTextEncoder
-from wm_env.model.training import self_forcing
-from wm_env.model.training.flow_matching import history_state, velocities
-from wm_env.model.training.self_forcing import draw_clips, preset, roll_out_latents, true_batch
-from wm_env.model.training.vae import load_vae
-from wm_env.model.training.world import build_dit, export_world
-from wm_env.model.training.world import preset as world_preset
+from wm_env.model.training.autoencoder import load_vae
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.losses.flow_matching import history_state, velocities
+from wm_env.model.training.parts.self_forcing import draw_clips, roll_out_latents, true_batch
+from wm_env.model.training.parts.world import build_dit
+from wm_env.model.training.table import preset, train
+from wm_env.model.training.world_folder import export_world
 
 CLOSE = 2e-4
 
@@ -28,7 +29,7 @@ CLOSE = 2e-4
 def world_folder(clips: Path, vae_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of random weights around the autoencoder of the smoke run."""
     out = tmp_path_factory.mktemp("world")
-    config = world_preset("smoke")
+    config = preset("world", "smoke")
     torch.manual_seed(0)
     tensors = {k: v + 0.03 * torch.randn_like(v) for k, v in build_dit(config).state_dict().items()}
     settings = {"settings": {"dit": dataclasses.asdict(config.dit)}}
@@ -49,7 +50,7 @@ def test_training_starts_from_the_state_that_the_rollout_was_in(
     shards = LatentShards(
         clips / "train", latents / "train", load_vae(vae_run / "vae.safetensors")[1]["sha256"]
     )
-    config = dataclasses.replace(preset("smoke"), frames=3)
+    config = dataclasses.replace(preset("self-forcing", "smoke"), frames=3)
     found = draw_clips(shards, config, far=False, generator=torch.Generator().manual_seed(5))
     sample = shards.read([0, 3], [0, 0], 5)
     whole = roll_out_latents(world, sample.clip, shards.captions, found.seeds)
@@ -75,12 +76,15 @@ def test_training_starts_from_the_state_that_the_rollout_was_in(
 def test_a_self_forcing_run_resumes_exactly_and_its_world_loads(
     clips: Path, latents: Path, world_folder: Path, tmp_path: Path, vivid: float | None
 ) -> None:
-    config = dataclasses.replace(preset("smoke"), vivid=vivid, far=0.5, half_lives=(4.0, 64.0))
-    far = (clips, latents)
-    arguments = {"data": clips, "latents": latents, "world": world_folder, "config": config, "far": far}
-    whole = self_forcing.train_self_forcing(out=tmp_path / "whole", steps=4, **arguments)
-    self_forcing.train_self_forcing(out=tmp_path / "cut", steps=2, **arguments)
-    cut = self_forcing.train_self_forcing(out=tmp_path / "cut", steps=2, **arguments)
+    config = dataclasses.replace(
+        preset("self-forcing", "smoke"), vivid=vivid, far=0.5, half_lives=(4.0, 64.0)
+    )
+    inputs = Inputs(
+        data=clips, latents=latents, world=world_folder, far_data=clips, far_latents=latents
+    )  # fmt: skip
+    whole = train("self-forcing", config, inputs, Resources(out=tmp_path / "whole"), steps=4)
+    for _ in range(2):
+        cut = train("self-forcing", config, inputs, Resources(out=tmp_path / "cut"), steps=2)
     assert whole.step == cut.step == 4
     for name, tensor in whole.ema_weights().items():
         assert torch.equal(tensor, cut.ema_weights()[name]), name

@@ -11,11 +11,11 @@ import torch
 
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.refiner.tiny import TinyRefiner
-from wm_env.model.training import depth as depth_training
-from wm_env.model.training import refiner as refiner_training
-from wm_env.model.training import vae as vae_training
-from wm_env.model.training.refiner import load_refiner, train_refiner
-from wm_env.model.training.vae import load_vae, same_latents
+from wm_env.model.training.autoencoder import load_vae, same_latents
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.parts import refiner as refiner_training
+from wm_env.model.training.parts.refiner import load_refiner
+from wm_env.model.training.table import preset, train
 from wm_env.model.vae.tiny import TinyVAE
 
 SMOKE_CODEC_LOSS = 0.25  # 40 steps of the smoke preset reach 0.15; an untrained residual path starts at 0.5
@@ -53,14 +53,13 @@ def refiner_loss_on_fixed_batches(refiner: TinyRefiner, vae: TinyVAE, shards: La
 def test_smoke_training_of_the_refiner_reaches_its_bound(
     name: str, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
-    config, bound = refiner_training.preset(name), SMOKE_REFINER_LOSS[name]
+    config, bound = preset("refiner", name), SMOKE_REFINER_LOSS[name]
     vae, card = load_vae(vae_run / "vae.safetensors")
     shards = LatentShards(clips / "train", latents / "train", *same_latents(card))
     torch.manual_seed(config.loop.seed)
     assert refiner_loss_on_fixed_batches(TinyRefiner(config.refiner), vae, shards) > bound
-    train_refiner(
-        data=clips, latents=latents, vae_path=vae_run / "vae.safetensors", out=tmp_path, config=config
-    )
+    inputs = Inputs(data=clips, latents=latents, vae=vae_run / "vae.safetensors")
+    train("refiner", config, inputs, Resources(out=tmp_path))
     refiner, card = load_refiner(tmp_path / "refiner.safetensors")
     assert refiner.config == config.refiner
     assert refiner_loss_on_fixed_batches(refiner, vae, shards) < bound
@@ -89,8 +88,8 @@ def test_training_depth_further_leaves_the_codec_as_it_was(
     clips: Path, vae_run: Path, tmp_path: Path
 ) -> None:
     before, card = load_vae(vae_run / "vae.safetensors")
-    config = depth_training.preset("smoke")
-    depth_training.train_depth(data=clips, vae_path=vae_run / "vae.safetensors", out=tmp_path, config=config)
+    inputs = Inputs(data=clips, vae=vae_run / "vae.safetensors")
+    train("depth", preset("depth", "smoke"), inputs, Resources(out=tmp_path))
     after, new_card = load_vae(tmp_path / "vae.safetensors")
     assert same_latents(new_card) == [new_card["sha256"], card["sha256"]]
     changed = {n.split(".")[0] for n, t in after.state_dict().items() if not t.equal(before.state_dict()[n])}
@@ -99,12 +98,12 @@ def test_training_depth_further_leaves_the_codec_as_it_was(
 
 def test_a_given_autoencoder_is_adapted_from_where_it_was(clips: Path, vae_run: Path, tmp_path: Path) -> None:
     given, card = load_vae(vae_run / "vae.safetensors")
-    smoke = vae_training.preset("smoke")
+    smoke = preset("vae", "smoke")
     other = dataclasses.replace(
         smoke, loop=dataclasses.replace(smoke.loop, lr=1e-6, muon_lr=1e-6, eval_every=1)
     )
-    arguments = {"data": clips, "config": other, "init": vae_run / "vae.safetensors"}
-    run = vae_training.train_vae(out=tmp_path, steps=1, **arguments)
+    inputs = Inputs(data=clips, init=vae_run / "vae.safetensors")
+    run = train("vae", other, inputs, Resources(out=tmp_path), steps=1)
     assert run.settings["init_sha256"] == card["sha256"]
     adapted, _ = load_vae(tmp_path / "vae.safetensors")
     assert adapted.config == given.config

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wm_env.model.training.vivid import CELL, EPS, appearance, appearance_distance, median_distance
+from wm_env.model.training.losses.appearance import (
+    CELL,
+    EPS,
+    appearance,
+    appearance_distance,
+    median_distance,
+)
 
 WEIGHTS = torch.tensor([2.0, 0.7, 0.3])
 

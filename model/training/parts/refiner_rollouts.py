@@ -12,7 +12,7 @@ the transformer imagined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +27,16 @@ from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.training.clip_rollouts import begin_along, chunks_along
-from wm_env.model.training.loop import LoopConfig, Report, Run, default_rule
+from wm_env.model.training.export import Export
+from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.lora import add_lora, lora_rule, merged
-from wm_env.model.training.refiner import refine_with, refiner_loss
-from wm_env.model.training.vae import bf16_supported, psnr
+from wm_env.model.training.losses.codec import psnr
+from wm_env.model.training.optimizers import default_rule
+from wm_env.model.training.parts.refiner import refine_with, refiner_loss
+from wm_env.model.training.precision import bf16_supported
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.world_folder import export_changed
 from wm_env.model.vae.tiny import GROUP
 
 HORIZONS = (4, 16, 64)  # pixel frames
@@ -46,19 +52,6 @@ class RolloutTraining:
     chunks: int = 17
     bf16: bool = True
     lora: int = 0
-
-
-def preset(name: str) -> RolloutTraining:
-    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests)."""
-    if name == "tiny":
-        loop = LoopConfig(
-            total_steps=600, lr=1e-3, warmup_steps=20, constant_fraction=0.3, ema_decay=0.99, eval_every=100
-        )
-        return RolloutTraining(loop=loop)
-    if name == "smoke":
-        loop = LoopConfig(total_steps=4, lr=1e-3, warmup_steps=2, log_every=2, eval_every=4, ema_decay=0.5)
-        return RolloutTraining(loop=loop, batch=2, chunks=3, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
 
 
 class Rollout(NamedTuple):
@@ -118,35 +111,34 @@ def evaluate(world: LearnedWorld, shards: Clips, clips: int = 16) -> dict[str, f
     return found
 
 
-def train_on_rollouts(
-    *,
-    data: Path,
-    world: Path,
-    out: Path,
-    config: RolloutTraining,
-    seconds: float | None = None,
-    steps: int | None = None,
-    device: str = "cpu",
-    report: Report | None = None,
-) -> Run:
-    """Train, or resume, the refiner of a world folder; write `out/refiner.safetensors` after the slice."""
-    train, val = open_clips(data / "train"), open_clips(data / "val")
-    loaded = load_embedded(world, device=device)
+def build(config: RolloutTraining, inputs: Inputs, resources: Resources) -> Run:
+    """Return the run in its folder, begun or resumed; it leaves `refiner.safetensors`.
+
+    inputs: `data`, and the `world` whose refiner it is. Raises `ValueError` if that world has none.
+    """
+    data, world, out = inputs.need("data"), inputs.need("world"), resources.out
+    device = torch.device(resources.device)
+    train, val = open_clips(data / "train", resources.workers), open_clips(data / "val")
+    loaded = load_embedded(world, device=resources.device)
     refiner = loaded.refiner
     if refiner is None:
         raise ValueError(f"{world} has no refiner to train; use a world with memory, such as tiny")
     refiner.requires_grad_(True)
     if config.lora:
         add_lora(refiner, config.lora, seed=config.loop.seed)
-    bf16 = config.bf16 and bf16_supported(torch.device(device))
+    bf16 = config.bf16 and bf16_supported(device)
 
     def step(model: nn.Module, generator: torch.Generator, _: int) -> tuple[Tensor, dict[str, float]]:
         clip, seeds = sample(train, config, generator)
         rollout = roll_out(loaded, clip, train.captions, seeds)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return refiner_loss(refiner, rollout.decoded, rollout.seen, goal(rollout), generator), {}
 
-    run = Run(
+    def leave(weights: Path, metrics: Mapping[str, float]) -> None:
+        export_changed(world, {"refiner": weights}, name=out.name, out=out / "world", metrics=metrics)
+
+    assert isinstance(refiner, TinyRefiner)
+    return Run(
         model=refiner,
         step_fn=step,
         config=config.loop,
@@ -161,8 +153,6 @@ def train_on_rollouts(
         evaluate=lambda _: evaluate(loaded, val),
         rule=lora_rule if config.lora else default_rule,
         facts={"data": {"clips": len(train), "frames": train.frames}},
+        export=Export(name="refiner", change=merged if config.lora else dict, world=leave),
+        close=train.close,
     )
-    run.advance(seconds=seconds, steps=steps, report=report)
-    assert isinstance(refiner, TinyRefiner)
-    run.export(out / "refiner.safetensors", merged if config.lora else dict)
-    return run

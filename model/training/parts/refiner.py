@@ -16,6 +16,7 @@ shifted logit-normal that ends there,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,19 +32,21 @@ from wm_env.model.flow import shift_sigma
 from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.pixels import inverse_depth, to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.refiner.truncated import REFINER_SIGMAS
-from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
+from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
+from wm_env.model.training.autoencoder import load_vae, same_latents
+from wm_env.model.training.export import Export
+from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.keyframes import damage, rand
-from wm_env.model.training.loop import LoopConfig, Report, Run
-from wm_env.model.training.vae import bf16_supported, codec_loss, load_vae, psnr, same_latents
+from wm_env.model.training.losses.codec import codec_loss, psnr
+from wm_env.model.training.precision import bf16_supported
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.world_folder import export_beside_base
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 SHIFT = 3.0  # of the noise levels that a flow is trained at
 LOWEST = 0.05  # smallest of them: the loss has 1/s^2 of the error of x_0
 START_SLOT = READ_BEST  # where `choose_slots` puts frame 0: after the slots chosen for what they add
-
-
-PRESETS = ("tiny", "tiny-flow", "smoke", "smoke-flow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +58,6 @@ class RefinerTraining:
     batch: int = 16
     error: float = 0.8
     bf16: bool = True
-
-
-def preset(name: str) -> RefinerTraining:
-    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests).
-
-    `tiny-flow` and `smoke-flow` are the same networks with the noise levels of the released refiner.
-    """
-    sigmas = REFINER_SIGMAS if name.endswith("-flow") else ()
-    if name in ("tiny", "tiny-flow"):
-        loop = LoopConfig(total_steps=1500, lr=2e-3, log_every=50, eval_every=250, ema_decay=0.995)
-        return RefinerTraining(refiner=TinyRefinerConfig(sigmas=sigmas), loop=loop)
-    if name in ("smoke", "smoke-flow"):
-        loop = LoopConfig(total_steps=40, lr=3e-3, warmup_steps=5, log_every=10, eval_every=40, ema_decay=0.8)
-        refiner = TinyRefinerConfig(width=8, blocks=1, sigmas=sigmas)
-        return RefinerTraining(refiner=refiner, loop=loop, batch=4, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
 
 
 def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
@@ -251,29 +238,25 @@ def load_refiner(path: Path) -> tuple[TinyRefiner, Card]:
     return refiner.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
 
 
-def train_refiner(
-    *,
-    data: Path,
-    latents: Path,
-    vae_path: Path,
-    out: Path,
-    config: RefinerTraining,
-    seconds: float | None = None,
-    steps: int | None = None,
-    device: str = "cpu",
-    report: Report | None = None,
-) -> Run:
-    """Train, or resume, in `out`; write `refiner.safetensors` (EMA weights) after the slice.
+def build(config: RefinerTraining, inputs: Inputs, resources: Resources) -> Run:
+    """Return the run in its folder, begun or resumed; it leaves `refiner.safetensors`.
 
-    data, latents: folders with `train/` and `val/` shards and their latents made by the weights `vae_path`.
+    inputs: `data`, `latents`, and the `vae` that made them.
     """
-    vae, card = load_vae(vae_path)
-    vae = vae.to(device).requires_grad_(False)
+    data, latents, out = inputs.need("data"), inputs.need("latents"), resources.out
+    weights_of_vae = inputs.need("vae")
+    vae, card = load_vae(weights_of_vae)
+    vae = vae.to(resources.device).requires_grad_(False)
     train = LatentShards(data / "train", latents / "train", *same_latents(card))
     val = LatentShards(data / "val", latents / "val", *same_latents(card))
     torch.manual_seed(config.loop.seed)
-    refiner = TinyRefiner(config.refiner).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
+    refiner = TinyRefiner(config.refiner).to(resources.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def leave(weights: Path, metrics: Mapping[str, float]) -> None:
+        parts = {"vae": weights_of_vae, "refiner": weights}
+        export_beside_base(card, parts, name=out.name, out=out / "world", metrics=metrics)
+
+    return Run(
         model=refiner,
         step_fn=lambda model, generator, _: training_step(model, vae, train, config, generator),  # type: ignore[arg-type]
         config=config.loop,
@@ -285,7 +268,5 @@ def train_refiner(
             "vae": card["sha256"],
         },
         evaluate=lambda model: evaluate(model, vae, val),  # type: ignore[arg-type]
+        export=Export(name="refiner", world=leave),
     )
-    run.advance(seconds=seconds, steps=steps, report=report)
-    save_checkpoint(out / "refiner.safetensors", run.ema_weights(), run.card())
-    return run

@@ -18,16 +18,15 @@ With probability `image_condition` frame 0 is clean and without loss, as it is g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_env.model.chunks import cut_at
 from wm_env.model.dit import DiT
-from wm_env.model.state import tree_map
-from wm_env.model.training.flow_matching import BatchSource, WorldBatch, WorldLoss, fast_attention
+from wm_env.model.training.batches import WorldBatch
+from wm_env.model.training.losses.flow_matching import WorldLoss
 
 MODES = ("same", "incremental", "last_anchor", "clean_prefix")
 
@@ -153,18 +152,3 @@ def clip_loss(
     mean = (error * counted).sum() / counted.sum()
     kept = counted.flatten() > 0
     return WorldLoss(mean, error.detach().flatten()[kept], (index.flatten() == config.levels - 1)[kept.cpu()])
-
-
-def clip_step(
-    source: BatchSource, config: ClipLossConfig, bf16: bool, weights: Tensor | None = None
-) -> Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]:
-    """Return the step function for `loop.Run`; source draws clips of `config.frames` latent frames."""
-
-    def step(model: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        assert isinstance(model, DiT)
-        device = model.latent_in.weight.device
-        batch = tree_map(lambda x: x.to(device), source.draw(generator))
-        with fast_attention(device, bf16):
-            return clip_loss(model, batch, config, generator, weights).mean, {}
-
-    return step

@@ -16,16 +16,22 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wm_env.model.data.rendered import Clips, open_clips
 from wm_env.model.pixels import inverse_depth, metric_depth, to_pixels
-from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
-from wm_env.model.training.distributed import SOLO, Group
-from wm_env.model.training.loop import LoopConfig, Report, Rule, Run
+from wm_env.model.storage.checkpoint import load_card
+from wm_env.model.training.autoencoder import load_vae
+from wm_env.model.training.export import Export
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.losses.codec import codec_loss, depth_loss, kl_loss, psnr
+from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.precision import bf16_supported
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.world_folder import export_beside_base
 from wm_env.model.vae.tiny import GROUP, TinyVAE, TinyVAEConfig, init_from_patches
 
 LEVEL = 0.9995  # cosine of the tilt (1.8 deg) up to which a frame counts as a possible start image
@@ -45,27 +51,6 @@ class VAETraining:
     init_windows: int = 200
     kl: float = 0.0  # weight of the KL term; the embedded weights were trained without it
     bf16: bool = True
-
-
-def preset(name: str) -> VAETraining:
-    """Return the training named `tiny` (the embedded weights) or `smoke` (seconds, for tests)."""
-    if name == "tiny":
-        loop = LoopConfig(
-            total_steps=1500, lr=2e-3, ema_decay=0.995, betas=(0.9, 0.98), log_every=50, eval_every=250
-        )
-        return VAETraining(vae=TinyVAEConfig(), loop=loop)
-    if name == "smoke":
-        small = TinyVAEConfig(encoder_width=(16, 16), decoder_width=(16, 16, 8), depth_width=(8, 8, 16, 16))
-        loop = LoopConfig(total_steps=40, lr=3e-3, warmup_steps=5, log_every=5, eval_every=40, ema_decay=0.8)
-        return VAETraining(vae=small, loop=loop, batch=4, groups=2, images=8, init_windows=12, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are tiny and smoke")
-
-
-def bf16_supported(device: torch.device) -> bool:
-    """Return whether autocast to bfloat16 is worthwhile on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
 def window_frames(first_group: int, groups: int) -> list[int]:
@@ -104,33 +89,6 @@ def sample_images(shards: Clips, batch: int, generator: torch.Generator) -> tupl
     return pixels[:, :3], pixels[:, 3], clip.intrinsics
 
 
-def codec_loss(error: Tensor) -> Tensor:
-    """Return the codec loss of errors `(..., 4, H, W)`: L1 + 2 L2 + L1 of the spatial gradient."""
-    weight = torch.tensor([1.0, 1.0, 1.0, 0.5], device=error.device)[:, None, None]
-    e = error * weight
-    gradient = e.diff(dim=-1).abs().mean() + e.diff(dim=-2).abs().mean()
-    return e.abs().mean() + 2 * e.square().mean() + gradient
-
-
-def kl_loss(mean: Tensor, std: Tensor, width: Tensor) -> Tensor:
-    """Return the mean over latents z of KL(N(z, t^2) || N(0, 1)), in nats per value.
-
-        KL = (m^2 + s^2 + t^2 - 1 - ln t^2) / 2,   t = width * s
-
-    mean, std `(C,)`: m and s, of the encoder's raw latents over the batch. width: of the noise, in deviations
-    s. Least at m = 0, s = (1 + width^2)^(-1/2): it fixes the scale that normalisation leaves open.
-    """
-    t = width * std
-    return 0.5 * (mean.square() + std.square() + t.square() - 1 - 2 * t.clamp_min(1e-6).log()).mean()
-
-
-def depth_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return the loss of inverse depths `(B, H, W)`: relative plus absolute."""
-    floor = 1.2 / 60
-    ratio = (predicted + 1).clamp_min(floor).log() - (truth + 1).clamp_min(floor).log()
-    return ratio.abs().mean() + (predicted - truth).abs().mean()
-
-
 def training_step(
     vae: TinyVAE, shards: Clips, config: VAETraining, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
@@ -166,12 +124,6 @@ def training_step(
     return loss, {name: float(value.detach()) for name, value in metrics.items()}
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return the PSNR in dB of each frame of colours `(..., 3, H, W)` in [-1, 1]."""
-    mse = (a.clamp(-1, 1) - b).square().mean((-3, -2, -1))
-    return -10 * torch.log10(mse.clamp_min(1e-9) / 4)
-
-
 @torch.no_grad()
 def evaluate(vae: TinyVAE, shards: Clips, clips: int = 32) -> dict[str, float]:
     """Return held-out quality: PSNR of clips and start frames, median relative depth errors."""
@@ -198,55 +150,18 @@ def linear_is_slow(name: str, parameter: nn.Parameter) -> Rule:
     return "slow" if name.startswith("linear_") else "adamw"
 
 
-def load_vae(path: Path) -> tuple[TinyVAE, Card]:
-    """Return the autoencoder of a `vae.safetensors` written by `train_vae`, in eval mode, and its card."""
-    tensors, card = load_checkpoint(path)
-    vae = TinyVAE(vae_config(card["settings"]["vae"]))
-    load_into(vae, tensors, str(path))
-    return vae.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
+def build(config: VAETraining, inputs: Inputs, resources: Resources) -> Run:
+    """Return the run in its folder, begun or resumed; it leaves `vae.safetensors`.
 
-
-def same_latents(card: Card) -> list[str]:
-    """Return the SHA-256 of all weights whose latents are those of `card`'s autoencoder.
-
-    These are its own and, where only its depth network was trained further, the original's.
+    inputs: `data`; `init`, a `vae.safetensors` to adapt to these clips, whose sizes take the place of those
+    of `config`.
     """
-    return [card["sha256"], *([card["codec"]["sha256"]] if "codec" in card else [])]
-
-
-def vae_config(values: Mapping[str, Any]) -> TinyVAEConfig:
-    """Return the config of its JSON values (lists become tuples)."""
-    return TinyVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
-
-
-def train_vae(
-    *,
-    data: Path,
-    out: Path,
-    config: VAETraining,
-    init: Path | None = None,
-    seconds: float | None = None,
-    steps: int | None = None,
-    device: str = "cpu",
-    render_workers: int = 0,
-    report: Report | None = None,
-    group: Group = SOLO,
-) -> Run:
-    """Train, or resume, in `out`; write `vae.safetensors` (EMA weights) after the slice.
-
-    data: folder with `train/` and `val/` clips. init: a `vae.safetensors` to adapt to these clips; its sizes
-    take the place of those of `config`. render_workers: processes that render where clips are rendered when
-    they are read. group: the processes that share the work (distributed.py), each with all weights.
-    """
-    if group.size > 1 and group.strategy != "ddp":
-        raise ValueError(
-            f"the autoencoder trains with strategy ddp, not {group.strategy}: it is small enough"
-        )
-    train, val = open_clips(data / "train", render_workers), open_clips(data / "val")
+    data, out = inputs.need("data"), resources.out
+    train, val = open_clips(data / "train", resources.workers), open_clips(data / "val")
     torch.manual_seed(config.loop.seed)
     given, init_sha = None, None
-    if init is not None:
-        given, card = load_vae(init)
+    if inputs.init is not None:
+        given, card = load_vae(inputs.init)
         init_sha = card["sha256"]
         config = dataclasses.replace(config, vae=given.config)
     vae = TinyVAE(config.vae)
@@ -256,8 +171,13 @@ def train_vae(
         generator = torch.Generator().manual_seed(config.loop.seed + 1)
         pixels, _ = sample_windows(train, config.init_windows, 2, config.start_fraction, generator)
         init_from_patches(vae, pixels[:, 1], pixels[:, 0])
-    vae = vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
+    vae = vae.to(resources.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def leave(weights: Path, metrics: Mapping[str, float]) -> None:
+        own = load_card(weights)
+        export_beside_base(own, {"vae": weights}, name=out.name, out=out / "world", metrics=metrics)
+
+    return Run(
         model=vae,
         step_fn=lambda model, generator, _: training_step(model, train, config, generator),  # type: ignore[arg-type]
         config=config.loop,
@@ -272,8 +192,7 @@ def train_vae(
         evaluate=lambda model: evaluate(model, val),  # type: ignore[arg-type]
         rule=linear_is_slow,
         facts={"data": {"clips": len(train), "frames": train.frames}},
-        group=group,
+        group=resources.group,
+        export=Export(name="vae", world=leave),
+        close=train.close,
     )
-    run.advance(seconds=seconds, steps=steps, report=report)
-    run.export(out / "vae.safetensors")
-    return run

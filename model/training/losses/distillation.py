@@ -34,7 +34,8 @@ from wm_env.model.flow import TIMESTEPS, euler_path, shift_sigma
 from wm_env.model.rollout import chunk_noise
 from wm_env.model.state import DiTState
 from wm_env.model.text import TextTokens
-from wm_env.model.training.flow_matching import WorldBatch, history_state, velocities
+from wm_env.model.training.batches import WorldBatch
+from wm_env.model.training.losses.flow_matching import history_state, velocities
 
 
 class Scored(NamedTuple):

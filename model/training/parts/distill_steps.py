@@ -15,7 +15,8 @@ from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
 from wm_env.model.rollout import LearnedWorld, SamplerConfig
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.distill_losses import (
+from wm_env.model.training.batches import WorldBatch
+from wm_env.model.training.losses.distillation import (
     add_noise,
     clean_state,
     last_step,
@@ -29,10 +30,10 @@ from wm_env.model.training.distill_losses import (
     velocity,
     weighted_square,
 )
-from wm_env.model.training.flow_matching import WorldBatch, channel_weights
-from wm_env.model.training.loop import LoopConfig
-from wm_env.model.training.self_forcing import roll_out_latents, true_batch
-from wm_env.model.training.vae import bf16_supported
+from wm_env.model.training.parts.self_forcing import roll_out_latents, true_batch
+from wm_env.model.training.precision import bf16_supported
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.transformer import channel_weights
 
 Method = Literal["ode", "dmd"]
 METHODS: tuple[Method, ...] = ("ode", "dmd")

@@ -9,7 +9,7 @@ through the very `rollout.py` that the environment uses. Its latents y_t are the
 compared with the true frame z_t by one of two losses:
 
     square   L = mean_t h_t |w (x_t - z_t)|^2                       the mean of all that it could be
-    vivid    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest, in true contrast (vivid.py)
+    vivid    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest (losses/appearance.py)
 
 h_t halves every `truth_half_life` chunks: the further a rollout went, the less the true frame is the only
 right answer. The rollout carries no gradient; one pass over it gives the states before all of its chunks.
@@ -17,9 +17,7 @@ right answer. The rollout carries no gradient; one pass over it gives the states
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,27 +30,25 @@ from wm_env.model.camera import CameraInput
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
-from wm_env.model.embedded import latents_of, load_embedded, world_path, write_parts
+from wm_env.model.embedded import latents_of, load_embedded, world_path
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import to_pixels
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.state import DiTState, tree_map
 from wm_env.model.storage.checkpoint import load_card, load_checkpoint
 from wm_env.model.text import HashTextEncoder, TextTokens
+from wm_env.model.training.batches import WorldBatch, camera_of_clip
 from wm_env.model.training.clip_rollouts import states_along
-from wm_env.model.training.flow_matching import (
-    WorldBatch,
-    camera_of_clip,
-    channel_weights,
-    history_state,
-    parameter_rule,
-    set_half_lives,
-    velocities,
-)
-from wm_env.model.training.loop import LoopConfig, Report, Run
-from wm_env.model.training.vae import bf16_supported, psnr
-from wm_env.model.training.vivid import appearance_distance, decoded, median_distance
-from wm_env.model.training.world import export_world
+from wm_env.model.training.export import Export
+from wm_env.model.training.inputs import Inputs, Resources
+from wm_env.model.training.losses.appearance import appearance_distance, decoded, median_distance
+from wm_env.model.training.losses.codec import psnr
+from wm_env.model.training.losses.flow_matching import history_state, velocities
+from wm_env.model.training.precision import bf16_supported
+from wm_env.model.training.run import Run
+from wm_env.model.training.schedule import LoopConfig
+from wm_env.model.training.transformer import channel_weights, parameter_rule, set_half_lives
+from wm_env.model.training.world_folder import export_changed
 from wm_env.model.vae.tiny import GROUP, TinyVAE
 
 
@@ -91,27 +87,6 @@ class SelfForcing:
             raise ValueError(f"vivid={self.vivid} must not be negative; None for squares")
         if self.truth_half_life <= 0:
             raise ValueError(f"truth_half_life={self.truth_half_life} chunks must be positive")
-
-
-def preset(name: str) -> SelfForcing:
-    """Return the training named `tiny` (squares), `tiny-vivid` (after it; both of the embedded worlds) or
-    `smoke` (seconds, for tests)."""
-    loop = LoopConfig(
-        total_steps=1000, lr=5e-4, muon_lr=5e-4, slow_factor=0.01, warmup_steps=20, constant_fraction=0.5,
-        ema_decay=0.99, eval_every=100,
-    )  # fmt: skip
-    if name == "tiny":
-        return SelfForcing(loop=loop)
-    if name == "tiny-vivid":
-        loop = dataclasses.replace(loop, total_steps=160, ema_decay=0.98)
-        return SelfForcing(loop=loop, vivid=1.0, far=0.3, pure_noise=1.0, truth_half_life=100.0)
-    if name == "smoke":
-        loop = LoopConfig(
-            total_steps=12, lr=2e-3, muon_lr=2e-3, warmup_steps=2, constant_fraction=1.0, log_every=2,
-            eval_every=12, ema_decay=0.5,
-        )  # fmt: skip
-        return SelfForcing(loop=loop, batch=2, frames=4, bf16=False)
-    raise ValueError(f"unknown preset {name!r}; there are tiny, tiny-vivid and smoke")
 
 
 class OwnHistory(NamedTuple):
@@ -238,36 +213,36 @@ def true_batch(sample: LatentClip, own: OwnHistory, captions: TextTokens) -> Wor
     return WorldBatch(z, window, text, own.memory)
 
 
-def train_self_forcing(
-    *,
-    data: Path,
-    latents: Path,
-    world: Path,
-    out: Path,
-    config: SelfForcing,
-    far: tuple[Path, Path] | None = None,
-    init: Path | None = None,
-    seconds: float | None = None,
-    steps: int | None = None,
-    report: Report | None = None,
-) -> Run:
-    """Train a slice of a run and return it; write `out/dit.safetensors` (averaged) and the world `out/world`.
+def check(config: SelfForcing, inputs: Inputs) -> None:
+    """Raise `ValueError` for inputs that do not go with the training."""
+    far_data, far_latents = inputs.far_data, inputs.far_latents
+    if (config.far > 0) != (far_data is not None):
+        given = "none" if far_data is None else f"clips {far_data} with latents {far_latents}"
+        raise ValueError(f"far={config.far} needs long clips, and they need a share; given: {given}")
 
-    world: a world folder or preset, whose autoencoder (and refiner, with a memory) make the rollouts and
-    whose transformer is trained on. far: data and latents of long clips, for `config.far`. init: a
+
+def build(config: SelfForcing, inputs: Inputs, resources: Resources) -> Run:
+    """Return the run in its folder, begun or resumed; it leaves `dit.safetensors` (averaged) and the world.
+
+    inputs: `data`, `latents`; `world`, whose autoencoder (and refiner, with a memory) make the rollouts and
+    whose transformer is trained on; `far_data` and `far_latents`, long clips for `config.far`; `init`, a
     `dit.safetensors` to start from instead, before its rounding.
     """
+    data, latents, world, out = (
+        inputs.need("data"), inputs.need("latents"), inputs.need("world"), resources.out,
+    )  # fmt: skip
+    check(config, inputs)
     loaded = load_embedded(world)
     card = load_card(world_path(world))
-    if (config.far > 0) != (far is not None):
-        given = "none" if far is None else f"clips {far[0]} with latents {far[1]}"
-        raise ValueError(f"far={config.far} needs long clips, and they need a share; given: {given}")
+    far_data, far_latents = inputs.far_data, inputs.far_latents
     accepted = latents_of(world)
     shards, val = (LatentShards(data / split, latents / split, *accepted) for split in ("train", "val"))
-    long = shards if far is None else LatentShards(far[0] / "train", far[1] / "train", *accepted)
+    long = shards
+    if far_data is not None and far_latents is not None:
+        long = LatentShards(far_data / "train", far_latents / "train", *accepted)
     dit, init_sha = loaded.dit.requires_grad_(True), card["sha256"]
-    if init is not None:
-        tensors, init_card = load_checkpoint(init)
+    if inputs.init is not None:
+        tensors, init_card = load_checkpoint(inputs.init)
         dit.load_state_dict(tensors, strict=True)
         init_sha = init_card["sha256"]
     if config.half_lives:
@@ -288,7 +263,13 @@ def train_self_forcing(
             loss, found = self_forcing_loss(module, batch, own, config, generator, weights, loaded.vae)
         return loss, found | {f"far_{name}": value for name, value in found.items() if is_far}
 
-    run = Run(
+    def leave(weights: Path, metrics: Mapping[str, float]) -> None:
+        export_changed(
+            world, {"dit": weights}, name=out.name, out=out / "world", trained_steps=config.frames - 1,
+            metrics=metrics,
+        )  # fmt: skip
+
+    return Run(
         model=dit,
         step_fn=step,
         config=config.loop,
@@ -304,16 +285,8 @@ def train_self_forcing(
         },
         evaluate=lambda _: evaluate(loaded, val),
         rule=parameter_rule,
+        export=Export(name="dit", entries={"part": "dit"}, world=leave),
     )
-    run.advance(seconds=seconds, steps=steps, report=report)
-    run.export(out / "dit.safetensors", part="dit")
-    with tempfile.TemporaryDirectory() as folder:
-        parts = write_parts(world, Path(folder))
-        export_world(
-            name=out.name, dit=out / "dit.safetensors", vae=parts["vae"], refiner=parts.get("refiner"),
-            out=out / "world", sampler=loaded.sampler, trained_steps=config.frames - 1, metrics=run.metrics,
-        )  # fmt: skip
-    return run
 
 
 @torch.no_grad()

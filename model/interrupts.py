@@ -1,0 +1,99 @@
+"""SIGINT and SIGTERM while a training runs: what is half done is thrown away, what is done is saved.
+
+    with caught() as guard:
+        while not guard.asked:
+            with guard.abandoning():      # a signal leaves this block at once, by `Interrupted`
+                gradients = ...
+            optimizer.step()              # here it waits: weights are never half moved
+
+Outside the main thread Python cannot catch signals, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop; `signal` is its number. Its text says what was saved and how to go on."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.signal = number
+
+
+class Guard:
+    """Which signal has come, and whether it may end the work that is being done."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._open = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def abandoning(self) -> Iterator[None]:
+        """Let a signal leave this block at once; one that has come before leaves it before it begins."""
+        self._leave_if_asked()
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """Remember a signal; raise `Interrupted` where the work may be thrown away."""
+        self.signal = number
+        if self._open:
+            self._open = False  # a second signal must not cut off the cleaning up
+            self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        if self.signal is not None:
+            raise Interrupted(f"stopped by {signal.Signals(self.signal).name}", self.signal)
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Guard]:
+    """Catch SIGINT and SIGTERM within the block; afterwards they do what they did before."""
+    guard = Guard()
+    if threading.current_thread() is not threading.main_thread():
+        yield guard
+        return
+    before = {number: signal.signal(number, guard.note) for number in SIGNALS}
+    try:
+        yield guard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise `Interrupted` in the block, so that `finally` blocks tidy up as they do on Ctrl-C."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def left_to_the_parent() -> None:
+    """Let a helper process ignore SIGINT: Ctrl-C reaches all processes, and its parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
