@@ -9,7 +9,6 @@ A seed is one scene, start and goal, the same in every world, so agents and worl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from wm_env.core import State
 from wm_env.model.kinematics import KEYS
-from wm_env.model.metrics import Interval, hierarchical_bootstrap
+from wm_env.model.metrics.intervals import Interval, hierarchical_bootstrap, wilson
 from wm_env.model.state import select
 from wm_env.recording import Policy
 from wm_env.vector import SanaWMVectorEnv
@@ -179,20 +178,6 @@ def summarize(results: Sequence[EpisodeResult]) -> Score:
         mean_distance=float(finite.mean()) if len(finite) else 0.0,
         collisions_per_step=sum(r.collisions for r in results) / max(1, sum(r.steps for r in results)),
     )
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> Interval:
-    """Return the success rate with its Wilson score interval.
-
-    (p + z^2/2n +- z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 + z^2/n);  z = 1.96 is 95 %.
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes in {trials} trials is no proportion")
-    p, share = successes / trials, z * z / trials
-    centre = p + share / 2
-    half = z * math.sqrt(p * (1 - p) / trials + share / (4 * trials))
-    low, high = (centre - half) / (1 + share), (centre + half) / (1 + share)
-    return Interval(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
 
 
 class RandomAgent:

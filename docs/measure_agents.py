@@ -22,11 +22,11 @@ import tyro
 from gymnasium.utils import seeding
 
 from wm_env.agents.starts import fits
-from wm_env.bench.intervals import band
 from wm_env.bench.provenance import provenance
 from wm_env.cli.agent import AgentEval
 from wm_env.episodes import draw_seeds
 from wm_env.model.embedded import load_embedded
+from wm_env.model.metrics.intervals import band
 from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "agents.json"

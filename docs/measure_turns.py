@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from wm_env.bench.intervals import band
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import roll, starts, steps_around, walks
 from wm_env.model.embedded import load_embedded
 from wm_env.model.metrics import psnr
+from wm_env.model.metrics.intervals import band
 from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "turns.json"

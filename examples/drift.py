@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 
-from wm_env.bench.intervals import band
 from wm_env.bench.walks import in_batches, repeat_first, walks
 from wm_env.model.metrics import psnr
+from wm_env.model.metrics.intervals import band
 from wm_env.model.scenes.paths import trajectory
 from wm_env.worlds import resolve_world
 

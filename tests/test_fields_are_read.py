@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("kernels", "model", "wm_env", "agents")
-# Not settings but results, of which these fields are written out whole or checked by a test.
+# Not settings but results, of which these fields are written out whole or checked by a test. So are those of
+# the records of a report, all of them.
 RESULTS = {
     "Row": {"reason"},  # why a released tensor has no place here: tests/model/released/test_loading.py
     "Score": {"mean_distance", "collisions_per_step"},  # written as a row, all fields at once
@@ -40,6 +41,10 @@ class Classes:
         relatives = {name, *self._above(name), *(other for other in self.bases if name in self._above(other))}
         read = self.loaded.union(*(self.own[relative] for relative in relatives))
         return sorted(self.fields[name] - read)
+
+    def is_record(self, name: str) -> bool:
+        """Return whether a class is part of a report, which `Record.to_json` writes out whole."""
+        return "Record" in self._above(name)
 
     def _above(self, name: str) -> Iterator[str]:
         for base in self.bases.get(name, ()):
@@ -88,10 +93,11 @@ SETTINGS = (
 
 
 def test_the_settings_classes_are_among_those_that_are_looked_at() -> None:
-    assert [name for name in SETTINGS if name not in FOUND.fields] == []
+    assert [name for name in SETTINGS if name not in FOUND.fields or FOUND.is_record(name)] == []
+    assert FOUND.is_record("DriftReport") and FOUND.is_record("Gain")
 
 
-@pytest.mark.parametrize("name", sorted(FOUND.fields))
+@pytest.mark.parametrize("name", sorted(name for name in FOUND.fields if not FOUND.is_record(name)))
 def test_every_field_is_read_by_someone(name: str) -> None:
     assert set(FOUND.unread(name)) == RESULTS.get(name, set())
 

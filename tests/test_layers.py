@@ -39,8 +39,10 @@ ORDER = (
 FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
-        "values": """config chunks frames geometry intrinsics kinematics pixels metrics placement state world
+        "values": """config chunks frames geometry intrinsics kinematics pixels placement state world
             text gemma png marked_pages interrupts""",
+        "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
+            metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow memory""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
@@ -70,17 +72,20 @@ FILES = {
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
-        "walks and rows": "walks rollouts row_file bins intervals provenance",
-        "one measure each": "statistics survival revisit pose_estimate telemetry error_split throughput",
-        "fidelity": "fidelity clip_metrics",
-        "drift": "drift_probes drift rows_table behaviour summary",
-        "reports": "page figures figures_walks report",
-        "published": "published",
+        "shared by benchmarks": "records provenance page row_file worlds walks",
+        "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
+        "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
+            drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
+            drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.page drift.run
+            drift""",
+        "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
+        "published": """published.folder published.report published.rows published.score published.results
+            published.run published""",
     },
     "agents": {
         "players": "evaluate scripted planning sight moves starts policies ppo",
-        "transfer": """transfer_metrics transfer_players transfer transfer_summary transfer_figures
-            transfer_report""",
+        "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
+            transfer.score transfer.figures transfer.page transfer.run""",
     },
 }
 

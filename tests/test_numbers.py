@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wm_env.bench import fidelity, throughput
+from wm_env.bench.records import load
 
 ROOT = Path(__file__).resolve().parents[1]
 PERFORMANCE = ROOT / "docs" / "performance"
@@ -68,6 +69,9 @@ def test_a_missing_file_is_an_error_that_names_it(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fidelity-tiny", "fidelity-tiny-pure", "throughput"])
 def test_a_page_written_with_its_report_is_what_the_report_makes(name: str) -> None:
-    report = json.loads((PERFORMANCE / f"{name}.json").read_text())
-    make = throughput.markdown if name == "throughput" else fidelity.markdown
-    assert (PERFORMANCE / f"{name}.md").read_text() == make(report)
+    path = PERFORMANCE / f"{name}.json"
+    if name == "throughput":
+        made = throughput.markdown(load(throughput.ThroughputReport, path))
+    else:
+        made = fidelity.markdown(load(fidelity.FidelityReport, path))
+    assert path.with_suffix(".md").read_text() == made

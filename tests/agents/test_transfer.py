@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wm_env.agents import transfer_players
 from wm_env.agents.evaluate import FIRST_SEED, RandomAgent, evaluate
 from wm_env.agents.policies import PPOSettings
-from wm_env.agents.transfer_metrics import (
+from wm_env.agents.transfer import players as transfer_players
+from wm_env.agents.transfer.quantities import (
     BLIND,
     LEARNED,
     RANDOM,
@@ -20,16 +20,16 @@ from wm_env.agents.transfer_metrics import (
     TRUE,
     TWIN,
     exploitation,
-    iqm,
-    probability_of_improvement,
     quantities,
     ranking,
     ranks,
     returns_by_horizon,
 )
-from wm_env.agents.transfer_summary import replay_scores
+from wm_env.agents.transfer.score import replay_scores
+from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.cli import main
 from wm_env.env import SanaWMEnv
+from wm_env.model.metrics import iqm, probability_of_improvement
 from wm_env.twin import twin_like
 from wm_env.worlds import resolve_world
 
@@ -38,14 +38,14 @@ ROUNDED = 5e-5  # published to four digits
 
 def test_ranking_has_its_published_values() -> None:
     found = ranking(np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.9, 0.3, 0.7, 0.75]))
-    assert found["mmrv"] == pytest.approx(0.45, abs=ROUNDED)
-    assert found["pearson"] == pytest.approx(-0.0252, abs=ROUNDED)
-    assert found["spearman"] == pytest.approx(-0.2, abs=ROUNDED)
-    assert found["kendall"] == pytest.approx(0.0, abs=ROUNDED)
+    assert found.mmrv == pytest.approx(0.45, abs=ROUNDED)
+    assert found.pearson == pytest.approx(-0.0252, abs=ROUNDED)
+    assert found.spearman == pytest.approx(-0.2, abs=ROUNDED)
+    assert found.kendall == pytest.approx(0.0, abs=ROUNDED)
     perfect = ranking(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0]))
-    assert (perfect["mmrv"], perfect["pearson"], perfect["kendall"]) == pytest.approx((0.0, 1.0, 1.0))
+    assert (perfect.mmrv, perfect.pearson, perfect.kendall) == pytest.approx((0.0, 1.0, 1.0))
     assert ranks(np.array([5.0, 1.0, 5.0])).tolist() == [1.5, 0.0, 1.5]
-    assert ranking(np.array([1.0, 2.0]), np.array([3.0, 3.0]))["pearson"] is None
+    assert ranking(np.array([1.0, 2.0]), np.array([3.0, 3.0])).pearson is None
 
 
 def returns(starts: int = 40, seeds: int = 3) -> dict[tuple[str, str], np.ndarray]:
@@ -100,9 +100,9 @@ def test_a_replay_counts_a_slot_until_it_ends_anywhere() -> None:
     rewards[3, 0] = (9.0, 0.0)
     ended[4, 1] = (True, True)
     found = replay_scores({"rewards": rewards.tolist(), "ended": ended.tolist()})
-    assert [one["reward_gap"] for one in found] == [0.25, 0.0, 0.0, 0.0, 0.0, None]
-    assert (found[2]["precision"], found[2]["recall"]) == (0.0, None)
-    assert (found[4]["precision"], found[4]["recall"]) == (1.0, 1.0)
+    assert [one.reward_gap for one in found] == [0.25, 0.0, 0.0, 0.0, 0.0, None]
+    assert (found[2].precision, found[2].recall) == (0.0, None)
+    assert (found[4].precision, found[4].recall) == (1.0, 1.0)
 
 
 def test_an_agent_that_sees_nothing_has_equal_episodes_in_both(pure_world: str) -> None:
@@ -182,7 +182,7 @@ def test_quick_scores_what_comes_with_the_package_and_a_policy_of_ones_own(
     toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
     folder, words = toy
-    monkeypatch.setattr("wm_env.cli.bench_transfer.QUICK_EPISODES", 2)
+    monkeypatch.setattr("wm_env.agents.transfer.run.QUICK_EPISODES", 2)
     shipped = [str(one) for one in sorted((folder / "out" / "policies").iterdir())]
     monkeypatch.setattr(transfer_players, "SHIPPED", shipped)
     (tmp_path / "stands.py").write_text(
@@ -204,8 +204,8 @@ def test_quick_scores_what_comes_with_the_package_and_a_policy_of_ones_own(
 
 def test_impossible_comparisons_are_refused() -> None:
     with pytest.raises(ValueError, match="that see pictures"):
-        transfer_players.TransferSettings(learner=PPOSettings(obs_type="latent"))
+        TransferSettings(learner=PPOSettings(obs_type="latent"))
     with pytest.raises(ValueError, match="learned world to transfer from"):
-        transfer_players.TransferSettings(learner=PPOSettings(world="twin"))
+        TransferSettings(learner=PPOSettings(world="twin"))
     with pytest.raises(ValueError, match="task with a goal"):
-        transfer_players.TransferSettings(learner=PPOSettings(task="explore"))
+        TransferSettings(learner=PPOSettings(task="explore"))

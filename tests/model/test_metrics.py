@@ -17,9 +17,13 @@ from torch import Tensor
 from wm_env.model.geometry import assemble, invert_rigid, se3_exp
 from wm_env.model.metrics import (
     PSNR_CAP,
+    band,
     fit_umeyama,
     frame_errors,
+    frozen,
     hierarchical_bootstrap,
+    mean_of,
+    motion_energy,
     pose_errors,
     psnr,
     ssim,
@@ -203,3 +207,17 @@ def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> 
 def test_the_bootstrap_refuses_missing_values() -> None:
     with pytest.raises(ValueError, match="finite values"):
         hierarchical_bootstrap(np.array([[1.0, math.nan]]))
+
+
+def test_the_mean_of_scenes_is_that_of_their_band() -> None:
+    values = np.array([[1.0, 2.0], [math.nan, 3.0], [4.0, 5.0]])
+    assert mean_of(values) == band(values).mean == 3.0
+    assert mean_of(values[1:2]) is None is band(values[1:2]).mean
+
+
+def test_motion_is_the_mean_change_and_frozen_is_a_tenth_of_what_it_should_be() -> None:
+    frames = torch.zeros(3, 2, 2, 3, dtype=torch.uint8)
+    frames[1:, 0] = 40  # half of the picture, once
+    assert motion_energy(frames).tolist() == [20.0, 0.0]
+    found = frozen(np.array([1.9, 2.0, 0.0]), np.array([20.0, 20.0, 1.0]))
+    assert found[:2].tolist() == [1.0, 0.0] and math.isnan(found[2])

@@ -7,15 +7,17 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from wm_env.bench.provenance import Report
 from wm_env.model.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 100  # of figures
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; color: #222;
   padding: 0 1em }
@@ -69,12 +71,12 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
     return path
 
 
-def opening(report: Mapping[str, Any]) -> str:
+def opening(report: Report) -> str:
     """Return the paragraph that says where the numbers come from."""
     return (
-        f"<p>Weights sha256 <code>{report['weights_sha256'] or 'none'}</code>; {report['date']}; "
-        f"{html.escape(report['hardware'])}, {report['threads']} thread(s), torch {report['torch']}.<br>"
-        f"<code>{html.escape(report['command'])}</code></p>"
+        f"<p>Weights sha256 <code>{report.weights_sha256 or 'none'}</code>; {report.date}; "
+        f"{html.escape(report.hardware)}, {report.threads} thread(s), torch {report.torch}.<br>"
+        f"<code>{html.escape(report.command)}</code></p>"
     )
 
 

@@ -1,20 +1,45 @@
-"""What a measurement has to say about where it comes from: weights, hardware, versions, command, date."""
+"""What a report says about where it comes from: weights, hardware, versions, command, date."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from wm_env.bench.records import Record
 from wm_env.model.world import WorldSpec
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report(Record):
+    """What opens every report: the benchmark, the world with the digest of its weights, how it was run."""
+
+    benchmark: str
+    world: str
+    weights_sha256: str | None
+    command: str
+    date: str
+    hardware: str
+    torch: str
+    threads: int
+
+
+def command_line(name: str) -> str:
+    """Return the `wm-env bench` command that a report is the result of, as it was typed."""
+    words = sys.argv[1:]
+    typed = words if words[:2] == ["bench", name] else ["bench", name]
+    return "wm-env " + shlex.join(typed)
+
+
 def provenance(spec: WorldSpec, command: str) -> dict[str, Any]:
-    """Return the fields that open every report."""
+    """Return the fields of `Report` but for the benchmark's name."""
     return {
         "world": spec.label,
         "weights_sha256": spec.weights_sha256,
@@ -42,12 +67,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance_lines(report: dict[str, Any]) -> list[str]:
+def provenance_lines(report: Report) -> list[str]:
     """Return the same as Markdown lines."""
     return [
-        f"World `{report['world']}`, weights sha256 `{report['weights_sha256'] or 'none'}`, "
-        f"{report['date']}, {report['hardware']}, {report['threads']} thread(s), torch {report['torch']}.",
+        f"World `{report.world}`, weights sha256 `{report.weights_sha256 or 'none'}`, "
+        f"{report.date}, {report.hardware}, {report.threads} thread(s), torch {report.torch}.",
         "",
-        f"    {report['command']}",
+        f"    {report.command}",
         "",
     ]

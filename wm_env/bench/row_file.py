@@ -7,11 +7,11 @@ batch size is part of the arithmetic); what an interruption cut off is dropped a
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wm_env.bench.records import plain
 from wm_env.model.storage.atomic import atomic_path
 
 Job = tuple[str, list[int]]
@@ -69,15 +69,6 @@ def append_rows(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def finite(value: Any) -> Any:
-    """Return a JSON value with None for every number that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
 def rounded(value: Any) -> Any:
     """Return a JSON value with every number at five significant digits, what a row is read to."""
     if isinstance(value, float):
@@ -87,7 +78,7 @@ def rounded(value: Any) -> Any:
     return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write one JSON value; the file appears only when it is complete."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(finite(value)) + "\n")
+        temporary.write_text(json.dumps(plain(value), indent=indent) + "\n")

@@ -7,22 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
-from wm_env.bench.published import (
-    EVALUATIONS,
-    Results,
-    film_scene,
-    read_results,
-    read_split,
-    score_revisits,
-    video_path,
-    write_results,
-    write_video,
-)
-from wm_env.cli import write_json
-from wm_env.model.storage.atomic import check_writable
-from wm_env.worlds import resolve_world
+from wm_env.bench.published.run import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,59 +42,18 @@ class Published:
     def run(self) -> dict[str, Any]:
         if self.scenes is not None and self.scenes < 1:
             raise ValueError(f"--scenes {self.scenes} must be at least 1")
-        world = resolve_world(self.world, device=self.device)
-        if world.spec.sees_scene:
-            raise ValueError(
-                f"world {world.spec.label!r} renders its own scenes and cannot start from a picture"
-            )
-        folders = {split: read_split(self.bench, split) for split in self.splits}
-        self.out.mkdir(parents=True, exist_ok=True)
-        check_writable(self.out / "method_info.json")
         torch.set_num_threads(self.threads)
-        info = {
-            "method": world.spec.label,
-            "weights_sha256": world.spec.weights_sha256,
-            "fps": world.spec.fps,
-            "resolution": list(world.spec.frame_size),
-            "seed": self.seed,
-        }
-        found: dict[str, dict[str, Any]] = {}
-        problems: dict[str, dict[str, str]] = {}
-        for split, folder in folders.items():
-            scenes = folder.scenes[: self.scenes]
-            refused: dict[str, str] = {}
-            for scene in tqdm(scenes, unit="scene", desc=split):
-                path = video_path(self.out, split, scene.id)
-                if path.exists():
-                    continue
-                try:
-                    frames = film_scene(world, scene, self.seed)
-                except ValueError as error:  # a broken picture or an impossible lens
-                    refused[scene.id] = str(error)
-                    continue
-                write_video(path, frames, world.spec.fps)
-            revisits = score_revisits(scenes, self.out, split)
-            found[split] = {"revisit_consistency": revisits}
-            problems[split] = folder.problems | revisits["unreadable"] | refused
-            for name, why in problems[split].items():
+        report = run(
+            self.bench,
+            self.out,
+            world=self.world,
+            splits=self.splits,
+            scenes=self.scenes,
+            seed=self.seed,
+            device=self.device,
+        )
+        for split, problems in report.problems.items():
+            for name, why in problems.items():
                 print(f"{split}/{name}: {why}")
-        write_results(self.out, Results(info=info, videos={}, evaluations=found, poses={}))
-        results = read_results(self.out)
-        report = {
-            "benchmark": "published",
-            **info,
-            "videos": {split: len(videos) for split, videos in results.videos.items()},
-            "problems": problems,
-            "drops_first_frame": results.drops_first_frame,
-            "evaluations": results.evaluations,
-            "poses": results.poses,
-            "nulls": {
-                f"{split}/{name}": "no evaluator wrote it"
-                for split, evaluated in results.evaluations.items()
-                for name in EVALUATIONS
-                if evaluated[name] is None
-            },
-        }
-        write_json(self.out / "report.json", report)
         print(self.out / "report.json")
-        return report
+        return report.to_json()

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from wm_env.bench.provenance import provenance
-from wm_env.bench.row_file import finite
-from wm_env.cli.bench import command_line
-from wm_env.worlds import resolve_world
-
-# Upper layers, named by string.
-_PLAYERS, _TRANSFER = "wm_env.agents.transfer_players", "wm_env.agents.transfer"
-_SUMMARY, _REPORT = "wm_env.agents.transfer_summary", "wm_env.agents.transfer_report"
-
-QUICK_EPISODES, QUICK_TEMPERATURES = 30, (0.0,)
+_RUN = "wm_env.agents.transfer.run"  # an upper layer, named by string
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,66 +63,35 @@ class Transfer:
     def run(self) -> dict[str, Any]:
         if min(self.checkpoints, self.threads) < 1 or self.seed < 0:
             raise ValueError("--checkpoints and --threads must be at least 1, --seed at least 0")
-        report = importlib.import_module(_REPORT)
-        report.check_figures()
-        settings = self._settings()
-        spec = resolve_world(self.world, device=self.device).spec
-        torch.set_num_threads(self.threads)
-        walked = importlib.import_module(_TRANSFER).transfer(
-            settings, self.out, shipped=self.quick, policy=self.policy
-        )
-        replayed = json.loads((self.out / "episodes" / "replay.json").read_text())
-        found = importlib.import_module(_SUMMARY).summarise(
-            walked, replayed, settings.learner.max_episode_steps, self.seed
-        )
-        result: dict[str, Any] = finite(
-            {
-                "benchmark": "transfer",
-                **provenance(spec, command_line("transfer")),
-                "settings": asdict(settings),
-                "policies": _digests(walked),
-                **found,
-            }
-        )
-        paths = report.write_report(self.out, result)
-        print(report.verdict(result))
-        print("\n".join(str(path) for path in paths))
-        return result
-
-    def _settings(self) -> Any:
-        """Return the run's `TransferSettings`."""
-        players = importlib.import_module(_PLAYERS)
-        base = players.learner_settings(self.learner, self.task)
-        steps = base.steps if self.steps is None else self.steps
-        own = {
+        learner = {
             "world": self.world,
-            "task": self.task,
-            "steps": steps,
             "num_envs": self.num_envs,
-            "checkpoint_every": max(1, steps // self.checkpoints),
-            "evaluate_every": steps + 1,  # the curves come from the checkpoints
             "evaluate_episodes": self.curve_episodes,
             "device": self.device,
+            "seed": self.seed,
         }
         if self.max_episode_steps is not None:
-            own["max_episode_steps"] = self.max_episode_steps
-        return players.TransferSettings(
-            learner=dataclasses.replace(
-                base, **own, seed=self.seed, blind=False, ablate=None, temperature=1.0
-            ),
-            seeds=1 if self.quick else self.seeds,
-            episodes=QUICK_EPISODES if self.quick else self.episodes,
-            curve_episodes=self.curve_episodes,
-            temperatures=QUICK_TEMPERATURES if self.quick else tuple(self.temperatures),
-            train_temperatures=tuple(self.train_temperatures),
-            seed=self.seed,
+            learner["max_episode_steps"] = self.max_episode_steps
+        torch.set_num_threads(self.threads)
+        report, paths, verdict = importlib.import_module(_RUN).run(
+            self.out,
+            learner,
+            {
+                "seeds": self.seeds,
+                "episodes": self.episodes,
+                "curve_episodes": self.curve_episodes,
+                "temperatures": tuple(self.temperatures),
+                "train_temperatures": tuple(self.train_temperatures),
+                "seed": self.seed,
+            },
+            task=self.task,
+            source=self.learner,
+            steps=self.steps,
+            checkpoints=self.checkpoints,
+            quick=self.quick,
+            policy=self.policy,
         )
-
-
-def _digests(records: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of every policy's file by role and training seed."""
-    found: dict[str, dict[str, str]] = {}
-    for one in records:
-        if one["checkpoint"] is None and one["policy_sha256"]:
-            found.setdefault(one["role"], {})[str(one["seed"])] = one["policy_sha256"]
-    return found
+        print(verdict)
+        print("\n".join(str(path) for path in paths))
+        found: dict[str, Any] = report.to_json()
+        return found

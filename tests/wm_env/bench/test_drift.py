@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wm_env.bench.drift import drift
-from wm_env.bench.pose_estimate import blurred, noisy
-from wm_env.bench.rollouts import DriftSettings
-from wm_env.bench.summary import summarise
+from wm_env.bench.drift.columns import APP, FREEZE, GEO, PSNR, ROTATION
+from wm_env.bench.drift.pose_estimate import Gate, blurred, noisy
+from wm_env.bench.drift.report import Scores
+from wm_env.bench.drift.rollouts import DriftSettings
+from wm_env.bench.drift.rows import drift
+from wm_env.bench.drift.score import score
 from wm_env.cli import main
 from wm_env.model.geometry import se3_exp
 from wm_env.model.metrics import PSNR_CAP
@@ -80,25 +82,25 @@ FAULTY = {"darker": gain, "blur": blur, "noise": noise, "freeze": freeze}
 
 
 @pytest.fixture(scope="module")
-def damage_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def damage_report(tmp_path_factory: pytest.TempPathFactory) -> Scores:
     worlds = {"twin": TwinWorld()} | {name: Damaged(fault) for name, fault in FAULTY.items()}
     settings = DriftSettings(trajectories=("random_walk",), scenes=SCENES, steps=STEPS, pose_every=0)
     rows = drift(worlds, settings, tmp_path_factory.mktemp("damaged"))
-    return summarise(rows, "twin", STEPS / 4, None)
+    return score(rows, "twin", STEPS / 4, None)
 
 
 def test_the_truth_against_itself_has_no_error_at_all(damage_report) -> None:
-    for cell in damage_report["bins"]:
-        assert cell["psnr"]["mean"] == PSNR_CAP
-        assert cell["ssim"] == pytest.approx(1.0)
-        assert (cell["mse"], cell["mae"], cell["freeze"], cell["colour"]) == (0, 0, 0, 0)
-    assert set(damage_report["faults"]["twin"].values()) == {0.0}
-    assert damage_report["growth"]["twin"]["worst"]["mean"] == 0.0
+    for cell in damage_report.bins:
+        assert cell.mean(PSNR) == PSNR_CAP
+        assert cell.values["ssim"] == pytest.approx(1.0)
+        assert [cell.values[name] for name in ("mse", "mae", "freeze", "colour")] == [0, 0, 0, 0]
+    assert set(damage_report.faults["twin"].values()) == {0.0}
+    assert damage_report.growth["twin"].worst.mean == 0.0
 
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_an_injected_fault_raises_its_own_component_and_no_other(damage_report, name) -> None:
-    strength = damage_report["faults"][name]
+    strength = damage_report.faults[name]
     assert max(strength, key=strength.get) == name
     assert strength[name] > 1.0
     share = 1.0 if name == "freeze" else 0.5  # a frozen picture also shows another place than the truth
@@ -108,16 +110,16 @@ def test_an_injected_fault_raises_its_own_component_and_no_other(damage_report, 
 @pytest.mark.parametrize("name", ["darker", "blur", "noise"])
 def test_a_growing_fault_grows_in_every_bin(damage_report, name) -> None:
     component = {"darker": "luma", "blur": "sharpness", "noise": "noise"}[name]
-    deviation = np.abs(damage_report["statistics"][name][component])
+    deviation = np.abs(damage_report.statistics[name][component])
     assert (np.diff(deviation) > 0).all()
 
 
 def test_freezing_raises_the_freeze_index_while_it_looks_consistent(damage_report) -> None:
-    last = damage_report["baselines"]["freeze"][-1]
-    assert last["freeze"] == 1.0
-    assert damage_report["statistics"]["freeze"]["consistency"][-1] > 0
+    last = damage_report.baselines["freeze"][-1]
+    assert last.mean(FREEZE) == 1.0
+    assert damage_report.statistics["freeze"]["consistency"][-1] > 0
     for other in ("darker", "blur", "noise"):
-        assert damage_report["baselines"][other][-1]["freeze"] == 0.0
+        assert damage_report.baselines[other][-1].mean(FREEZE) == 0.0
 
 
 def test_an_interrupted_run_ends_with_the_same_rows(tmp_path: Path) -> None:
@@ -138,9 +140,9 @@ def test_spread_scenes_walk_one_trajectory_each_and_count_once(tmp_path: Path) -
     walked = {(row["scene"], row["trajectory"]) for row in rows}
     assert walked == {(0, "forward"), (1, "idle"), (2, "forward")}
     assert {path.stem for path in (tmp_path / "films").iterdir()} == {"forward--twin", "idle--twin"}
-    report = summarise(rows, "twin", 1.5, None)
-    assert [cell["n"] for cell in report["bins"]] == [3] * 6
-    assert [cell["n"] for cell in report["trajectories"]["idle"]["twin"]] == [1] * 6
+    report = score(rows, "twin", 1.5, None)
+    assert [cell.n for cell in report.bins] == [3] * 6
+    assert [cell.n for cell in report.trajectories["idle"]["twin"]] == [1] * 6
     with pytest.raises(ValueError, match="1 scenes cannot be spread over 2"):
         DriftSettings(trajectories=("forward", "idle"), scenes=1, spread=True)
 
@@ -224,10 +226,10 @@ class Late(Damaged):
 def test_a_picture_that_comes_two_frames_late_has_a_latency_of_two(tmp_path: Path) -> None:
     worlds = {"twin": TwinWorld(), "late": Late(gain)}
     settings = DriftSettings(trajectories=("whip_pan",), scenes=2, steps=20, pose_every=0)
-    report = summarise(drift(worlds, settings, tmp_path), "twin", 5.0, None)
-    assert report["latency"]["twin"]["frames"]["mean"] == 0.0
-    assert report["latency"]["twin"]["correlation"]["mean"] == pytest.approx(1.0)
-    assert report["latency"]["late"]["frames"]["mean"] == 2.0
+    report = score(drift(worlds, settings, tmp_path), "twin", 5.0, None)
+    assert report.latency["twin"].frames.mean == 0.0
+    assert report.latency["twin"].correlation.mean == pytest.approx(1.0)
+    assert report.latency["late"].frames.mean == 2.0
 
 
 class Elsewhere(Damaged):
@@ -244,14 +246,14 @@ def test_a_right_picture_of_the_wrong_place_and_the_reverse_are_told_apart(tmp_p
     worlds = {"elsewhere": Elsewhere(gain), "blur": Damaged(blur)}
     settings = DriftSettings(trajectories=("random_walk",), scenes=2, steps=8, pose_every=16)
     rows = drift(worlds, settings, tmp_path, compared=2)
-    report = summarise(rows, "elsewhere", 2.0, {"passed": True}, compared=["blur"])
-    assert report["compared"] == ["blur"] and set(report["gain"]) == {"elsewhere", "blur"}
-    last = {"elsewhere": report["bins"][-1], "blur": report["baselines"]["blur"][-1]}
-    assert last["elsewhere"]["rot_err_deg"] == pytest.approx(4.0, abs=1.0)
-    assert last["elsewhere"]["geo_db"] > 3.0
-    assert last["blur"]["rot_err_deg"] < 1.0
-    assert last["blur"]["geo_db"] < 1.0
-    assert last["blur"]["app_db"] is None  # the twin has no codec to compare the picture with
+    report = score(rows, "elsewhere", 2.0, Gate(0.0, 0.0, True), compared=["blur"])
+    assert report.compared == ("blur",) and set(report.gain or {}) == {"elsewhere", "blur"}
+    last = {"elsewhere": report.bins[-1], "blur": report.baselines["blur"][-1]}
+    assert last["elsewhere"].mean(ROTATION) == pytest.approx(4.0, abs=1.0)
+    assert last["elsewhere"].mean(GEO) > 3.0
+    assert last["blur"].mean(ROTATION) < 1.0
+    assert last["blur"].mean(GEO) < 1.0
+    assert last["blur"].mean(APP) is None  # the twin has no codec to compare the picture with
 
 
 def test_worlds_that_move_differently_share_no_report(tmp_path: Path) -> None:

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from wm_env.bench.fidelity import FidelitySettings, appearance, fidelity, freeze_share, markdown
-from wm_env.bench.intervals import MIN_SCENES, band, ratio_band
+from wm_env.bench.fidelity import FidelityReport, FidelitySettings, appearance, fidelity, markdown
 from wm_env.cli import main
-from wm_env.model.metrics import PSNR_CAP
+from wm_env.model.metrics import PSNR_CAP, freeze_share
+from wm_env.model.metrics.intervals import MIN_SCENES, band, ratio_band
 from wm_env.twin import TwinWorld
 
 
 @pytest.mark.slow
 def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
     settings = FidelitySettings(splits=("val",), scenes=2, horizons=(4, 8), look_steps=2, long_steps=4)
-    found = fidelity({"twin": TwinWorld()}, settings, "test")["splits"]["val"]
-    assert [cell["mean"] for cell in found["psnr"]["twin"].values()] == [PSNR_CAP, PSNR_CAP]
-    assert found["psnr"]["repeat first frame"]["8"]["mean"] < 40
+    found = fidelity({"twin": TwinWorld()}, settings, "test").splits["val"]
+    assert [cell.mean for cell in found.psnr["twin"].values()] == [PSNR_CAP, PSNR_CAP]
+    assert found.psnr["repeat first frame"]["8"].mean < 40
     for lead in ("lead_0", "lead_8", "full_turn"):
-        assert found["look_away"][lead]["twin"]["truth"]["mean"] == PSNR_CAP
-        assert found["look_away"][lead]["twin"]["itself"]["mean"] > 40  # the same view again
-    means = {key: cell["mean"] for key, cell in found["appearance"].items()}
+        assert found.look_away[lead]["twin"].truth.mean == PSNR_CAP
+        assert found.look_away[lead]["twin"].itself.mean > 40  # the same view again
+    means = {key: cell.mean for key, cell in found.appearance.rows().items()}
     assert means == pytest.approx({"luma": 1.0, "contrast": 1.0, "saturation": 1.0, "freeze": 0.0})
 
 
@@ -46,7 +46,7 @@ def test_the_command_writes_every_row_and_no_interval_from_two_scenes(memory_wor
     assert all(cell["lo"] is None for row in rows.values() for cell in row.values())
     text = next((tmp_path / "out").glob("*.md")).read_text()
     assert "n too small" in text
-    assert text == markdown(result)
+    assert text == markdown(FidelityReport.from_json(result))
 
 
 def test_a_clip_that_stops_is_frozen_where_the_truth_moves() -> None:
@@ -57,7 +57,7 @@ def test_a_clip_that_stops_is_frozen_where_the_truth_moves() -> None:
     assert freeze_share(stopped, truth).tolist() == [0.5]
     assert freeze_share(truth, truth).tolist() == [0.0]
     darker = (truth // 2).to(torch.uint8)
-    assert appearance(darker, truth, 8)["luma"]["mean"] == pytest.approx(0.5, abs=0.01)
+    assert appearance(darker, truth, 8).luma.mean == pytest.approx(0.5, abs=0.01)
 
 
 def test_bands_need_enough_scenes_and_leave_out_undefined_ones() -> None:

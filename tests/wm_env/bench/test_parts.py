@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from wm_env.bench.behaviour import half_life
-from wm_env.bench.clip_metrics import appearance_scores, gain_matrix, motion_vectors
-from wm_env.bench.drift_probes import pooled_rank_correlation
-from wm_env.bench.error_split import latent_scores
-from wm_env.bench.pose_estimate import gate, track_poses
-from wm_env.bench.revisit import loop_closure, revisit_pairs
-from wm_env.bench.statistics import colour_distance, frame_statistics, histograms
-from wm_env.bench.summary import bootstrap_p, holm
-from wm_env.bench.survival import kaplan_meier, skill, useful_horizon
-from wm_env.bench.telemetry import new_recording, observe_commit, state_drift
+from wm_env.bench.drift.behaviour import half_life
+from wm_env.bench.drift.clip_metrics import appearance_scores
+from wm_env.bench.drift.error_split import latent_scores
+from wm_env.bench.drift.pose_estimate import gate, track_poses
+from wm_env.bench.drift.probes import pooled_rank_correlation
+from wm_env.bench.drift.report import Revisit
+from wm_env.bench.drift.revisit import loop_closure, revisit_pairs
+from wm_env.bench.drift.survival import skill, useful_horizon
+from wm_env.bench.drift.telemetry import new_recording, observe_commit, state_drift
 from wm_env.bench.throughput import slope_of
 from wm_env.bench.walks import roll, starts, walk, walks
 from wm_env.cli import main
 from wm_env.model.embedded import load_embedded
 from wm_env.model.geometry import assemble, se3_exp
+from wm_env.model.metrics.appearance import colour_distance, frame_statistics, histograms
+from wm_env.model.metrics.camera import gain_matrix, motion_vectors
+from wm_env.model.metrics.intervals import bootstrap_p, holm, kaplan_meier
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.state import GDNState
 from wm_env.twin import TWIN_SPEC
@@ -182,15 +184,15 @@ def test_a_bootstrap_p_is_small_for_a_clear_difference_and_missing_for_few_scene
 
 
 def test_the_half_life_of_a_memory_that_halves_every_three_seconds_is_found() -> None:
-    def cell(gap: float, memory: float | None) -> dict[str, float | None]:
-        return {"gap_s": gap, "memory": memory, "pairs": 4}
+    def cell(gap: float, memory: float | None) -> Revisit:
+        return Revisit(gap_s=gap, pairs=4, itself=None, control=None, memory=memory, truth=None)
 
     gaps = (1, 2, 4, 6, 9, 12)
     found = half_life([cell(gap, 10 * 2 ** (-gap / 3) + 1) for gap in gaps])
-    assert found["half_life_s"] == pytest.approx(3.0, rel=0.05)
-    assert (found["M0_db"], found["c_db"]) == pytest.approx((10.0, 1.0), abs=0.2)
-    assert found["r2"] > 0.999 and not found["at_bound"]
-    assert half_life([cell(gap, 10.0 - 0.01 * gap) for gap in gaps])["at_bound"]  # hardly any decay
+    assert found.half_life_s == pytest.approx(3.0, rel=0.05)
+    assert (found.M0_db, found.c_db) == pytest.approx((10.0, 1.0), abs=0.2)
+    assert found.r2 > 0.999 and not found.at_bound
+    assert half_life([cell(gap, 10.0 - 0.01 * gap) for gap in gaps]).at_bound  # hardly any decay
     assert half_life([cell(1, 3.0), cell(2, 2.0), cell(3, None)]) is None
     assert half_life([cell(gap, float(gap)) for gap in gaps]) is None  # grows: nothing is forgotten
 
@@ -231,9 +233,9 @@ def test_a_slope_of_step_time_is_recovered_and_a_flat_one_covers_zero() -> None:
     steps = np.arange(640)
     fresh = 0.02 * (1 + 0.02 * rng.standard_normal(640))
     flat = slope_of(np.stack([0.02 * (1 + 0.02 * rng.standard_normal(640)), fresh], 1))
-    assert flat["lo"] < 0 < flat["hi"]
+    assert flat.lo < 0 < flat.hi
     growing = slope_of(np.stack([0.02 * (1 + 0.1 * steps / 1000), np.full(640, 0.02)], 1))
-    assert growing["percent_per_1000_steps"] == pytest.approx(10.0, rel=1e-3)
+    assert growing.percent_per_1000_steps == pytest.approx(10.0, rel=1e-3)
 
 
 def test_the_throughput_command_splits_a_step_into_parts_that_add_up(memory_world, tmp_path: Path) -> None:

@@ -116,14 +116,14 @@ def test_a_broken_or_missing_video_is_listed_and_the_rest_is_scored(bench, tmp_p
     write_video(video_path(tmp_path, "simple_60s", "indoor_001"), frames, 16)
     video_path(tmp_path, "simple_60s", "indoor_002").write_bytes(b"not a video")
     found = score_revisits(scenes, tmp_path, "simple_60s")
-    assert list(found["unreadable"]) == ["indoor_002"]
+    assert list(found.unreadable) == ["indoor_002"]
     back = read_video(video_path(tmp_path, "simple_60s", "indoor_001"))
     assert back.shape == frames.shape
-    scored = found["per_scene"]["indoor_001"]
-    assert [(one["frame_a"], one["frame_b"]) for one in scored] == [(2, 17), (4, 9), (5, 9), (1, 9)]
-    assert scored[0]["psnr"] == pytest.approx(float(psnr(back[2], back[17])))
-    assert found["overall"]["pairs"] == 4
-    assert found["overall"]["lpips"] is None
+    scored = found.per_scene["indoor_001"]
+    assert [(one.frame_a, one.frame_b) for one in scored] == [(2, 17), (4, 9), (5, 9), (1, 9)]
+    assert scored[0].psnr == pytest.approx(float(psnr(back[2], back[17])))
+    assert found.overall.pairs == 4
+    assert found.overall.lpips is None
 
 
 def test_broken_lines_and_files_are_listed_and_the_rest_is_read(bench) -> None:

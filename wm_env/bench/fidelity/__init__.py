@@ -1,0 +1,7 @@
+"""How true a world's frames are, by horizon: rows, score, report and command, a file each."""
+
+from wm_env.bench.fidelity.report import FidelityReport, markdown
+from wm_env.bench.fidelity.rows import FidelitySettings
+from wm_env.bench.fidelity.score import appearance, fidelity, look_away
+
+__all__ = ["FidelityReport", "FidelitySettings", "appearance", "fidelity", "look_away", "markdown"]

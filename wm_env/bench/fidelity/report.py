@@ -1,0 +1,106 @@
+"""A fidelity report as values, and as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wm_env.bench.fidelity.rows import FidelitySettings
+from wm_env.bench.provenance import Report, provenance_lines
+from wm_env.bench.records import Record
+from wm_env.model.metrics.intervals import Band
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Record):
+    """PSNR (dB) of a view after turning away and coming back: against the renderer, and the world's own."""
+
+    truth: Band
+    itself: Band
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance(Record):
+    """Statistics of long rollouts over the truth's (1 = equal), and the share of frozen frames."""
+
+    luma: Band
+    contrast: Band
+    saturation: Band
+    freeze: Band
+
+    def rows(self) -> dict[str, Band]:
+        """Return the values by name."""
+        return {
+            "luma": self.luma,
+            "contrast": self.contrast,
+            "saturation": self.saturation,
+            "freeze": self.freeze,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Record):
+    """The numbers of one split.
+
+    psnr, gain_over: dB by row and horizon (pixel frames, as text). look_away: by test, then row or
+    difference of rows.
+    """
+
+    psnr: dict[str, dict[str, Band]]
+    gain_over: dict[str, dict[str, Band]]
+    look_away: dict[str, dict[str, View]]
+    appearance: Appearance
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityReport(Report):
+    """The whole of `fidelity-WORLD.json`."""
+
+    settings: FidelitySettings
+    splits: dict[str, Split]
+
+
+def markdown(report: FidelityReport) -> str:
+    """Return the report as Markdown tables."""
+    settings = report.settings
+    lines = [
+        f"# Fidelity of `{report.world}`",
+        "",
+        *provenance_lines(report),
+        f"{settings.scenes} scenes a split. Intervals: 95% bootstrap over scenes.",
+        "",
+    ]
+    for split, found in report.splits.items():
+        horizons = list(next(iter(found.psnr.values())))
+        titles = ["row", *(f"frame {h}" for h in horizons)]
+        lines += [f"## {split}: PSNR (dB) against the twin", "", *_table(titles, found.psnr, 2), ""]
+        lines += [f"### {split}: gain of the world over each row (dB, paired)", ""]
+        lines += [*_table(titles, found.gain_over, 2), ""]
+        for test, seen in found.look_away.items():
+            views = {row: {"truth": one.truth, "itself": one.itself} for row, one in seen.items()}
+            around = test == "full_turn"
+            steps = settings.lead_steps if around else test.removeprefix("lead_")
+            turned = "once around" if around else f"away for {settings.look_steps} steps and back"
+            lines += [
+                f"### {split}: PSNR (dB) of the view after turning {turned}, "
+                f"{steps} steps forward beforehand",
+                "",
+                *_table(["row", "against the twin", "against itself before"], views, 2),
+                "",
+            ]
+        statistics = {key: {"": value} for key, value in found.appearance.rows().items()}
+        lines += [
+            f"### {split}: last quarter of {settings.long_steps} steps, ratio to the twin (freeze: share)",
+            "",
+            *_table(["statistic", "value"], statistics, 3),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _table(titles: Sequence[str], rows: Mapping[str, Mapping[str, Band]], digits: int) -> list[str]:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row, cells in rows.items():
+        texts = [cell.text(digits) for cell in cells.values()]
+        lines.append("| " + " | ".join([row, *texts]) + " |")
+    return lines

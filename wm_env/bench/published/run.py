@@ -1,0 +1,92 @@
+"""`wm-env bench published`: film the scenes of a folder, score them, and write the published layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from wm_env.bench.published.folder import BenchScene, read_split
+from wm_env.bench.published.report import Info, PublishedReport
+from wm_env.bench.published.results import EVALUATIONS, Results, read_results, write_results
+from wm_env.bench.published.rows import film_scene, video_path, write_video
+from wm_env.bench.published.score import score_revisits
+from wm_env.bench.row_file import write_json
+from wm_env.model.storage.atomic import check_writable
+from wm_env.model.world import World
+from wm_env.worlds import resolve_world
+
+
+def run(
+    bench: Path,
+    out: Path,
+    *,
+    world: str,
+    splits: Sequence[str],
+    scenes: int | None = None,
+    seed: int = 42,
+    device: str = "cpu",
+) -> PublishedReport:
+    """Return the report of a world on the benchmark folder `bench`, everything written into `out`.
+
+    scenes: only the first of each split. seed: noise seed of every scene. Videos that exist are kept; scenes
+    that cannot be used are in `problems`, and the rest is scored. Raises `ValueError` for a world that
+    renders its own scenes.
+    """
+    made = resolve_world(world, device=device)
+    if made.spec.sees_scene:
+        raise ValueError(f"world {made.spec.label!r} renders its own scenes and cannot start from a picture")
+    folders = {split: read_split(bench, split) for split in splits}
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / "method_info.json")
+    info = Info(
+        method=made.spec.label,
+        weights_sha256=made.spec.weights_sha256,
+        fps=made.spec.fps,
+        resolution=tuple(made.spec.frame_size),
+        seed=seed,
+    )
+    found: dict[str, dict[str, Any]] = {}
+    problems: dict[str, dict[str, str]] = {}
+    for split, folder in folders.items():
+        refused = _film(made, folder.scenes[:scenes], out, split, seed)
+        revisits = score_revisits(folder.scenes[:scenes], out, split)
+        found[split] = {"revisit_consistency": revisits.to_json()}
+        problems[split] = folder.problems | revisits.unreadable | refused
+    write_results(out, Results(info=info.to_json(), videos={}, evaluations=found, poses={}))
+    results = read_results(out)
+    report = PublishedReport(
+        benchmark="published",
+        **vars(info),
+        videos={split: len(videos) for split, videos in results.videos.items()},
+        problems=problems,
+        drops_first_frame=results.drops_first_frame,
+        evaluations=results.evaluations,
+        poses=results.poses,
+        nulls={
+            f"{split}/{name}": "no evaluator wrote it"
+            for split, evaluated in results.evaluations.items()
+            for name in EVALUATIONS
+            if evaluated[name] is None
+        },
+    )
+    write_json(out / "report.json", report.to_json(), indent=2)
+    return report
+
+
+def _film(world: World, scenes: Sequence[BenchScene], out: Path, split: str, seed: int) -> dict[str, str]:
+    """Write the videos that are not there yet; return why a scene could not be filmed, by its id."""
+    refused = {}
+    for scene in tqdm(scenes, unit="scene", desc=split):
+        path = video_path(out, split, scene.id)
+        if path.exists():
+            continue
+        try:
+            frames = film_scene(world, scene, seed)
+        except ValueError as error:  # a broken picture or an impossible lens
+            refused[scene.id] = str(error)
+            continue
+        write_video(path, frames, world.spec.fps)
+    return refused
