@@ -17,12 +17,14 @@ OTHERS = {
     ("info", "world"): "which of all worlds to describe",
     ("agent eval", "task"): "the run's own by default",
     ("bench drift", "world"): "several worlds",
-    ("bench published", "world"): "released worlds only",
     ("bench throughput", "dtype"): "several, one variant each",
+    ("bench throughput", "world"): "several",
     ("bench transfer", "task"): "the tasks that have a goal",
     ("train parts", "world"): "a world to take apart",
     ("train import", "device"): "of the decoder and the depth network",
-    ("download", "weights"): "of a file to fetch",
+    ("agent train", "action_type"): "those that a policy of this package can have",
+    ("agent train", "obs_type"): "those that a policy of this package can see",
+    ("agent train", "obs_size"): "a side alone",
 }
 
 

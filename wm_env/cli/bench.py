@@ -16,6 +16,7 @@ from wm_env.bench.fidelity import FidelitySettings
 from wm_env.bench.fidelity import run as fidelity
 from wm_env.bench.throughput import ThroughputSettings
 from wm_env.bench.throughput import run as throughput
+from wm_env.cli.options import Device, Image, Prompt, Split, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,7 @@ class Fidelity:
 
     out: Path
     """Folder to write to; it is made if missing."""
-    world: str = "tiny"
-    """Preset or checkpoint folder."""
+    world: World = "tiny"
     splits: tuple[Literal["train", "val", "heldout"], ...] = ("val", "heldout")
     """Scene splits."""
     scenes: int = 32
@@ -42,8 +42,7 @@ class Fidelity:
     """Env steps of the appearance test (4 pixel frames each)."""
     batch: int = 8
     """Walks in one world call."""
-    device: str = "cpu"
-    """Torch device of the world."""
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
     json: Path | None = None
@@ -90,20 +89,16 @@ class Drift:
     """Trajectories, joined by commas; also figure8, whip_pan, and look_away_N to look away for N chunks."""
     spread: bool = False
     """Let every scene walk one of the trajectories, in turn, instead of all: as many times cheaper."""
-    split: Literal["train", "val", "heldout"] = "val"
-    """Scene split."""
-    image: Path | None = None
-    """Start from this picture instead of from scenes; what needs the truth is then null."""
-    prompt: str = ""
-    """Prompt that goes with --image."""
+    split: Split = "val"
+    image: Image = None
+    prompt: Prompt = ""
     pose_every: int = 8
     """Pixel frames between two pose estimates (about 0.2 s of CPU each); 0 switches them off."""
     batch: int = 8
     """Scenes in one world call."""
     seed: int = 0
     """First scene seed; walks, noise and bootstrap follow from it."""
-    device: str = "cpu"
-    """Torch device of the world."""
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
     json: Path | None = None
@@ -157,8 +152,7 @@ class Throughput:
     """Env steps of the episode-length test; 0 skips it."""
     seed: int = 0
     """Seed of scenes and actions."""
-    device: str = "cpu"
-    """Torch device of the worlds."""
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
     json: Path | None = None

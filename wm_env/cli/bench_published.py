@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from wm_env.bench.published.run import run
+from wm_env.cli.options import Device, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +25,14 @@ class Published:
     """The benchmark folder, with benchmark_v2_smooth_60s and benchmark_v2_hard_60s."""
     out: Path
     """Folder of the method's results; it is made if missing."""
-    world: str = "tiny"
-    """Preset or checkpoint folder."""
+    world: World = "tiny"
     splits: tuple[Literal["simple_60s", "hard_60s"], ...] = ("simple_60s", "hard_60s")
     """Splits to run."""
     scenes: int | None = None
     """Only the first scenes of each split; all by default."""
     seed: int = 42
     """Noise seed of every scene."""
-    device: str = "cpu"
-    """Torch device of the world."""
+    device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
     json: Path | None = None

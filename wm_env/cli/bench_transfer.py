@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from wm_env.cli.options import Device, World
+
 _RUN = "wm_env.agents.transfer.run"  # an upper layer, named by string
 
 
@@ -23,8 +25,7 @@ class Transfer:
 
     out: Path
     """Folder to write to; it is made if missing."""
-    world: str = "tiny"
-    """Preset or checkpoint folder of the learned world."""
+    world: World = "tiny"
     task: Literal["objectnav", "pointnav", "imagenav"] = "objectnav"
     """What is rewarded."""
     quick: bool = False
@@ -51,8 +52,7 @@ class Transfer:
     """Time limit of an episode in env steps; the learner's own by default."""
     num_envs: int = 16
     """Slots, stepped in one model call."""
-    device: str = "cpu"
-    """Torch device of worlds and policies."""
+    device: Device = "cpu"
     threads: int = 2
     """CPU threads of torch."""
     seed: int = 0
