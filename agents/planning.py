@@ -59,10 +59,10 @@ def plan(env: SanaWMEnv, planner: Planner, generator: np.random.Generator) -> Pl
     if not isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"planning draws from Discrete actions (action_type 'keys'), not {env.action_space}")
     actions = int(env.action_space.n)
-    chances = np.full((planner.horizon, actions), 1 / actions)
+    probabilities = np.full((planner.horizon, actions), 1 / actions)
     best, best_value, values = np.zeros(planner.horizon, np.int64), -np.inf, []
     for _ in range(planner.rounds):
-        drawn = _draw(chances, planner.candidates, generator)  # (candidates, horizon)
+        drawn = _draw(probabilities, planner.candidates, generator)  # (candidates, horizon)
         returns = imagine(env, drawn, planner.hold, planner.noise)
         values.append(float(returns.mean()))
         order = np.argsort(-returns, kind="stable")
@@ -70,7 +70,7 @@ def plan(env: SanaWMEnv, planner: Planner, generator: np.random.Generator) -> Pl
             best, best_value = drawn[order[0]], float(returns[order[0]])
         elite = drawn[order[: planner.elites]]
         counts = (elite[:, :, None] == np.arange(actions)).mean(0)  # (horizon, actions)
-        chances = (1 - planner.smooth) * counts + planner.smooth / actions
+        probabilities = (1 - planner.smooth) * counts + planner.smooth / actions
     return Plan(best, best_value, np.array(values))
 
 
@@ -91,8 +91,8 @@ def imagine(env: SanaWMEnv, actions: np.ndarray, hold: int, noise: str = "shared
     return total
 
 
-def _draw(chances: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Return `count` plans `(count, horizon)` int64, each decision drawn from its row of `chances`."""
-    sums = chances.cumsum(1)
-    uniform = generator.random((count, len(chances), 1))
+def _draw(probabilities: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `count` plans `(count, horizon)` int64, each decision drawn from its row of `probabilities`."""
+    sums = probabilities.cumsum(1)
+    uniform = generator.random((count, len(probabilities), 1))
     return (uniform > sums / sums[:, -1:]).sum(-1).astype(np.int64)

@@ -13,10 +13,10 @@ import numpy as np
 from torch import nn
 
 from wm_env.actions import ActionSpec
+from wm_env.agents.episode_starts import check_starts
 from wm_env.agents.evaluate import Agent
-from wm_env.agents.moves import MovingAgent, held_table
-from wm_env.agents.sight import GoalSight
-from wm_env.agents.starts import check_starts
+from wm_env.agents.goal_features import GoalFeatures
+from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.core import State
 from wm_env.model.rollout import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
@@ -50,10 +50,11 @@ class PPOSettings:
     slot between updates. evaluate_every, checkpoint_every: env steps over all slots.
 
     moves: the key combinations a policy chooses among, as in "w,a,d"; "" leaves it the action space. lead_in:
-    a training episode turns away for 0 to so many steps before actions count (`wm_env.agents.moves`). starts:
-    the episodes trained on, `wm_env.agents.starts`, drawn from `scenes` scene seeds; evaluate_starts: those
-    scored on. sight: "pixels" for SB3's convolutions, "goal-color" for `wm_env.agents.sight`. hidden: width
-    of the layer between sight and action. reward_scale: factor on the rewards the learner sees.
+    a training episode turns away for 0 to so many steps before actions count (`RandomTurns` of
+    `wm_env.agents.key_combinations`). starts: the episodes trained on, `wm_env.agents.episode_starts`, drawn
+    from `scenes` scene seeds; evaluate_starts: those scored on. sight: features of the picture, "pixels" for
+    SB3's convolutions, "goal-color" for `wm_env.agents.goal_features`. hidden: width of the layer between
+    features and action. reward_scale: factor on the rewards the learner sees.
     """
 
     world: str = "tiny"
@@ -211,7 +212,7 @@ def policy_kind(settings: PPOSettings, observations: gym.Space[Any]) -> tuple[st
     kind = "MultiInput" if multi else "Cnn" if settings.obs_type == "rgb" else "Mlp"
     arguments: dict[str, Any] = {}
     if settings.sight == "goal-color":
-        arguments = {"features_extractor_class": GoalSight, "net_arch": [settings.hidden]}
+        arguments = {"features_extractor_class": GoalFeatures, "net_arch": [settings.hidden]}
     return f"{kind}{'Lstm' if settings.memory == 'lstm' else ''}Policy", arguments
 
 

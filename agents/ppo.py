@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from wm_env.agents.episode_starts import evaluation_seeds, training_scenes
 from wm_env.agents.evaluate import FIRST_SEED, Agent, Score, evaluate, summarize
-from wm_env.agents.moves import LeadIn, Moves, MovingAgent
+from wm_env.agents.key_combinations import Moves, MovingAgent, RandomTurns
 from wm_env.agents.policies import (
     Blindfold,
     PolicyAgent,
@@ -40,7 +41,6 @@ from wm_env.agents.policies import (
     read_settings,
     save_policy,
 )
-from wm_env.agents.starts import evaluation_seeds, training_scenes
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
@@ -84,8 +84,8 @@ def train(
         model = algorithm(settings).load(newest, env=watched, device=settings.device)
         model.set_random_seed(settings.seed + model.num_timesteps)  # the first episodes shall not come again
     curves = TensorBoardOutputFormat(str(folder / "tensorboard"))
-    model.set_logger(Logger(str(folder), [curves, _Lines(folder)]))
-    diary = _Diary(settings, folder, progress, model.num_timesteps)
+    model.set_logger(Logger(str(folder), [curves, _LogWriter(folder)]))
+    diary = _TrainingCallback(settings, folder, progress, model.num_timesteps)
     started = time.perf_counter()
     left = settings.steps - model.num_timesteps
     if left > 0:
@@ -162,7 +162,7 @@ def _held(action: Any, action_type: str) -> str:
     return ""
 
 
-class _Lines(KVWriter):
+class _LogWriter(KVWriter):
     """SB3's measures as JSON lines, appended."""
 
     def __init__(self, folder: Path) -> None:
@@ -178,7 +178,7 @@ class _Lines(KVWriter):
         """Nothing is held open."""
 
 
-class _Diary(BaseCallback):
+class _TrainingCallback(BaseCallback):
     """Checkpoints, evaluations and the progress bar, at their intervals of env steps."""
 
     def __init__(self, settings: PPOSettings, folder: Path, progress: bool, done: int) -> None:
@@ -220,7 +220,7 @@ def _as_trained(envs: SanaWMVecEnv, settings: PPOSettings, seed: int) -> Any:
     """Return the environment as the learner meets it; `seed` is that of the turns before an episode."""
     seen: VecEnv = Blindfold(envs) if settings.blind else envs
     if settings.lead_in:
-        seen = LeadIn(seen, settings.lead_in, seed)
+        seen = RandomTurns(seen, settings.lead_in, seed)
     watched: VecEnv = VecMonitor(Moves(seen, settings.moves) if settings.moves else seen)
     return ScaledReward(watched, settings.reward_scale) if settings.reward_scale != 1 else watched
 

@@ -21,7 +21,7 @@ import torch
 import tyro
 from gymnasium.utils import seeding
 
-from wm_env.agents.starts import fits
+from wm_env.agents.episode_starts import fits
 from wm_env.bench.provenance import provenance
 from wm_env.cli.agent import AgentEval
 from wm_env.episodes import draw_seeds

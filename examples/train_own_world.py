@@ -35,7 +35,7 @@ from wm_env.model.training.parts.world import WorldTraining
 from wm_env.model.training.recipe import DataSize
 from wm_env.model.training.schedule import LoopConfig
 from wm_env.model.training.table import train
-from wm_env.video import Files
+from wm_env.video import ClipFiles
 
 LAYOUTS = {"video": video_clips, "episodes": episode_clips, "re10k": re10k_clips}
 
@@ -63,7 +63,7 @@ def progress(step: int, total: int, loss: float) -> None:
 
 
 # 1. Check every clip, predict its depth, cut it into training clips.
-clips = LAYOUTS[settings.layout](settings.clips, Files())
+clips = LAYOUTS[settings.layout](settings.clips, ClipFiles())
 depth_of = predicted_depth(embedded_vae("tiny-pure")[0])
 config = ImportConfig(frames=settings.frames, every=settings.every, scale=settings.scale)
 data = settings.out / "data"

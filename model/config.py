@@ -18,7 +18,7 @@ class DiTConfig:
     caption_channels: width of the text features.
     temporal_stride: pixel frames per latent frame; a Plücker map packs 6 channels for each.
     window_chunks: committed chunks a softmax block attends to, None for all of them, 0 for none.
-    sink: the first chunk stays in that window for ever.
+    sink: the first chunk always stays in that window.
     chunk_frames: latent frames of a chunk after the first (shape of an empty window slot).
     memory_channels: channels of an extra per-token conditioning map, 0 for none (the released model).
     rope_time_scale: latent frames are counted in this unit by the temporal rotary embedding.

@@ -23,7 +23,7 @@ from wm_env.model.placement import placed
 TIMESTEPS = 1000
 STUDENT_STEPS = (1000.0, 960.0, 889.0, 727.0, 0.0)  # released streaming list: 4 uniform points, shift 8
 State = TypeVar("State")
-Rule = Literal["euler", "renoise"]
+Solver = Literal["euler", "renoise"]
 
 Velocity = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """`(x (B, C, T, h, w), timestep (B, T), chunk_starts) -> v` like x; a clip of T frames known so far."""
@@ -205,7 +205,7 @@ def denoise_chunk(
     schedule: Schedule,
     *,
     held: Sequence[int] = (),
-    rule: Rule = "euler",
+    rule: Solver = "euler",
     noise: Noise | None = None,
 ) -> tuple[Tensor, State]:
     """Return one clean streaming chunk `(B, C, n, h, w)` and the state after it.
@@ -239,7 +239,7 @@ def stream(
     *,
     bounds: Sequence[int],
     held: Sequence[int] = (),
-    rule: Rule = "euler",
+    rule: Solver = "euler",
     noise: Callable[[int, int], Tensor] | None = None,
 ) -> tuple[Tensor, State]:
     """Return a clip `(B, C, T, h, w)` denoised chunk by chunk, and the state after it.

@@ -33,8 +33,8 @@ from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
-from wm_env.model.memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.pixels import metric_depth, to_rgb, within_range
+from wm_env.model.point_memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.state import DiTState, GDNState, tree_map
 from wm_env.model.text import TextEncoder, TextTokens

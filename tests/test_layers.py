@@ -39,12 +39,12 @@ ORDER = (
 FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
-        "values": """config chunks frames geometry intrinsics kinematics pixels placement state world
+        "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
             text gemma png marked_pages interrupts""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
-            attention dit flow memory""",
+            attention dit flow point_memory""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
         "embedded worlds": "rollout embedded cards",
@@ -83,7 +83,7 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": "evaluate scripted planning sight moves starts policies ppo",
+        "players": "evaluate scripted planning goal_features key_combinations episode_starts policies ppo",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -1,4 +1,4 @@
-"""Every setting of the environment in one frozen value, shared by all faces (Gymnasium, vector, SB3, ...)."""
+"""Every setting of the environment in one frozen value, shared by all interfaces (Gymnasium, vector, ...)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wm_env.actions import ActionSpec
-from wm_env.core import Rules
-from wm_env.episodes import Wishes, wishes
+from wm_env.core import EpisodeRules
+from wm_env.episodes import ResetOptions, reset_options
 from wm_env.images import parse_intrinsics, start_image
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.released.rollout import Offload
@@ -81,7 +81,7 @@ class EnvConfig:
         make_task(self.task)  # names are checked before any weight is read
 
     def keywords(self) -> dict[str, Any]:
-        """Return the settings as keyword arguments, for another face of the same environment."""
+        """Return the settings as keyword arguments, for another interface of the same environment."""
         return {field.name: self.__dict__[field.name] for field in fields(self)}
 
     def load_world(self) -> World:
@@ -104,7 +104,7 @@ class EnvConfig:
             options["latents"] = True
         return options
 
-    def rules(self, world: World) -> Rules:
+    def rules(self, world: World) -> EpisodeRules:
         """Return the rules of these settings on `world`."""
         spec = world.spec
         if self.obs_size is None:
@@ -115,7 +115,7 @@ class EnvConfig:
             obs_size = (int(self.obs_size[0]), int(self.obs_size[1]))
         else:
             raise ValueError(f"obs_size={self.obs_size} must be one number or (height, width)")
-        return Rules(
+        return EpisodeRules(
             world=world,
             task=make_task(self.task),
             actions=ActionSpec(
@@ -135,7 +135,7 @@ class EnvConfig:
             collision=self.collision,
         )
 
-    def wishes(self, frame_size: tuple[int, int]) -> Wishes:
+    def reset_options(self, frame_size: tuple[int, int]) -> ResetOptions:
         """Return the start conditions that every reset begins from; the image is read here, once."""
         picture = None
         intrinsics = None
@@ -149,8 +149,8 @@ class EnvConfig:
             "prompt": self.prompt,
             "noise_seed": self.noise_seed,
         }
-        start = wishes(Wishes(), plain, frame_size)
-        return Wishes(
+        start = reset_options(ResetOptions(), plain, frame_size)
+        return ResetOptions(
             scene=start.scene,
             split=start.split,
             image=picture,

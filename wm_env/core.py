@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 
 from wm_env.actions import ActionSpec, Command
-from wm_env.episodes import Episode, Wishes, placeholder_scene
+from wm_env.episodes import Episode, ResetOptions, placeholder_scene
 from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat
 from wm_env.model.world import World
 from wm_env.observations import ObservationSpec
-from wm_env.tasks import Situation, Task, Verdict
+from wm_env.tasks import Task, TaskContext, TaskOutcome
 
 COLLISIONS = ("block", "terminate", "ignore")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class EpisodeRules:
     """What stays the same over all episodes of an environment."""
 
     world: World
@@ -80,15 +80,15 @@ class State(NamedTuple):
     terminated: Tensor
 
 
-def check_wishes(rules: Rules, wish: Wishes) -> None:
+def check_reset_options(rules: EpisodeRules, asked: ResetOptions) -> None:
     """Raise `ValueError` where these rules cannot start from what is wished; nothing is drawn yet."""
     spec = rules.world.spec
-    if wish.image is not None and (spec.sees_scene or rules.task.needs_scene):
+    if asked.image is not None and (spec.sees_scene or rules.task.needs_scene):
         needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
         raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
 
 
-def initial(rules: Rules, episodes: Sequence[Episode]) -> State:
+def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
     """Return the state at the start of `episodes`, one slot each."""
     spec = rules.world.spec
     batch = len(episodes)
@@ -115,11 +115,11 @@ def initial(rules: Rules, episodes: Sequence[Episode]) -> State:
         terminated=torch.zeros(batch, dtype=torch.bool),
     )
     seeds = [episode.task_seed for episode in episodes]
-    return state._replace(task=rules.task.begin(situation(rules, state), seeds))
+    return state._replace(task=rules.task.begin(task_context(rules, state), seeds))
 
 
-def transition(rules: Rules, state: State, command: Command) -> tuple[State, Verdict]:
-    """Return the state and verdict after one chunk of every slot: one call of the world."""
+def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[State, TaskOutcome]:
+    """Return the state and outcome after one chunk of every slot: one call of the world."""
     batch = state.chunk.shape[0]
     hits = torch.zeros(batch, dtype=torch.bool)
 
@@ -155,19 +155,19 @@ def transition(rules: Rules, state: State, command: Command) -> tuple[State, Ver
         c2w=c2w,
         collided=hits,
     )
-    task_state, verdict = rules.task.step(state.task, situation(rules, moved))
-    terminated = verdict.terminated | hits if rules.collision == "terminate" else verdict.terminated
+    task_state, outcome = rules.task.step(state.task, task_context(rules, moved))
+    terminated = outcome.terminated | hits if rules.collision == "terminate" else outcome.terminated
     moved = moved._replace(task=task_state, terminated=terminated)
-    return moved, Verdict(verdict.reward, terminated)
+    return moved, TaskOutcome(outcome.reward, terminated)
 
 
-def observation(rules: Rules, state: State) -> Any:
+def observation(rules: EpisodeRules, state: State) -> Any:
     """Return the batched observations, fresh arrays."""
-    extra = rules.task.observe(state.task, situation(rules, state))
+    extra = rules.task.observe(state.task, task_context(rules, state))
     return rules.views.observe(state.frames, state.latent, extra)
 
 
-def infos(rules: Rules, state: State) -> list[dict[str, Any]]:
+def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
     """Return one info dict a slot, fresh and deterministic (docs/reference/environment.md#info)."""
     facts = {name: values.tolist() for name, values in rules.task.facts(state.task).items()}
     frames_per_step = rules.world.spec.frames_per_step
@@ -188,9 +188,9 @@ def infos(rules: Rules, state: State) -> list[dict[str, Any]]:
     return out
 
 
-def situation(rules: Rules, state: State) -> Situation:
+def task_context(rules: EpisodeRules, state: State) -> TaskContext:
     """Return what the task may look at."""
-    return Situation(
+    return TaskContext(
         scene=state.scene,
         has_scene=state.has_scene,
         start_c2w=state.start_c2w,

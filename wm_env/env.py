@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from wm_env.config import EnvConfig
-from wm_env.core import State, check_wishes, infos, initial, observation, transition
-from wm_env.episodes import draw_episode, wishes
+from wm_env.core import State, check_reset_options, infos, initial, observation, transition
+from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
@@ -74,7 +74,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = self.config.rules(self._timed)
-        self._defaults = self.config.wishes(self._world.spec.frame_size)
+        self._defaults = self.config.reset_options(self._world.spec.frame_size)
         self.action_space = self._rules.actions.space()
         self.observation_space = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
         self._state: State | None = None
@@ -89,11 +89,11 @@ class SanaWMEnv(gym.Env[Any, Any]):
         """Start an episode; options: scene, split, image, prompt, intrinsics, noise_seed."""
         self._check_open()
         spec = self._world.spec
-        wish = wishes(self._defaults, options, spec.frame_size)
-        check_wishes(self._rules, wish)
+        asked = reset_options(self._defaults, options, spec.frame_size)
+        check_reset_options(self._rules, asked)
         super().reset(seed=seed)
         with cpu_threads(self._threads):
-            episode = draw_episode(self.np_random, wish, spec, self.config.temperature)
+            episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
             state = initial(self._rules, [episode])
         self._enter(state, episode.prompt)
         return self._seen()
@@ -106,11 +106,11 @@ class SanaWMEnv(gym.Env[Any, Any]):
         command = self._rules.actions.command([action], 1)
         started = time.perf_counter()
         with cpu_threads(self._threads):
-            self._state, verdict = transition(self._rules, state, command)
+            self._state, outcome = transition(self._rules, state, command)
         self._keep_film(self._state)
         observed, info = self._seen()
         self._steps.add(started)
-        return observed, float(verdict.reward[0]), bool(verdict.terminated[0]), False, info
+        return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
     def render(self) -> Any:
         """Return the newest frame at full size; `rgb_array_list`: all pixel frames since the last call."""

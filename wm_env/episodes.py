@@ -27,7 +27,7 @@ _SEED_LIMIT = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class ResetOptions:
     """What the caller asks of an episode; None leaves it to the seed.
 
     scene: a scene seed, or several to draw from. split: the stream they belong to. image: the user's picture
@@ -79,7 +79,9 @@ class Episode:
         return replace(told, scene=self.scene, start_c2w=self.start_c2w) if sees_scene else told
 
 
-def wishes(defaults: Wishes, options: dict[str, Any] | None, frame_size: tuple[int, int]) -> Wishes:
+def reset_options(
+    defaults: ResetOptions, options: dict[str, Any] | None, frame_size: tuple[int, int]
+) -> ResetOptions:
     """Return `defaults` overridden by reset options; bad values raise `ValueError`, unknown names warn."""
     options = {key: value for key, value in (options or {}).items() if value is not None}
     unknown = sorted(set(options) - set(RESET_OPTIONS))
@@ -118,16 +120,16 @@ def draw_seeds(generator: np.random.Generator) -> tuple[int, int, int]:
 
 
 def draw_episode(
-    generator: np.random.Generator, wish: Wishes, spec: WorldSpec, temperature: float
+    generator: np.random.Generator, asked: ResetOptions, spec: WorldSpec, temperature: float
 ) -> Episode:
     """Return the episode of the next numbers of `generator`; three are drawn whatever is asked for."""
     scene_seed, noise_seed, task_seed = draw_seeds(generator)
-    noise_seed = noise_seed if wish.noise_seed is None else wish.noise_seed
-    if wish.image is not None:
+    noise_seed = noise_seed if asked.noise_seed is None else asked.noise_seed
+    if asked.image is not None:
         return Episode(
-            image=wish.image.pixels,
-            intrinsics=wish.intrinsics or wish.image.intrinsics,
-            prompt=wish.prompt or "",
+            image=asked.image.pixels,
+            intrinsics=asked.intrinsics or asked.image.intrinsics,
+            prompt=asked.prompt or "",
             noise_seed=noise_seed,
             task_seed=task_seed,
             temperature=temperature,
@@ -135,22 +137,22 @@ def draw_episode(
             scene_seed=None,
             start_c2w=np.eye(4),
         )
-    if isinstance(wish.scene, tuple):
-        scene_seed = wish.scene[scene_seed % len(wish.scene)]
-    elif wish.scene is not None:
-        scene_seed = wish.scene
-    scene = make_scene(scene_seed, wish.split)
-    if wish.prompt is not None:
-        scene = with_prompt(scene, [wish.prompt])
+    if isinstance(asked.scene, tuple):
+        scene_seed = asked.scene[scene_seed % len(asked.scene)]
+    elif asked.scene is not None:
+        scene_seed = asked.scene
+    scene = make_scene(scene_seed, asked.split)
+    if asked.prompt is not None:
+        scene = with_prompt(scene, [asked.prompt])
     height, width = spec.frame_size
-    intrinsics = wish.intrinsics or intrinsics_from_fov(start_fov_deg(scene_seed), width, height)
+    intrinsics = asked.intrinsics or intrinsics_from_fov(start_fov_deg(scene_seed), width, height)
     c2w = start_pose(scene, scene_seed)  # (4, 4) float64
     camera = torch.tensor([intrinsics], dtype=torch.float64)
     frames, _ = render(scene, c2w[None, None], camera, height, width)
     return Episode(
         image=frames[0, 0].numpy(),
         intrinsics=intrinsics,
-        prompt=caption(scene)[0] if wish.prompt is None else wish.prompt,
+        prompt=caption(scene)[0] if asked.prompt is None else asked.prompt,
         noise_seed=noise_seed,
         task_seed=task_seed,
         temperature=temperature,

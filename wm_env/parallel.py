@@ -1,12 +1,12 @@
-"""The PettingZoo face: several agents in one imagined world, honestly.
+"""The PettingZoo interface: several agents in one world.
 
 A video world has one camera and no other bodies, so two arrangements make sense:
 
     shared_camera   two agents drive one camera: "mover" translates it, "looker" turns it. Both see the same
                     picture and earn the same reward: a truly shared world.
     multi_camera    "camera_0" ... "camera_N-1" leave one start, each with its own task state. In the twin
-                    they move through one scene. On a learned world each camera dreams on its own: the dreams
-                    agree at the start picture and on nothing else. Cameras never see or touch one another.
+                    they move through one scene. On a learned world each camera goes on alone: they agree
+                    at the start picture and on nothing else. Cameras never see or touch one another.
 
 Needs the extra `marl`.
 """
@@ -22,8 +22,8 @@ from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils import seeding
 
 from wm_env.config import EnvConfig
-from wm_env.core import State, check_wishes, infos, initial, observation, transition
-from wm_env.episodes import draw_episode, wishes
+from wm_env.core import State, check_reset_options, infos, initial, observation, transition
+from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.kinematics import KEYS
 from wm_env.model.world import World
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
@@ -91,7 +91,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         self._cameras, self._limit = cameras, limit
         self._world = config.load_world()
         self._rules = config.rules(self._world)
-        self._defaults = config.wishes(self._world.spec.frame_size)
+        self._defaults = config.reset_options(self._world.spec.frame_size)
         seen = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
         self._seen = {agent: _copy_of(seen) for agent in agents}
         self._acts = {agent: self._action_space(agent) for agent in agents}
@@ -116,13 +116,15 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         """Start an episode of all agents; options as in `SanaWMEnv.reset`."""
         if self._closed:
             raise ClosedEnvironmentError("this environment is closed; make a new one")
-        wish = wishes(self._defaults, options, self._world.spec.frame_size)
-        check_wishes(self._rules, wish)
+        asked = reset_options(self._defaults, options, self._world.spec.frame_size)
+        check_reset_options(self._rules, asked)
         if seed is not None or self._generator is None:
             self._generator, _ = seeding.np_random(seed)
-        episode = draw_episode(self._generator, wish, self._world.spec, self.config.temperature)
-        dreams = [replace(episode, noise_seed=episode.noise_seed + camera) for camera in range(self._cameras)]
-        self._state = initial(self._rules, dreams)
+        episode = draw_episode(self._generator, asked, self._world.spec, self.config.temperature)
+        episodes = [
+            replace(episode, noise_seed=episode.noise_seed + camera) for camera in range(self._cameras)
+        ]
+        self._state = initial(self._rules, episodes)
         self.agents = list(self.possible_agents)
         return self._views(self.agents), self._facts(self.agents)
 
@@ -142,10 +144,10 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
             if given != wanted:
                 raise InvalidAction(f"the action of {agent!r} has shape {given}, not {wanted}")
         command = self._rules.actions.command(self._joined(actions), self._cameras)
-        self._state, verdict = transition(self._rules, self._state, command)
+        self._state, outcome = transition(self._rules, self._state, command)
         cut = bool(self._state.chunk[0] >= self._limit)
-        rewards = {agent: float(verdict.reward[self._camera(agent)]) for agent in live}
-        ended = {agent: bool(verdict.terminated[self._camera(agent)]) for agent in live}
+        rewards = {agent: float(outcome.reward[self._camera(agent)]) for agent in live}
+        ended = {agent: bool(outcome.terminated[self._camera(agent)]) for agent in live}
         self.agents = [agent for agent in live if not (ended[agent] or cut)]
         return self._views(live), rewards, ended, dict.fromkeys(live, cut), self._facts(live)
 

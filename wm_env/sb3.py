@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 face: `SanaWMVecEnv`, one world call per step for all slots.
+"""The Stable-Baselines3 interface: `SanaWMVecEnv`, one world call per step for all slots.
 
 SB3 differs from Gymnasium's vector environments in its calls, not in what happens: a slot that ends is reset
 within the same step, its last observation is in `info["terminal_observation"]`, infos are one dict a slot.

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wm_env.core import Rules, State, initial
-from wm_env.episodes import Wishes, draw_episode
+from wm_env.core import EpisodeRules, State, initial
+from wm_env.episodes import ResetOptions, draw_episode
 from wm_env.model.state import leaves, tree_map, unflatten
 from wm_env.model.storage.atomic import atomic_path
 
@@ -135,7 +135,7 @@ def _own(env: Any) -> Any:
     return inner
 
 
-def pack(rules: Rules, moment: Moment) -> Snapshot:
+def pack(rules: EpisodeRules, moment: Moment) -> Snapshot:
     """Return the snapshot of a one-slot moment; tensors are shared, not copied."""
     return Snapshot(
         config=configuration(rules),
@@ -149,7 +149,7 @@ def pack(rules: Rules, moment: Moment) -> Snapshot:
     )
 
 
-def unpack(rules: Rules, snapshot: Snapshot, like: State | None) -> Moment:
+def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Moment:
     """Return the moment of a snapshot; `like` is any state of these rules, None has one made.
 
     Raises `ValueError` naming every difference where the snapshot belongs to another configuration.
@@ -178,7 +178,7 @@ def unpack(rules: Rules, snapshot: Snapshot, like: State | None) -> Moment:
     return Moment(state, snapshot.facts["prompt"], generator, snapshot.facts["seed"])
 
 
-def configuration(rules: Rules) -> dict[str, Any]:
+def configuration(rules: EpisodeRules) -> dict[str, Any]:
     """Return what two environments must share for a state of one to mean the same in the other."""
     spec = rules.world.spec
     return {
@@ -194,7 +194,7 @@ def configuration(rules: Rules) -> dict[str, Any]:
     }
 
 
-def _any_state(rules: Rules) -> State:
+def _any_state(rules: EpisodeRules) -> State:
     """Return some state of these rules, for its structure."""
-    episode = draw_episode(np.random.default_rng(0), Wishes(), rules.world.spec, 1.0)
+    episode = draw_episode(np.random.default_rng(0), ResetOptions(), rules.world.spec, 1.0)
     return initial(rules, [episode])

@@ -18,8 +18,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.config import EnvConfig
-from wm_env.core import Rules, State, check_wishes, infos, initial, observation, transition
-from wm_env.episodes import Wishes, draw_episode, wishes
+from wm_env.core import EpisodeRules, State, check_reset_options, infos, initial, observation, transition
+from wm_env.episodes import ResetOptions, draw_episode, reset_options
 from wm_env.model.state import put, repeat, select
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
@@ -75,7 +75,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = rules = self.config.rules(self._timed)
-        self._defaults = self.config.wishes(self._world.spec.frame_size)
+        self._defaults = self.config.reset_options(self._world.spec.frame_size)
         self._mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
         self._limit = max_episode_steps
@@ -105,12 +105,12 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
         seeds = self._seed_list(seed)
-        wish = wishes(self._defaults, options, self._world.spec.frame_size)
-        check_wishes(self._rules, wish)
+        asked = reset_options(self._defaults, options, self._world.spec.frame_size)
+        check_reset_options(self._rules, asked)
         for slot in np.flatnonzero(mask):
             if seeds[slot] is not None or self._generators[slot] is None:
                 self._generators[slot], self._seeds[slot] = seeding.np_random(seeds[slot])
-        self._start(mask, wish)
+        self._start(mask, asked)
         return observation(self._rules, self._current()), self._infos(mask)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -123,10 +123,10 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         started = time.perf_counter()
         restarting = self._ended.copy()  # NEXT_STEP only: the other modes never leave an ended slot here
         with cpu_threads(self._threads):
-            self._state, verdict = transition(self._rules, state, command)
+            self._state, outcome = transition(self._rules, state, command)
         self._elapsed += 1
-        rewards = np.where(restarting, 0.0, verdict.reward.numpy())
-        terminated = verdict.terminated.numpy() & ~restarting
+        rewards = np.where(restarting, 0.0, outcome.reward.numpy())
+        terminated = outcome.terminated.numpy() & ~restarting
         truncated = np.zeros(self.num_envs, bool)
         if self._limit is not None:
             truncated = (self._elapsed >= self._limit) & ~restarting
@@ -212,7 +212,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._current()
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> EpisodeRules:
         """The rules of all episodes."""
         return self._rules
 
@@ -237,13 +237,13 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _start(self, mask: np.ndarray, wish: Wishes) -> None:
+    def _start(self, mask: np.ndarray, asked: ResetOptions) -> None:
         """Begin new episodes in the slots of `mask`; nothing changes where the world refuses."""
         slots = np.flatnonzero(mask).tolist()
         spec = self._world.spec
         with cpu_threads(self._threads):
             episodes = [
-                draw_episode(self._generator(slot), wish, spec, self.config.temperature) for slot in slots
+                draw_episode(self._generator(slot), asked, spec, self.config.temperature) for slot in slots
             ]
             fresh = initial(self._rules, episodes)
         self._state = fresh if self._state is None or mask.all() else put(self._state, slots, fresh)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 
-class Files:
+class ClipFiles:
     """Decodes what lies on disk; meets `wm_env.model.data.layouts.Pictures`."""
 
     def frames(self, path: Path) -> Iterator[np.ndarray]:

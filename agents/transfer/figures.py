@@ -113,13 +113,13 @@ def temperatures(report: TransferReport) -> Figure:
     """Return success and return in the learned world against its temperature, the twin's as a line."""
     figure, axes = _new(10, 3.8, 2)
     points = report.temperature
-    heat = [point.temperature for point in points]
+    temperature = [point.temperature for point in points]
     true = report.scores[LEARNED][TRUE]
     for axis, cells, truth, title in (
         (axes[0], [point.success for point in points], _mean(true.success), "success rate"),
         (axes[1], [point.reward for point in points], _mean(true.reward), "return"),
     ):
-        _line(axis, heat, cells, SIM)
+        _line(axis, temperature, cells, SIM)
         axis.axhline(truth, color=_COLOURS[TRUE], linestyle="--", label=TRUE)
         axis.set_title(f"{LEARNED}: {title}", fontsize=10)
         axis.set_xlabel("temperature of the learned world")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from stable_baselines3 import PPO
 
 from wm_env.agents.evaluate import Agent, RandomAgent, ScriptedAgent
-from wm_env.agents.moves import random_mover
+from wm_env.agents.key_combinations import random_mover
 from wm_env.agents.policies import SHIPPED, PolicyAgent, PPOSettings, load_policy, policy_path, read_settings
 from wm_env.agents.ppo import train
 from wm_env.agents.scripted import make_policy
@@ -23,7 +23,7 @@ from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.env import SanaWMEnv
 
 
-class Player(NamedTuple):
+class EvaluatedPolicy(NamedTuple):
     """A policy to score: its role, training seed and checkpoint (env steps; None: as trained).
 
     make: a fresh agent. settings: of the environments it acts in, without world. sees: whether it looks at
@@ -49,12 +49,12 @@ def trainings(settings: TransferSettings) -> dict[str, PPOSettings]:
         BLIND: replace(base, blind=True),
         ABLATED: replace(base, ablate="dit"),
     }
-    for heat in settings.train_temperatures:
-        roles[f"{LEARNED}, temperature {heat:g}"] = replace(base, temperature=heat)
+    for temperature in settings.train_temperatures:
+        roles[f"{LEARNED}, temperature {temperature:g}"] = replace(base, temperature=temperature)
     return roles
 
 
-def trained_players(settings: TransferSettings, out: Path, progress: bool) -> Iterator[Player]:
+def trained_players(settings: TransferSettings, out: Path, progress: bool) -> Iterator[EvaluatedPolicy]:
     """Train every role and seed that is not trained yet; yield its final policy and its checkpoints."""
     for role, base in trainings(settings).items():
         for index in range(settings.seeds):
@@ -84,7 +84,7 @@ def _train(learner: PPOSettings, folder: Path, progress: bool) -> None:
 
 def _saved_player(
     policy: str | Path, role: str, seed: int, checkpoint: int | None, settings: TransferSettings
-) -> Player:
+) -> EvaluatedPolicy:
     """Return the player of what `load_policy` reads."""
     device = settings.learner.device
     _, trained = load_policy(policy, device)
@@ -93,7 +93,7 @@ def _saved_player(
     if trained.obs_type != "rgb":
         raise ValueError(f"transfer compares policies that see pictures; {policy} sees {trained.obs_type!r}")
     judged = role == LEARNED and checkpoint is None
-    return Player(
+    return EvaluatedPolicy(
         role=role,
         seed=seed,
         checkpoint=checkpoint,
@@ -105,7 +105,7 @@ def _saved_player(
     )
 
 
-def shipped_players(settings: TransferSettings) -> list[Player]:
+def shipped_players(settings: TransferSettings) -> list[EvaluatedPolicy]:
     """Return the policies for the task that come with the package; their role is what their settings say."""
     players = []
     for name in SHIPPED:
@@ -138,7 +138,7 @@ def role_of(trained: PPOSettings) -> str:
     return TWIN if trained.world == "twin" else LEARNED
 
 
-def user_player(policy: str, settings: TransferSettings) -> Player:
+def user_player(policy: str, settings: TransferSettings) -> EvaluatedPolicy:
     """Return a user's policy: a folder or file of `agent train`, a plain SB3 PPO `.zip`, `module:function`.
 
     The function is an `evaluate.Agent`: called with (observations, core state, starts) it returns actions of
@@ -151,7 +151,7 @@ def user_player(policy: str, settings: TransferSettings) -> Player:
     return _plain_player(path, policy, settings) if path.exists() else _function_player(policy, settings)
 
 
-def _plain_player(path: Path, role: str, settings: TransferSettings) -> Player:
+def _plain_player(path: Path, role: str, settings: TransferSettings) -> EvaluatedPolicy:
     model = PPO.load(path, device=settings.learner.device)
     wanted = SanaWMEnv(**settings.learner.env_settings()).action_space
     if model.action_space != wanted:
@@ -160,7 +160,7 @@ def _plain_player(path: Path, role: str, settings: TransferSettings) -> Player:
     return _own(lambda: PolicyAgent(model, blind=False), role, settings, digest)
 
 
-def _function_player(policy: str, settings: TransferSettings) -> Player:
+def _function_player(policy: str, settings: TransferSettings) -> EvaluatedPolicy:
     module, _, name = policy.partition(":")
     if not module or not name:
         raise ValueError(f"policy {policy!r} is neither a file nor module:function")
@@ -175,12 +175,12 @@ def _function_player(policy: str, settings: TransferSettings) -> Player:
     return _own(lambda: found[name], policy, settings, "")
 
 
-def _own(make: Callable[[], Agent], role: str, settings: TransferSettings, digest: str) -> Player:
+def _own(make: Callable[[], Agent], role: str, settings: TransferSettings, digest: str) -> EvaluatedPolicy:
     """Return a player that acts as `settings.learner` does and looks at pictures for all we know."""
-    return Player(role, 0, None, make, _without_world(settings.learner), True, (1.0,), digest)
+    return EvaluatedPolicy(role, 0, None, make, _without_world(settings.learner), True, (1.0,), digest)
 
 
-def control_players(settings: TransferSettings) -> list[Player]:
+def control_players(settings: TransferSettings) -> list[EvaluatedPolicy]:
     """Return the random agent, with the learner's own choices, and the scripted one; neither looks."""
     learner = settings.learner
     env = _without_world(learner)
@@ -195,8 +195,8 @@ def control_players(settings: TransferSettings) -> list[Player]:
         return ScriptedAgent(lambda seed: make_policy("goal", seed), settings.seed)
 
     return [
-        Player(RANDOM, 0, None, chance, env, False, (1.0,), ""),
-        Player(SCRIPTED, 0, None, expert, env | {"action_type": "multikeys"}, False, (1.0,), ""),
+        EvaluatedPolicy(RANDOM, 0, None, chance, env, False, (1.0,), ""),
+        EvaluatedPolicy(SCRIPTED, 0, None, expert, env | {"action_type": "multikeys"}, False, (1.0,), ""),
     ]
 
 

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from wm_env.agents.episode_starts import evaluation_seeds
 from wm_env.agents.evaluate import evaluate
-from wm_env.agents.starts import evaluation_seeds
 from wm_env.agents.transfer.players import (
-    Player,
+    EvaluatedPolicy,
     control_players,
     shipped_players,
     slug,
@@ -75,13 +75,15 @@ def transfer(
         found = list(trained_players(settings, out, progress))
     players = [*found, *own, *control_players(settings)]
     limit = learner.max_episode_steps
-    walks = [(player, world, heat) for player in players for world, heat in _walks(player)]
+    walks = [(player, world, temperature) for player in players for world, temperature in _walks(player)]
     total = sum(_episodes(settings, player) * limit for player, _, _ in walks)
     records = []
     with tqdm(total=total, unit="step", desc="scoring", disable=not progress) as bar:
-        for player, name, heat in walks:
+        for player, name, temperature in walks:
             bar.set_postfix_str(f"{player.role} in {name}")
-            records.append(_record(settings, player, name, worlds[name], heat, out / "episodes", progress))
+            records.append(
+                _record(settings, player, name, worlds[name], temperature, out / "episodes", progress)
+            )
             bar.update(_episodes(settings, player) * limit)
         replay_file = out / "episodes" / "replay.json"
         if not replay_file.exists():
@@ -101,19 +103,19 @@ def _claim(path: Path, identity: dict[str, Any]) -> None:
     _write(path, identity)
 
 
-def _walks(player: Player) -> list[tuple[str, float]]:
+def _walks(player: EvaluatedPolicy) -> list[tuple[str, float]]:
     """Return the (environment, temperature) that a player is walked in."""
-    sim = [(SIM, heat) for heat in player.temperatures] if player.sees else []
+    sim = [(SIM, temperature) for temperature in player.temperatures] if player.sees else []
     return [(TRUE, 1.0), *sim]
 
 
-def _episodes(settings: TransferSettings, player: Player) -> int:
+def _episodes(settings: TransferSettings, player: EvaluatedPolicy) -> int:
     return settings.episodes if player.checkpoint is None else settings.curve_episodes
 
 
 def _record(
     settings: TransferSettings,
-    player: Player,
+    player: EvaluatedPolicy,
     name: str,
     world: Any,
     temperature: float,

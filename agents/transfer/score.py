@@ -254,11 +254,11 @@ def _curve(table: Records, role: str, seed: int) -> tuple[CurvePoint, ...]:
 def _by_temperature(table: Records, seed: int) -> tuple[TemperaturePoint, ...]:
     """Return what the policy trained in the learned world scores there at every temperature."""
     out = []
-    for heat in table.temperatures(LEARNED) if LEARNED in table.roles else []:
-        episodes = table.get(LEARNED, SIM, None, heat)
+    for temperature in table.temperatures(LEARNED) if LEARNED in table.roles else []:
+        episodes = table.get(LEARNED, SIM, None, temperature)
         if episodes is not None:
             reward, success = (band(episodes.table(name), seed) for name in ("reward", "success"))
-            out.append(TemperaturePoint(temperature=heat, reward=reward, success=success))
+            out.append(TemperaturePoint(temperature=temperature, reward=reward, success=success))
     return tuple(out)
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.clip import write_shard
-from wm_env.model.data.recorded import CheckedClip, Listed, Problem, Recorded, check_clip
+from wm_env.model.data.recorded import CheckedClip, ClipRef, Problem, RecordedClip, check_clip
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import from_uint8, metric_depth
 from wm_env.model.vae.tiny import TinyVAE
@@ -42,7 +42,7 @@ class ImportConfig:
     """How recorded clips become windows.
 
     size: height and width of the result. frames: 4k + 1 per window. stride: frames from one window to the
-    next, None for `frames` (no overlap). every: keep each so-manieth frame (worlds run at 16 frames per
+    next, None for `frames` (no overlap). every: Keep every n-th frame (worlds run at 16 frames per
     second). scale: factor on the translations that makes them metres. val: share of the clips (of the
     windows, where there is one clip) that goes to val, at least one. seed: which clips those are.
     """
@@ -118,7 +118,7 @@ def predicted_depth(vae: TinyVAE) -> DepthOf:
 
 
 def import_clips(
-    listed: Sequence[Listed],
+    listed: Sequence[ClipRef],
     out: Path,
     config: ImportConfig,
     *,
@@ -159,13 +159,15 @@ def import_clips(
 
 
 def _check_all(
-    listed: Sequence[Listed], config: ImportConfig, scratch: Path, report: Callable[[int, int], None] | None
+    listed: Sequence[ClipRef], config: ImportConfig, scratch: Path, report: Callable[[int, int], None] | None
 ) -> tuple[list[CheckedClip], list[Problem]]:
     """Return the sound clips, in order, and the problems of the others."""
     checked: list[CheckedClip] = []
     problems: list[Problem] = []
     for number, clip in enumerate(listed):
-        found = _check_one(clip, config, scratch / f"{number}.npy") if isinstance(clip, Recorded) else clip
+        found = (
+            _check_one(clip, config, scratch / f"{number}.npy") if isinstance(clip, RecordedClip) else clip
+        )
         if isinstance(found, Problem):
             problems.append(found)
         else:
@@ -181,11 +183,11 @@ def _check_all(
             Problem(c.name, f"frames of {c.source[1]}x{c.source[0]}; {count} clips have {width}x{height}")
             for c in odd
         ]
-    order = {clip.name if isinstance(clip, Recorded) else clip.clip: i for i, clip in enumerate(listed)}
+    order = {clip.name if isinstance(clip, RecordedClip) else clip.clip: i for i, clip in enumerate(listed)}
     return checked, sorted(problems, key=lambda problem: order[problem.clip])
 
 
-def _check_one(clip: Recorded, config: ImportConfig, rgb: Path) -> CheckedClip | Problem:
+def _check_one(clip: RecordedClip, config: ImportConfig, rgb: Path) -> CheckedClip | Problem:
     try:
         found = check_clip(clip, size=config.size, every=config.every, scale=config.scale, rgb=rgb)
     except ValueError as error:

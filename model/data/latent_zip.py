@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.data.recorded import Listed, Problem, Recorded
-from wm_env.model.frames import pixel_frames
+from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
+from wm_env.model.frame_counts import pixel_frames
 
 FILTERS = {  # suffix: smallest and largest score, both allowed (docs/reference/training.md#score-filters)
     "_vmafmotion": (0.5, 50.0),  # motion
@@ -80,12 +80,12 @@ def write_latent_zips(raw: Path, latents: Path, stem: str, entries: Sequence[Lat
     (raw / f"{stem}_metric_scale_stats.json").write_text(json.dumps(scales))
 
 
-def latent_clips(raw: Path, latents: Path, decode: Decode, stride: int) -> list[Listed]:
+def latent_clips(raw: Path, latents: Path, decode: Decode, stride: int) -> list[ClipRef]:
     """Return the clips of every zip of `raw` that `latents` has a counterpart of, by stem and key.
 
     A clip that its scores rule out is a `Problem` with `filtered`.
     """
-    listed: list[Listed] = []
+    listed: list[ClipRef] = []
     for path in sorted(raw.glob("*.zip")):
         encoded = latents / path.name
         try:
@@ -141,7 +141,7 @@ def _clip(
     key: str,
     decode: Decode,
     stride: int,
-) -> Recorded:
+) -> RecordedClip:
     try:
         width, height, prompt = float(facts["width"]), float(facts["height"]), str(facts["prompt"])
     except (KeyError, TypeError, ValueError) as error:
@@ -159,7 +159,7 @@ def _clip(
             )
         yield from decode(z)
 
-    return Recorded(
+    return RecordedClip(
         name=name,
         c2w=c2w,
         intrinsics=intrinsics.double() / torch.tensor([width, height, width, height], dtype=torch.float64),

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.data.recorded import Listed, Problem, Recorded
+from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
 from wm_env.model.geometry import assemble, invert_rigid
 from wm_env.model.intrinsics import intrinsics_per_frame
 
@@ -49,12 +49,12 @@ class Pictures(Protocol):
         ...
 
 
-def video_clips(folder: Path, pictures: Pictures) -> list[Listed]:
+def video_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
     """Return the clips of a folder of videos with camera files, or of its sub-folders, by name."""
     movies = {_stem(path): path for path in _files(folder, MOVIES)}
     movies |= {str(path.parent): path.parent for path in _files(folder, IMAGES)}
     cameras = {_stem(path): path for path in _files(folder, (".npz", ".json"))}
-    listed: list[Listed] = []
+    listed: list[ClipRef] = []
     for stem in sorted(movies.keys() | cameras.keys()):
         name = str(Path(stem).relative_to(folder))
         if stem not in cameras:
@@ -68,13 +68,13 @@ def video_clips(folder: Path, pictures: Pictures) -> list[Listed]:
     return listed
 
 
-def re10k_clips(folder: Path, pictures: Pictures) -> list[Listed]:
+def re10k_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
     """Return the clips of a folder of RealEstate10K text files, or of its sub-folders, by name."""
     texts = _files(folder, (".txt",))
     return [_listed(str(p.relative_to(folder).with_suffix("")), _re10k_clip, p, pictures) for p in texts]
 
 
-def episode_clips(folder: Path, pictures: Pictures) -> list[Listed]:
+def episode_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
     """Return the recorded episodes of a folder by name."""
     return [_listed(path.name, _episode_clip, path, pictures) for path in sorted(folder.glob("episode_*"))]
 
@@ -128,9 +128,9 @@ def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
     return [int(row[0]) for row in rows], c2w, table[:, 1:5]
 
 
-def _video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> Recorded:
+def _video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> RecordedClip:
     c2w, intrinsics, caption = read_camera(camera)
-    return Recorded(
+    return RecordedClip(
         name=name,
         c2w=c2w,
         intrinsics=intrinsics,
@@ -139,10 +139,10 @@ def _video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> Re
     )
 
 
-def _re10k_clip(name: str, path: Path, pictures: Pictures) -> Recorded:
+def _re10k_clip(name: str, path: Path, pictures: Pictures) -> RecordedClip:
     times, c2w, intrinsics = read_re10k(path)
     stem = path.with_suffix("")
-    return Recorded(
+    return RecordedClip(
         name=name,
         c2w=c2w,
         intrinsics=intrinsics,
@@ -151,7 +151,7 @@ def _re10k_clip(name: str, path: Path, pictures: Pictures) -> Recorded:
     )
 
 
-def _episode_clip(name: str, folder: Path, pictures: Pictures) -> Recorded:
+def _episode_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
     facts_file, steps_file = folder / "episode.json", folder / "steps.npz"
     missing = [path.name for path in (facts_file, steps_file) if not path.is_file()]
     if missing:
@@ -164,7 +164,7 @@ def _episode_clip(name: str, folder: Path, pictures: Pictures) -> Recorded:
     except (json.JSONDecodeError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise ValueError(f"the episode's files cannot be read: {error}") from error
     intrinsics = torch.tensor(camera, dtype=torch.float64)
-    return Recorded(
+    return RecordedClip(
         name=name,
         c2w=c2w,
         intrinsics=intrinsics_per_frame(intrinsics, len(c2w)),
@@ -214,7 +214,7 @@ def _frames_at(stem: Path, times: list[int], pictures: Pictures) -> Iterator[np.
             return
 
 
-def _listed(name: str, read: Callable[..., Recorded], *arguments: Any) -> Listed:
+def _listed(name: str, read: Callable[..., RecordedClip], *arguments: Any) -> ClipRef:
     """Return the clip, or the problem in its place."""
     try:
         return read(name, *arguments)

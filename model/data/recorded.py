@@ -1,7 +1,8 @@
 """Recorded clips before they become training data: frames, and a pose and a camera for every one of them.
 
-A layout lists `Recorded` values cheaply, without decoding a frame. `check_clip` then reads one clip to its
-end and keeps its frames at the size that is trained on, or raises `ValueError` saying what is wrong with it:
+A layout lists `RecordedClip` values cheaply, without decoding a frame. `check_clip` then reads one clip to
+its end and keeps its frames at the size that is trained on, or raises `ValueError` saying what is
+wrong with it:
 
     poses         finite, rigid, without jumps
     frames        decodable, as many as poses, all of one size, none enlarged
@@ -30,7 +31,7 @@ MAX_ZOOM = 0.02  # change of the intrinsics within a clip, in focal lengths
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class RecordedClip:
     """One recorded clip of F frames.
 
     name: what reports call it. c2w: `(F, 4, 4)` float64, metres, any world frame. intrinsics: `(F, 4)`
@@ -55,7 +56,7 @@ class Problem(NamedTuple):
     filtered: bool = False
 
 
-Listed = Recorded | Problem
+ClipRef = RecordedClip | Problem
 
 
 class CheckedClip(NamedTuple):
@@ -77,7 +78,7 @@ class CheckedClip(NamedTuple):
         return len(self.c2w)
 
 
-def check_clip(clip: Recorded, *, size: int, every: int, scale: float, rgb: Path) -> CheckedClip:
+def check_clip(clip: RecordedClip, *, size: int, every: int, scale: float, rgb: Path) -> CheckedClip:
     """Return every `every`-th frame of a clip, cropped and resized to `size`; writes them to `rgb`.
 
     scale: factor on the translations that makes them metres. Raises `ValueError` naming the fault.
@@ -138,7 +139,7 @@ def check_poses(c2w: Tensor) -> None:
         )
 
 
-def one_camera(clip: Recorded, source: tuple[int, int], size: int) -> Tensor:
+def one_camera(clip: RecordedClip, source: tuple[int, int], size: int) -> Tensor:
     """Return the intrinsics `(4,)` of the cropped frames; raise `ValueError` for a zoom or an absurd view."""
     height, width = source
     rows = clip.intrinsics.double()

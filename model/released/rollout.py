@@ -30,8 +30,8 @@ from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_win
 from wm_env.model.dit import DiT
 from wm_env.model.flow import (
     STUDENT_STEPS,
-    Rule,
     Schedule,
+    Solver,
     denoise_chunk,
     guided,
     listed_schedule,
@@ -65,7 +65,7 @@ class ReleasedSampler:
     steps: int = 4
     shift: float = 8.0
     guidance: float = 1.0
-    rule: Rule = "euler"
+    rule: Solver = "euler"
 
     def __post_init__(self) -> None:
         if self.rule not in ("euler", "renoise"):
@@ -80,7 +80,7 @@ class ReleasedSampler:
         return listed_schedule(self.timesteps)
 
 
-def streaming_sampler(rule: Rule = "euler") -> ReleasedSampler:
+def streaming_sampler(rule: Solver = "euler") -> ReleasedSampler:
     """The distilled student: 4 listed steps, no guidance."""
     return ReleasedSampler(rule=rule)
 

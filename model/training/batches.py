@@ -15,10 +15,10 @@ from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.data.rendered import RenderedLatents
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.memory import memory_tokens
 from wm_env.model.pixels import to_pixels
+from wm_env.model.point_memory import memory_tokens
 from wm_env.model.text import TextTokens
-from wm_env.model.training.keyframes import damage, true_keyframes, views_of_chunk
+from wm_env.model.training.keyframes import corrupt_keyframes, true_keyframes, views_of_chunk
 from wm_env.model.vae.tiny import GROUP, STRIDE
 
 
@@ -66,7 +66,7 @@ def memory_of_clip(batch: LatentClip, c2w: Tensor, generator: torch.Generator, c
     clip = batch.clip
     keys = true_keyframes(to_pixels(clip.rgb, clip.depth), batch.depth0)  # (B, T, 4, H, W)
     if corrupt:
-        keys = torch.cat([keys[:, :1], damage(keys[:, 1:], generator)], dim=1)
+        keys = torch.cat([keys[:, :1], corrupt_keyframes(keys[:, 1:], generator)], dim=1)
     views = [
         views_of_chunk(keys, t, c2w, clip.intrinsics, last_only=True)[:, 0] for t in range(1, keys.shape[1])
     ]

@@ -32,11 +32,11 @@ from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, draw, frames_of
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
-from wm_env.model.memory import memory_tokens, splat
 from wm_env.model.pixels import to_pixels
+from wm_env.model.point_memory import memory_tokens, splat
 from wm_env.model.state import cat, select
 from wm_env.model.text import HashTextEncoder, TextTokens
-from wm_env.model.training.keyframes import damage, rand
+from wm_env.model.training.keyframes import corrupt_keyframes, rand
 from wm_env.model.training.precision import fast_attention
 from wm_env.model.vae.tiny import GROUP, STRIDE, TinyVAE
 
@@ -137,7 +137,9 @@ def images_of_plan(
         0, config.sources, (len(clip), 1), generator=generator
     )
     from_poses = plan.c2w[which, GROUP * source].to(device)  # (n, S, 4, 4)
-    view = splat(damage(keys, generator), from_poses, counts.to(device), poses[:, -1:], intrinsics)[:, 0]
+    view = splat(
+        corrupt_keyframes(keys, generator), from_poses, counts.to(device), poses[:, -1:], intrinsics
+    )[:, 0]
     words = plan.words[clip, latent].to(device)
     conditions, plucker = camera.conditions[:, 0], camera.plucker[:, :, 0]
     return Images(z.half(), conditions, plucker.half(), words, pixels[:, -1].half(), view.half())

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.memory import choose_slots, kept_frames, splat
 from wm_env.model.pixels import inverse_depth, metric_depth
+from wm_env.model.point_memory import choose_slots, kept_frames, splat
 from wm_env.model.vae.tiny import GROUP
 
 
@@ -20,7 +20,7 @@ def rand(shape: tuple[int, ...], generator: torch.Generator, device: torch.devic
     return torch.rand(shape, generator=generator).to(device)
 
 
-def damage(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def corrupt_keyframes(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Return keyframes `(B, T, 4, H, W)` damaged per clip and frame.
 
     3x3 blur in half of the clips, noise up to 0.04, brightness of a tenth of the clips scaled by 0.75-1.3 (a
@@ -57,7 +57,7 @@ def views_of_chunk(
     """Return the memory's views `(B, 4, 5, H, W)` for the frames of chunk `chunk` >= 1, or its last alone.
 
     keyframes `(B, T, 4, H, W)`: last frame of every latent (frame 0 for latent 0); c2w `(B, F, 4, 4)`.
-    Slots are kept and chosen as in `memory.write_memory` and `read_memory`.
+    Slots are kept and chosen as in `point_memory.write_memory` and `read_memory`.
     """
     kept, valid = kept_frames(c2w[:, : GROUP * (chunk - 1) + 1 : GROUP])  # (B, S)
     rows = torch.arange(len(kept), device=kept.device)[:, None]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 
 DOWN, UP = "lora_down", "lora_up"
 GATES = ("beta", "decay", "gate")  # tiny outputs that steer the memory: left as they are
@@ -91,8 +91,8 @@ def add_lora(
     return list(chosen)
 
 
-def lora_rule(name: str, parameter: nn.Parameter) -> Rule:
-    """Rule the corrections "adamw" and the base "frozen"."""
+def lora_rule(name: str, parameter: nn.Parameter) -> ParameterGroup:
+    """Put the corrections "adamw" and the base "frozen"."""
     return "adamw" if name.endswith((DOWN, UP)) else "frozen"
 
 

@@ -12,15 +12,15 @@ from torch.distributed.tensor import DTensor
 from wm_env.model.training.muon import ShardedMuon
 from wm_env.model.training.schedule import LoopConfig
 
-Rule = Literal["adamw", "muon", "slow", "frozen"]
+ParameterGroup = Literal["adamw", "muon", "slow", "frozen"]
 
 
-def default_rule(name: str, parameter: nn.Parameter) -> Rule:
+def default_rule(name: str, parameter: nn.Parameter) -> ParameterGroup:
     """Return "adamw" for every parameter."""
     return "adamw"
 
 
-def freeze(model: nn.Module, rule: Callable[[str, nn.Parameter], Rule]) -> None:
+def freeze(model: nn.Module, rule: Callable[[str, nn.Parameter], ParameterGroup]) -> None:
     """Let the parameters ruled "frozen" have no gradient."""
     for name, parameter in model.named_parameters():
         if rule(name, parameter) == "frozen":
@@ -28,7 +28,7 @@ def freeze(model: nn.Module, rule: Callable[[str, nn.Parameter], Rule]) -> None:
 
 
 def make_optimizers(
-    model: nn.Module, config: LoopConfig, rule: Callable[[str, nn.Parameter], Rule]
+    model: nn.Module, config: LoopConfig, rule: Callable[[str, nn.Parameter], ParameterGroup]
 ) -> list[torch.optim.Optimizer]:
     """Return AdamW (normal and slow group) and, where `rule` asks for it, Muon; none has "frozen" ones."""
     groups: dict[str, list[nn.Parameter]] = {"adamw": [], "muon": [], "slow": [], "frozen": []}

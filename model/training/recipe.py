@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 FOLDER = Path(__file__).parent / "recipes"
 DATA = "data"
+RENAMED = {("self-forcing", "tiny-vivid"): "tiny-appearance"}
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ def presets(part: str) -> tuple[str, ...]:
 
 def preset_values(part: str, name: str) -> dict[str, Any]:
     """Return the values of a preset with those of the preset it builds on."""
+    if (part, name) in RENAMED:
+        raise ValueError(f"preset {name} of {part} is now {RENAMED[part, name]}")
     if name not in presets(part):
         raise ValueError(f"unknown preset {name!r} of {part}; there are {', '.join(presets(part))}")
     return with_presets(part, load(FOLDER / part / f"{name}.toml"))

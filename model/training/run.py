@@ -43,9 +43,10 @@ from wm_env.model.training.distributed import (
 )
 from wm_env.model.training.export import Export
 from wm_env.model.training.loss_log import Window, append_line, drop_lines_after
-from wm_env.model.training.optimizers import Rule, default_rule, freeze, make_optimizers
+from wm_env.model.training.optimizers import ParameterGroup, default_rule, freeze, make_optimizers
 from wm_env.model.training.schedule import Clock, LoopConfig, Plateau, lr_scale
 
+RENAMED = {"vivid": "appearance"}  # settings of runs of 0.1
 LONGEST_STEP = 300.0  # seconds; a process that was stopped for longer is not training for all of that
 
 StepFn = Callable[[nn.Module, torch.Generator, int], tuple[Tensor, dict[str, float]]]
@@ -82,7 +83,7 @@ class Run:
         out: Path,
         settings: Mapping[str, Any] | None = None,
         evaluate: EvalFn | None = None,
-        rule: Callable[[str, nn.Parameter], Rule] = default_rule,
+        rule: Callable[[str, nn.Parameter], ParameterGroup] = default_rule,
         resume: bool = True,
         facts: Mapping[str, Any] | None = None,
         group: Group = SOLO,
@@ -373,7 +374,7 @@ class Run:
 
     def _load(self) -> None:
         saved = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
-        settings = json.loads(saved["settings"])
+        settings = {RENAMED.get(key, key): value for key, value in json.loads(saved["settings"]).items()}
         # a field younger than the run has its default: what the loop did before there was a choice
         defaults = json.loads(json.dumps(asdict(LoopConfig(total_steps=self.config.total_steps))))
         different = different_keys({**settings, "loop": defaults | settings["loop"]}, self.settings)

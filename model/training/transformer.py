@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from wm_env.model.attention import GDNAttention
 from wm_env.model.dit import Block, DiT
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 from wm_env.model.vae.tiny import TinyVAE
 
 
-def parameter_rule(name: str, parameter: nn.Parameter) -> Rule:
+def parameter_rule(name: str, parameter: nn.Parameter) -> ParameterGroup:
     """Return "muon" for the matrices of the blocks, "adamw" for gates, norms, embeddings and the head.
 
     The decay of the recurrent states is "slow": within clips of seconds forgetting at once is never punished,

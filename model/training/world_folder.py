@@ -14,7 +14,7 @@ from torch import Tensor
 from wm_env.model.config import DiTConfig, tiny
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig, latents_of, load_embedded, write_parts
-from wm_env.model.memory import MEMORY_CHANNELS
+from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, save_checkpoint

@@ -36,20 +36,20 @@ def use_before(what: str, make_one: Callable[[], Any]) -> None:
 
 
 def walk(
-    face: str, method: str, world: str, make_one: Callable[[], Any], threads: int | None, slots: int
+    interface: str, method: str, world: str, make_one: Callable[[], Any], threads: int | None, slots: int
 ) -> Any:
     """Return the last observations (slots, h, w, 3) of slots with the seeds 0, 1, ... that walked forward."""
     import numpy as np
 
     forward = np.ones(slots, np.int64)
-    if face == "solo":
+    if interface == "solo":
         seen = []
         for seed in range(slots):
             env = make_one()
             env.reset(seed=seed)
             seen.append([env.step(1)[0] for _ in range(STEPS)][-1])
         return np.stack(seen)
-    if face == "SubprocVecEnv":
+    if interface == "SubprocVecEnv":
         from stable_baselines3.common.vec_env import SubprocVecEnv
 
         workers = SubprocVecEnv([make_one] * slots, start_method=method)
@@ -61,7 +61,7 @@ def walk(
 
     import gymnasium as gym
 
-    if face == "AsyncVectorEnv":
+    if interface == "AsyncVectorEnv":
         envs: Any = gym.vector.AsyncVectorEnv([make_one] * slots, context=method)
     else:
         import wm_env  # noqa: F401
@@ -81,9 +81,9 @@ def walk(
 
 
 if __name__ == "__main__":
-    face, method, before, world, asked, number = sys.argv[1:]
+    interface, method, before, world, asked, number = sys.argv[1:]
     threads = None if asked == "None" else int(asked)
     make_one = functools.partial(make, world, threads)
     use_before(before, make_one)
-    for observed in walk(face, method, world, make_one, threads, int(number)):
+    for observed in walk(interface, method, world, make_one, threads, int(number)):
         print(hashlib.sha256(observed.tobytes()).hexdigest())

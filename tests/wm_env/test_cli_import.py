@@ -16,7 +16,7 @@ from wm_env.model.data.latent_zip import LatentEntry, write_latent_zips
 from wm_env.model.data.procedural import RenderConfig, render_clip
 from wm_env.model.embedded import embedded_vae, load_embedded
 from wm_env.model.training.autoencoder import load_vae
-from wm_env.video import Files
+from wm_env.video import ClipFiles
 
 FRAMES = 9
 TOLERANCE = 6.0  # mean difference in grey levels that the video codec may make
@@ -85,8 +85,12 @@ def test_a_damaged_stream_is_an_error_and_not_painted_over(clips: Path, tmp_path
     data[start : start + 2000] = b"\xff" * 2000  # seven frames come out of this if ffmpeg may guess
     (tmp_path / "damaged.mp4").write_bytes(data)
     with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be decoded"):
-        list(Files().frames(tmp_path / "damaged.mp4"))
-    assert len(list(Files().frames(clips / "walk1.mp4"))) == FRAMES == Files().length(clips / "walk1.mp4")[0]
+        list(ClipFiles().frames(tmp_path / "damaged.mp4"))
+    assert (
+        len(list(ClipFiles().frames(clips / "walk1.mp4")))
+        == FRAMES
+        == ClipFiles().length(clips / "walk1.mp4")[0]
+    )
 
 
 def test_latents_are_decoded_by_the_autoencoder_that_made_them(

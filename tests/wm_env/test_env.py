@@ -1,4 +1,4 @@
-"""The Gymnasium face, on the twin."""
+"""The Gymnasium interface, on the twin."""
 
 from __future__ import annotations
 

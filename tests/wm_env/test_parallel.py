@@ -1,4 +1,4 @@
-"""The PettingZoo face: its own checkers, a shared camera, cameras that part."""
+"""The PettingZoo interface: its own checkers, a shared camera, cameras that part."""
 
 from __future__ import annotations
 

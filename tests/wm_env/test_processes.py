@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300  # seconds; a case takes 2 to 8 of them, 60 where ten others share the cores, a deadlock for ever
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT")
 
-# start method, face, OMP_NUM_THREADS (None: no thread variable), what the parent did before, threads=
+# start method, interface, OMP_NUM_THREADS (None: no thread variable), what the parent did before, threads=
 CASES = (
     # Any two values of any two of the first four columns meet in one of these nine.
     ("fork", "AsyncVectorEnv", "2", "env", 1),
@@ -39,7 +39,7 @@ CASES = (
 
 
 def run(
-    face: str, method: str, variable: str | None, before: str, world: str, threads: int | None = 1
+    interface: str, method: str, variable: str | None, before: str, world: str, threads: int | None = 1
 ) -> subprocess.CompletedProcess[str]:
     """Run one job in a session of its own; a job that hangs is killed with its workers and fails the test."""
     environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
@@ -48,7 +48,7 @@ def run(
         environment["OMP_NUM_THREADS"] = variable
     # Workers that are not forked import torch anew, which is most of their time.
     slots = "2" if method == "fork" else "1"
-    words = [sys.executable, str(JOB), face, method, before, world, str(threads), slots]
+    words = [sys.executable, str(JOB), interface, method, before, world, str(threads), slots]
     with subprocess.Popen(
         words,
         env=environment,
@@ -62,7 +62,7 @@ def run(
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)
             pytest.fail(
-                f"{face} by {method} hung for {LIMIT} s (OMP_NUM_THREADS={variable}, {before} before)"
+                f"{interface} by {method} hung for {LIMIT} s (OMP_NUM_THREADS={variable}, {before} before)"
             )
     return subprocess.CompletedProcess(words, job.returncode, out, err)
 
@@ -78,17 +78,17 @@ def alone(memory_world: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "face", "variable", "before", "threads"), CASES)
+@pytest.mark.parametrize(("method", "interface", "variable", "before", "threads"), CASES)
 def test_workers_show_what_one_process_shows(
     method: str,
-    face: str,
+    interface: str,
     variable: str | None,
     before: str,
     threads: int | None,
     memory_world: str,
     alone: list[str],
 ) -> None:
-    job = run(face, method, variable, before, memory_world, threads)
+    job = run(interface, method, variable, before, memory_world, threads)
     assert job.returncode == 0, job.stderr
     assert job.stdout.split() == (alone if method == "fork" else alone[:1])
 

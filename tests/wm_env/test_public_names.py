@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import wm_env
+from wm_env.model.training.table import preset
 from wm_env.moved import MOVED
 from wm_env.snapshots import Snapshot
 from wm_env.worlds import FAMILIES, load_world, option_names
@@ -157,3 +158,16 @@ def test_the_page_of_public_names_is_made_from_their_docstrings() -> None:
         [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=120
     )
     assert made.returncode == 0, made.stdout + made.stderr
+
+
+@pytest.mark.parametrize("module", ["wm_env.tasks", "wm_env.tasks.protocol"])
+def test_a_renamed_name_of_a_task_says_its_new_one(module: str) -> None:
+    with pytest.raises(ImportError, match=r"Verdict of wm_env\.tasks is now TaskOutcome"):
+        exec(f"from {module} import Verdict")
+    with pytest.raises(AttributeError, match="no attribute 'Verdikt'"):
+        _ = importlib.import_module(module).Verdikt
+
+
+def test_a_renamed_preset_says_its_new_name() -> None:
+    with pytest.raises(ValueError, match="preset tiny-vivid of self-forcing is now tiny-appearance"):
+        preset("self-forcing", "tiny-vivid")

@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 face: its checker, its wrappers, its algorithms."""
+"""The Stable-Baselines3 interface: its checker, its wrappers, its algorithms."""
 
 from __future__ import annotations
 

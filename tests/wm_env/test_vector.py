@@ -1,4 +1,4 @@
-"""The vector face: a slot is a solo episode, whatever its neighbours do."""
+"""The vector interface: a slot is a solo episode, whatever its neighbours do."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from wm_env.env import SanaWMEnv
 # Upper layers, named by string.
 _PPO, _POLICIES = "wm_env.agents.ppo", "wm_env.agents.policies"
 _EVALUATE, _SCRIPTED = "wm_env.agents.evaluate", "wm_env.agents.scripted"
-_STARTS, _MOVES = "wm_env.agents.starts", "wm_env.agents.moves"
+_STARTS, _MOVES = "wm_env.agents.episode_starts", "wm_env.agents.key_combinations"
 
 SCRIPTED = ("random", "wander", "forward", "orbit", "goal")
 

@@ -124,7 +124,7 @@ class Drift:
                 seconds=_seconds(self.horizon),
                 device=self.device,
                 image=self.image,
-                prompt=self.prompt,
+                prompt=self.prompt or "",
                 progress=_counting(bar),
             )
         print("\n".join(str(path) for path in paths))

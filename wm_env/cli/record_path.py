@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wm_env.images import start_image
-from wm_env.model.frames import latent_frames
+from wm_env.model.frame_counts import latent_frames
 from wm_env.model.kinematics import KeyMotion, c2w_from_actions
 from wm_env.model.released.clip import check_clip, draw_clip, steps_of
 from wm_env.model.released.presets import (

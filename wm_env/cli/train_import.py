@@ -17,14 +17,14 @@ from tqdm import tqdm
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
 from wm_env.model.data.latent_zip import Decode, latent_clips
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
-from wm_env.model.data.recorded import Listed
+from wm_env.model.data.recorded import ClipRef
 from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae, write_parts
 from wm_env.model.pixels import to_rgb
 from wm_env.model.storage.folder import look_into, only
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.vae.tiny import GROUP, TinyVAE
-from wm_env.video import Files
+from wm_env.video import ClipFiles
 
 _EXPECTED = {
     "video": "NAME.mp4 beside NAME.npz or NAME.json",
@@ -54,7 +54,7 @@ class TrainImport:
     stride: int | None = None
     """Frames from one training clip to the next; --frames by default, so that none overlap."""
     every: int = 1
-    """Keep each so-manieth frame; worlds run at 16 frames per second."""
+    """Keep every n-th frame; worlds run at 16 frames per second."""
     scale: float = 1.0
     """Factor on the translations that makes them metres."""
     size: int = 64
@@ -130,16 +130,16 @@ class TrainImport:
             sha256 = card["sha256"]
         return vae.to(self.device), sha256
 
-    def _listed(self, vae: TinyVAE) -> list[Listed]:
+    def _listed(self, vae: TinyVAE) -> list[ClipRef]:
         if self.layout != "latents" and (self.latents is not None or self.decoder is not None):
             raise ValueError(f"--latents and --decoder go with --layout latents, not with {self.layout}")
         match self.layout:
             case "video":
-                return video_clips(self.source, Files())
+                return video_clips(self.source, ClipFiles())
             case "re10k":
-                return re10k_clips(self.source, Files())
+                return re10k_clips(self.source, ClipFiles())
             case "episodes":
-                return episode_clips(self.source, Files())
+                return episode_clips(self.source, ClipFiles())
         if self.latents is None:
             raise ValueError(
                 "--layout latents needs --latents, the folder of the zips with the encoded clips"

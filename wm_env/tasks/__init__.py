@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from wm_env.tasks import protocol
 from wm_env.tasks.explore import Explore
 from wm_env.tasks.follow import Follow
 from wm_env.tasks.navigation import ImageNav, ObjectNav, PointNav
-from wm_env.tasks.protocol import Situation, Task, Verdict
+from wm_env.tasks.protocol import Task, TaskContext, TaskOutcome
 
 __all__ = [
     "TASKS",
@@ -14,9 +17,9 @@ __all__ = [
     "ImageNav",
     "ObjectNav",
     "PointNav",
-    "Situation",
     "Task",
-    "Verdict",
+    "TaskContext",
+    "TaskOutcome",
     "make_task",
 ]
 
@@ -37,3 +40,7 @@ def make_task(task: str | Task) -> Task:
     if not isinstance(task, str) and isinstance(task, Task):
         return task
     raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}, or an object that is a Task")
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(protocol, name)

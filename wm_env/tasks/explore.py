@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wm_env.model.geometry import fov_deg
 from wm_env.model.scenes.free_space import HALF_EXTENT, visible_cells
-from wm_env.tasks.protocol import Situation, Verdict, no_goal_facts
+from wm_env.tasks.protocol import TaskContext, TaskOutcome, no_goal_facts
 
 
 class ExploreState(NamedTuple):
@@ -41,35 +41,35 @@ class Explore:
     def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
         return {}
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> ExploreState:
-        batch = situation.c2w.shape[0]
-        return ExploreState(self._view(situation), torch.zeros(batch, dtype=torch.float64))
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> ExploreState:
+        batch = context.c2w.shape[0]
+        return ExploreState(self._view(context), torch.zeros(batch, dtype=torch.float64))
 
-    def step(self, state: ExploreState, situation: Situation) -> tuple[ExploreState, Verdict]:
-        seen = state.seen | self._view(situation)
+    def step(self, state: ExploreState, context: TaskContext) -> tuple[ExploreState, TaskOutcome]:
+        seen = state.seen | self._view(context)
         new_cells = (seen & ~state.seen).sum((1, 2)).double()
-        reward = new_cells * torch.where(situation.has_scene, self.seen_cell**2, 1.0).double()
+        reward = new_cells * torch.where(context.has_scene, self.seen_cell**2, 1.0).double()
         after = ExploreState(seen, state.amount + reward)
-        return after, Verdict(reward, torch.zeros_like(situation.has_scene))
+        return after, TaskOutcome(reward, torch.zeros_like(context.has_scene))
 
-    def observe(self, state: ExploreState, situation: Situation) -> dict[str, np.ndarray]:
+    def observe(self, state: ExploreState, context: TaskContext) -> dict[str, np.ndarray]:
         return {}
 
     def facts(self, state: ExploreState) -> dict[str, Tensor]:
         batch = state.amount.shape[0]
         return no_goal_facts(batch) | {"explored": state.amount}
 
-    def _view(self, situation: Situation) -> Tensor:
+    def _view(self, context: TaskContext) -> Tensor:
         """Return the cells `(B, N, N)` bool that the newest pose sees; stands on, where there is no scene."""
-        position = situation.c2w[:, -1, (0, 2), 3]  # (B, 2), relative to the start
+        position = context.c2w[:, -1, (0, 2), 3]  # (B, 2), relative to the start
         index = torch.floor(position / self.visited_cell).long() + self.cells // 2
         inside = ((index >= 0) & (index < self.cells)).all(-1)
         flat = torch.where(inside, index[:, 0] * self.cells + index[:, 1], self.cells**2)
         grid = torch.zeros(len(flat), self.cells**2 + 1, dtype=torch.bool)  # the last cell is outside
         grid = grid.scatter(1, flat[:, None], True)
         visited = grid[:, :-1].unflatten(1, (self.cells, self.cells))
-        if not bool(situation.has_scene.any()):
+        if not bool(context.has_scene.any()):
             return visited
-        fov, _ = fov_deg(situation.intrinsics, situation.frame_size[1], situation.frame_size[0])
-        seen = visible_cells(situation.scene, situation.absolute()[:, -1], fov, self.seen_cell)
-        return torch.where(situation.has_scene[:, None, None], seen, visited)
+        fov, _ = fov_deg(context.intrinsics, context.frame_size[1], context.frame_size[0])
+        seen = visible_cells(context.scene, context.absolute()[:, -1], fov, self.seen_cell)
+        return torch.where(context.has_scene[:, None, None], seen, visited)

@@ -14,7 +14,7 @@ from torch import Tensor
 from wm_env.model.geometry import rotation_angle_deg
 from wm_env.model.kinematics import KEYS, start_motion, step_keys
 from wm_env.model.scenes.free_space import slide
-from wm_env.tasks.protocol import Situation, Verdict
+from wm_env.tasks.protocol import TaskContext, TaskOutcome
 
 _PLANS = (("w", 0.45), ("wa", 0.15), ("wd", 0.15), ("a", 0.1), ("d", 0.1), ("", 0.05))
 
@@ -55,8 +55,8 @@ class Follow:
         high = np.array([64.0] * 3 + [1.0] * 6, np.float32)
         return {"goal": gym.spaces.Box(-high, high, dtype=np.float32)}
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> FollowState:
-        path = reference_path(situation, seeds, self.steps)
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> FollowState:
+        path = reference_path(context, seeds, self.steps)
         zero = torch.zeros(len(seeds), dtype=torch.float64)
         return FollowState(
             path=path,
@@ -67,8 +67,8 @@ class Follow:
             success=torch.zeros(len(seeds), dtype=torch.bool),
         )
 
-    def step(self, state: FollowState, situation: Situation) -> tuple[FollowState, Verdict]:
-        pose = situation.c2w[:, -1]
+    def step(self, state: FollowState, context: TaskContext) -> tuple[FollowState, TaskOutcome]:
+        pose = context.c2w[:, -1]
         step = state.step + 1
         wanted = self._reference(state.path, step)
         position = (pose[:, :3, 3] - wanted[:, :3, 3]).norm(dim=-1)
@@ -84,10 +84,10 @@ class Follow:
             left=(state.path[:, -1, :3, 3] - pose[:, :3, 3]).norm(dim=-1),
             success=ended & good,
         )
-        return after, Verdict(-(position + angle / 30.0), ended)
+        return after, TaskOutcome(-(position + angle / 30.0), ended)
 
-    def observe(self, state: FollowState, situation: Situation) -> dict[str, np.ndarray]:
-        pose = situation.c2w[:, -1]
+    def observe(self, state: FollowState, context: TaskContext) -> dict[str, np.ndarray]:
+        pose = context.c2w[:, -1]
         wanted = self._reference(state.path, state.step + 1)
         turn = pose[:, :3, :3].mT @ wanted[:, :3, :3]  # (B, 3, 3)
         shift = (pose[:, :3, :3].mT @ (wanted - pose)[:, :3, 3:])[..., 0].clamp(-64, 64)
@@ -105,24 +105,24 @@ class Follow:
         return path[torch.arange(len(path)), step.clamp(max=self.steps)]
 
 
-def reference_path(situation: Situation, seeds: Sequence[int], steps: int) -> Tensor:
+def reference_path(context: TaskContext, seeds: Sequence[int], steps: int) -> Tensor:
     """Return random walks `(B, steps + 1, 4, 4)` float64 relative to the start, the start first."""
     generators = [np.random.default_rng(seed) for seed in seeds]
     plans = [_plan(generator, steps) for generator in generators]
-    rotation, origin = situation.start_c2w[:, :3, :3], situation.start_c2w[:, :3, 3]
+    rotation, origin = context.start_c2w[:, :3, :3], context.start_c2w[:, :3, 3]
 
     def bend(start: Tensor, end: Tensor) -> Tensor:
         there = (rotation @ end[..., None])[..., 0] + origin
         here = (rotation @ start[..., None])[..., 0] + origin
-        position, hit = slide(situation.scene, here, there)
+        position, hit = slide(context.scene, here, there)
         back = (rotation.mT @ (position - origin)[..., None])[..., 0]
-        return torch.where((hit & situation.has_scene)[:, None], back, end)
+        return torch.where((hit & context.has_scene)[:, None], back, end)
 
     motion = start_motion(len(seeds))
     poses = [motion.c2w]
     for step in range(steps):
         held = torch.tensor([[key in plan[step] for key in KEYS] for plan in plans])
-        path, motion = step_keys(motion, held, situation.c2w.shape[1], situation.motion, bend)
+        path, motion = step_keys(motion, held, context.c2w.shape[1], context.motion, bend)
         poses.append(path[:, -1])
     return torch.stack(poses, 1)
 

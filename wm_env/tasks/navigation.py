@@ -26,17 +26,17 @@ from wm_env.model.scenes.layouts import HEAD_RADIUS
 from wm_env.model.scenes.materials import BEACON_COLORS
 from wm_env.model.scenes.raycast import cast, render
 from wm_env.model.state import select
-from wm_env.tasks.protocol import Situation, Verdict
+from wm_env.tasks.protocol import TaskContext, TaskOutcome
 from wm_env.tasks.route import Route, begin_route, draw_goal, route_facts, straight_distance, walk
 
 SUCCESS_REWARD, STEP_COST = 10.0, 0.01
 FARTHEST = 64.0  # metres, bound of the range in the observation
 
 
-def arrive(before: Route, after: Route, success: Tensor) -> tuple[Route, Verdict]:
+def arrive(before: Route, after: Route, success: Tensor) -> tuple[Route, TaskOutcome]:
     """Return the route with `success` `(B,)` and the shared reward."""
     reward = before.distance - after.distance + SUCCESS_REWARD * success.double() - STEP_COST
-    return after._replace(success=success), Verdict(reward, success)
+    return after._replace(success=success), TaskOutcome(reward, success)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +59,20 @@ class PointNav:
         low, high = np.array([0, -math.pi], np.float32), np.array([FARTHEST, math.pi], np.float32)
         return {"goal": gym.spaces.Box(low, high, dtype=np.float32)}
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> Route:
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> Route:
         generators = [np.random.default_rng(seed) for seed in seeds]
         goals = [
-            draw_goal(situation, slot, generator, self.near, self.far)
+            draw_goal(context, slot, generator, self.near, self.far)
             for slot, generator in enumerate(generators)
         ]
-        return begin_route(situation, goals)
+        return begin_route(context, goals)
 
-    def step(self, state: Route, situation: Situation) -> tuple[Route, Verdict]:
-        after = walk(state, situation)
+    def step(self, state: Route, context: TaskContext) -> tuple[Route, TaskOutcome]:
+        after = walk(state, context)
         return arrive(state, after, straight_distance(after) <= self.radius)
 
-    def observe(self, state: Route, situation: Situation) -> dict[str, np.ndarray]:
-        pose = situation.absolute()[:, -1]  # (B, 4, 4)
+    def observe(self, state: Route, context: TaskContext) -> dict[str, np.ndarray]:
+        pose = context.absolute()[:, -1]  # (B, 4, 4)
         offset = state.goal - pose[:, :3, 3]
         heading = torch.atan2(pose[:, 0, 2], pose[:, 2, 2])
         bearing = torch.atan2(offset[:, 0], offset[:, 2]) - heading
@@ -102,17 +102,17 @@ class ObjectNav:
     def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
         return {"goal": gym.spaces.Box(0.0, 1.0, (len(BEACON_COLORS),), np.float32)}
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> ObjectNavState:
-        route = begin_route(situation, list(situation.scene.beacon.double()))
-        return ObjectNavState(route, situation.scene.beacon_color)
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> ObjectNavState:
+        route = begin_route(context, list(context.scene.beacon.double()))
+        return ObjectNavState(route, context.scene.beacon_color)
 
-    def step(self, state: ObjectNavState, situation: Situation) -> tuple[ObjectNavState, Verdict]:
-        after = walk(state.route, situation)
+    def step(self, state: ObjectNavState, context: TaskContext) -> tuple[ObjectNavState, TaskOutcome]:
+        after = walk(state.route, context)
         close = straight_distance(after) <= self.radius
-        route, verdict = arrive(state.route, after, close & beacon_in_view(situation))
-        return state._replace(route=route), verdict
+        route, outcome = arrive(state.route, after, close & beacon_in_view(context))
+        return state._replace(route=route), outcome
 
-    def observe(self, state: ObjectNavState, situation: Situation) -> dict[str, np.ndarray]:
+    def observe(self, state: ObjectNavState, context: TaskContext) -> dict[str, np.ndarray]:
         return {"goal": np.eye(len(BEACON_COLORS), dtype=np.float32)[state.color.numpy()]}
 
     def facts(self, state: ObjectNavState) -> dict[str, Tensor]:
@@ -126,18 +126,18 @@ class ObjectNavState(NamedTuple):
     color: Tensor
 
 
-def beacon_in_view(situation: Situation) -> Tensor:
+def beacon_in_view(context: TaskContext) -> Tensor:
     """Return whether the newest picture shows the centre of the beacon's head, `(B,)` bool."""
-    pose = situation.absolute()[:, -1]
-    centre = situation.scene.beacon.double()
+    pose = context.absolute()[:, -1]
+    centre = context.scene.beacon.double()
     eye = pose[:, :3, 3]
     local = (pose[:, :3, :3].mT @ (centre - eye)[..., None])[..., 0]  # (B, 3) in camera axes
-    fx, fy, cx, cy = situation.intrinsics.unbind(-1)
+    fx, fy, cx, cy = context.intrinsics.unbind(-1)
     depth = local[:, 2].clamp_min(1e-6)
     u, v = fx * local[:, 0] / depth + cx, fy * local[:, 1] / depth + cy
-    height, width = situation.frame_size
+    height, width = context.frame_size
     inside = (local[:, 2] > 0) & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-    return inside & line_of_sight(situation.scene, eye, centre, tolerance=HEAD_RADIUS + 0.02)
+    return inside & line_of_sight(context.scene, eye, centre, tolerance=HEAD_RADIUS + 0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,31 +159,31 @@ class ImageNav:
     def spaces(self, frame_size: tuple[int, int]) -> dict[str, gym.Space[Any]]:
         return {"goal": gym.spaces.Box(0, 255, (*frame_size, 3), np.uint8)}
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> ImageNavState:
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> ImageNavState:
         generators = [np.random.default_rng(seed) for seed in seeds]
         goals = [
-            draw_goal(situation, slot, generator, self.near, self.far)
+            draw_goal(context, slot, generator, self.near, self.far)
             for slot, generator in enumerate(generators)
         ]
         rotation = torch.stack(
             [
-                _open_view(select(situation.scene, [slot]), goals[slot], generator)
+                _open_view(select(context.scene, [slot]), goals[slot], generator)
                 for slot, generator in enumerate(generators)
             ]
         )
         pose = torch.eye(4, dtype=torch.float64).repeat(len(goals), 1, 1)
         pose[:, :3, :3], pose[:, :3, 3] = rotation, torch.stack(goals)
-        pictures, _ = render(situation.scene, pose[:, None], situation.intrinsics, *situation.frame_size)
-        return ImageNavState(begin_route(situation, goals), rotation, pictures[:, 0].cpu())
+        pictures, _ = render(context.scene, pose[:, None], context.intrinsics, *context.frame_size)
+        return ImageNavState(begin_route(context, goals), rotation, pictures[:, 0].cpu())
 
-    def step(self, state: ImageNavState, situation: Situation) -> tuple[ImageNavState, Verdict]:
-        after = walk(state.route, situation)
-        angle = rotation_angle_deg(situation.absolute()[:, -1, :3, :3], state.rotation)
+    def step(self, state: ImageNavState, context: TaskContext) -> tuple[ImageNavState, TaskOutcome]:
+        after = walk(state.route, context)
+        angle = rotation_angle_deg(context.absolute()[:, -1, :3, :3], state.rotation)
         close = (after.goal - after.position).norm(dim=-1) <= self.radius
-        route, verdict = arrive(state.route, after, close & (angle <= self.angle_deg))
-        return state._replace(route=route), verdict
+        route, outcome = arrive(state.route, after, close & (angle <= self.angle_deg))
+        return state._replace(route=route), outcome
 
-    def observe(self, state: ImageNavState, situation: Situation) -> dict[str, np.ndarray]:
+    def observe(self, state: ImageNavState, context: TaskContext) -> dict[str, np.ndarray]:
         return {"goal": state.picture.numpy().copy()}
 
     def facts(self, state: ImageNavState) -> dict[str, Tensor]:

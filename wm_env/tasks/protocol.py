@@ -1,8 +1,8 @@
 """What a task is: goal, reward and termination from poses and geometry, batch first.
 
-A task is a set of functions over a value, its state. It looks at a `Situation` (poses, intrinsics and, where
-there is one, the true scene) and never at the world's frames, so the same task object gives the same rewards
-on a learned world and on the twin. Nothing of it is ever shown to the world.
+A task is a set of functions over a value, its state. It looks at a `TaskContext` (poses, intrinsics and,
+where there is one, the true scene) and never at the world's frames, so the same task object gives the same
+rewards on a learned world and on the twin. Nothing of it is ever shown to the world.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from wm_env.model.kinematics import KeyMotion
 
+RENAMED = {"Situation": "TaskContext", "Verdict": "TaskOutcome"}  # names of 0.1
 
-class Situation(NamedTuple):
+
+class TaskContext(NamedTuple):
     """What a task may look at; every tensor has the batch axis first.
 
     scene: the true scenes (a placeholder where `has_scene` `(B,)` is False). start_c2w: `(B, 4, 4)` float64,
@@ -42,7 +44,7 @@ class Situation(NamedTuple):
         return self.start_c2w[:, None] @ self.c2w
 
 
-class Verdict(NamedTuple):
+class TaskOutcome(NamedTuple):
     """What a task says about one step: reward `(B,)` float64, terminated `(B,)` bool."""
 
     reward: Tensor
@@ -65,15 +67,15 @@ class Task(Protocol):
         """Return what the task adds to the observation; empty keeps the observation a plain array."""
         ...
 
-    def begin(self, situation: Situation, seeds: Sequence[int]) -> Any:
+    def begin(self, context: TaskContext, seeds: Sequence[int]) -> Any:
         """Return the task state (tensors, batch first) at the start pose; goals are drawn from `seeds`."""
         ...
 
-    def step(self, state: Any, situation: Situation) -> tuple[Any, Verdict]:
-        """Return the state and the verdict after the poses of `situation`."""
+    def step(self, state: Any, context: TaskContext) -> tuple[Any, TaskOutcome]:
+        """Return the state and the outcome after the poses of `context`."""
         ...
 
-    def observe(self, state: Any, situation: Situation) -> dict[str, np.ndarray]:
+    def observe(self, state: Any, context: TaskContext) -> dict[str, np.ndarray]:
         """Return the values of `spaces`, batched."""
         ...
 
@@ -89,3 +91,9 @@ def no_goal_facts(batch: int) -> dict[str, Tensor]:
         "is_success": torch.zeros(batch, dtype=torch.bool),
         "spl": torch.zeros(batch, dtype=torch.float64),
     }
+
+
+def __getattr__(name: str) -> Any:
+    if name in RENAMED:
+        raise ImportError(f"{name} of wm_env.tasks is now {RENAMED[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from wm_env.model.scenes.free_space import DistanceField, distance_field, is_free
 from wm_env.model.scenes.paths import EYE_HEIGHT
 from wm_env.model.state import select
-from wm_env.tasks.protocol import Situation
+from wm_env.tasks.protocol import TaskContext
 
 CELL = 0.1  # metres
 CELLS = 161  # a scene lies within +-8 m
@@ -42,18 +42,18 @@ class Route(NamedTuple):
     success: Tensor
 
 
-def begin_route(situation: Situation, goals: Sequence[Tensor]) -> Route:
+def begin_route(context: TaskContext, goals: Sequence[Tensor]) -> Route:
     """Return the routes from the start poses to `goals`, one `(3,)` per slot."""
     batch = len(goals)
     metres = torch.full((batch, CELLS, CELLS), math.inf)
     origin = torch.zeros(batch, 2, dtype=torch.float64)
     for slot, goal in enumerate(goals):
-        if bool(situation.has_scene[slot]):
-            field = distance_field(select(situation.scene, [slot]), goal, cell=CELL)
+        if bool(context.has_scene[slot]):
+            field = distance_field(select(context.scene, [slot]), goal, cell=CELL)
             rows, columns = field.metres.shape
             metres[slot, :rows, :columns] = torch.from_numpy(field.metres)
             origin[slot] = torch.tensor(field.origin)
-    position = situation.absolute()[:, -1, :3, 3]
+    position = context.absolute()[:, -1, :3, 3]
     zero = torch.zeros(batch, dtype=torch.float64)
     route = Route(
         goal=torch.stack([goal.double() for goal in goals]),
@@ -69,9 +69,9 @@ def begin_route(situation: Situation, goals: Sequence[Tensor]) -> Route:
     return route._replace(shortest=distance, distance=distance)
 
 
-def walk(route: Route, situation: Situation) -> Route:
+def walk(route: Route, context: TaskContext) -> Route:
     """Return the route after the chunk's poses; `success` is left to the task."""
-    path = situation.absolute()[:, :, :3, 3]  # (B, K, 3)
+    path = context.absolute()[:, :, :3, 3]  # (B, K, 3)
     legs = torch.diff(torch.cat([route.position[:, None], path], 1), dim=1).norm(dim=-1)
     position = path[:, -1]
     return route._replace(
@@ -118,18 +118,18 @@ def route_facts(route: Route) -> dict[str, Tensor]:
 
 
 def draw_goal(
-    situation: Situation, slot: int, generator: np.random.Generator, near: float, far: float
+    context: TaskContext, slot: int, generator: np.random.Generator, near: float, far: float
 ) -> Tensor:
     """Return a goal `(3,)` float64 on foot between `near` and `far` metres from the start of `slot`.
 
     In a scene it is a free place that can be reached; where none is that far away, the farthest of many.
     """
-    start = situation.absolute()[slot, -1]
-    if not bool(situation.has_scene[slot]):
+    start = context.absolute()[slot, -1]
+    if not bool(context.has_scene[slot]):
         radius, angle = generator.uniform(near, far), generator.uniform(-math.pi, math.pi)
         offset = torch.tensor([radius * math.sin(angle), 0.0, radius * math.cos(angle)], dtype=torch.float64)
         return start[:3, 3] + offset
-    scene = select(situation.scene, [slot])
+    scene = select(context.scene, [slot])
     field = distance_field(scene, start[:3, 3], cell=CELL)
     places = _reachable(field, scene, generator)  # (n, 3)
     distance = field.at(places)

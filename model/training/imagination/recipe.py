@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from wm_env.model.config import DiTConfig, tiny
-from wm_env.model.memory import MEMORY_CHANNELS
+from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.training.recipe import load, merged, only_known, read
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"

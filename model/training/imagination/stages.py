@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, plan_group
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import embedded_vae, load_embedded, write_parts
-from wm_env.model.memory import TOKEN_STRIDE
 from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
+from wm_env.model.point_memory import TOKEN_STRIDE
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout import SamplerConfig
 from wm_env.model.state import tree_map
@@ -29,7 +29,7 @@ from wm_env.model.training.images import ImageConfig, ImagePool, draw_images, im
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
 from wm_env.model.training.losses.flow_matching import WorldLossConfig, world_loss
-from wm_env.model.training.optimizers import Rule, default_rule
+from wm_env.model.training.optimizers import ParameterGroup, default_rule
 from wm_env.model.training.parts.refiner import refiner_loss
 from wm_env.model.training.parts.refiner_rollouts import Rollout, goal, roll_out
 from wm_env.model.training.precision import bf16_supported, fast_attention
@@ -67,7 +67,7 @@ class Made:
     step: StepFn
     evaluate: EvalFn
     settings: Mapping[str, Any]
-    rule: Callable[[str, nn.Parameter], Rule]
+    rule: Callable[[str, nn.Parameter], ParameterGroup]
     close: Callable[[], None]
 
 

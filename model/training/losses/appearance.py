@@ -1,4 +1,4 @@
-"""A loss for best guesses that do not fade: the median of what a frame could be, as vivid as true frames are.
+"""A loss for best guesses that do not fade: the median of what a frame could be, in true contrast.
 
 The square is least for the mean. Where nobody has looked the mean is a grey haze, and a world that commits
 its own haze makes it the past of all that follows. Two things are asked for instead of a prediction x of y:

@@ -38,7 +38,7 @@ from wm_env.model.training.batches import WorldBatch
 from wm_env.model.training.losses.flow_matching import history_state, velocities
 
 
-class Scored(NamedTuple):
+class NoisedSample(NamedTuple):
     """A noisy frame and what to compare a score with: x_s, eps `(B, C, T, h, w)`; sigma `(B, T)`."""
 
     noisy: Tensor
@@ -132,21 +132,23 @@ def rollout_noise(seeds: Sequence[int], own: Tensor) -> Tensor:
     return torch.cat([torch.zeros(len(seeds), *shape), *drawn], dim=2).to(own.device)
 
 
-def add_noise(x: Tensor, shift: float, generator: torch.Generator) -> Scored:
+def add_noise(x: Tensor, shift: float, generator: torch.Generator) -> NoisedSample:
     """Return `x` noised for a score: level uniform, shifted, within 0.02..0.98, one for every frame."""
     uniform = torch.rand(x.shape[0], x.shape[2], generator=generator).to(x.device)
     sigma = shift_sigma(uniform, shift).clamp(0.02, 0.98)
     eps = _normal(x, generator)
-    return Scored(x + (eps - x) * sigma[:, None, :, None, None], eps, sigma)
+    return NoisedSample(x + (eps - x) * sigma[:, None, :, None, None], eps, sigma)
 
 
-def seen_clean(scored: Scored, v: Tensor) -> Tensor:
+def seen_clean(scored: NoisedSample, v: Tensor) -> Tensor:
     """Return the clean frames x_s - s v that a velocity implies."""
     return scored.noisy - scored.sigma[:, None, :, None, None] * v
 
 
 @torch.no_grad()
-def teacher_sees(teacher: DiT, batch: WorldBatch, own: Tensor, scored: Scored, guidance: float) -> Tensor:
+def teacher_sees(
+    teacher: DiT, batch: WorldBatch, own: Tensor, scored: NoisedSample, guidance: float
+) -> Tensor:
     """Return the teacher's clean frames, text-guided: u + guidance (c - u), u without any prompt."""
 
     def see(text: TextTokens) -> Tensor:

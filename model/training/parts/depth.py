@@ -20,7 +20,7 @@ from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.losses.codec import depth_loss
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 from wm_env.model.training.parts.vae import evaluate, sample_images
 from wm_env.model.training.precision import bf16_supported
 from wm_env.model.training.run import Run
@@ -38,8 +38,8 @@ class DepthTraining:
     bf16: bool = True
 
 
-def only_depth(name: str, parameter: nn.Parameter) -> Rule:
-    """Rule all but the depth network "frozen"."""
+def only_depth(name: str, parameter: nn.Parameter) -> ParameterGroup:
+    """Put all but the depth network "frozen"."""
     return "adamw" if name.startswith("depth_net.") else "frozen"
 
 

@@ -31,12 +31,12 @@ from wm_env.model.storage.checkpoint import load_checkpoint, load_into
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.losses.distillation import student_levels
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 from wm_env.model.training.parts.distill_steps import (
     Distillation,
-    Lesson,
+    DistillationContext,
     Method,
-    Pupil,
+    StudentAndCritic,
     dmd_step,
     ode_step,
     teacher_gap,
@@ -102,16 +102,16 @@ def build(config: Distillation, inputs: Inputs, resources: Resources) -> Run:
         tensors, card = load_checkpoint(inputs.init)
         load_into(student, tensors, str(inputs.init))
         init_sha = card["sha256"]
-    pupil = Pupil(student, fake)
-    pupil.requires_grad_(True)
-    lesson = Lesson(loaded, pupil, master, shards, config)
-    held_out = Lesson(loaded, pupil, master, val, config)
+    networks = StudentAndCritic(student, fake)
+    networks.requires_grad_(True)
+    setting = DistillationContext(loaded, networks, master, shards, config)
+    held_out = DistillationContext(loaded, networks, master, val, config)
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         with sdpa_kernel([SDPBackend.MATH]):
             if config.method == "ode":
-                return ode_step(pupil, lesson, generator)
-            return dmd_step(pupil, lesson, generator, number)
+                return ode_step(networks, setting, generator)
+            return dmd_step(networks, setting, generator, number)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         return {"gap": teacher_gap(held_out, student), **evaluate_rollouts(held_out.worlds[-1], val)}
@@ -124,7 +124,7 @@ def build(config: Distillation, inputs: Inputs, resources: Resources) -> Run:
         export_changed(parts, changed, name=name, out=out / "world", sampler=sampler, metrics=metrics)
 
     return Run(
-        model=pupil,
+        model=networks,
         step_fn=step,
         config=config.loop,
         out=out,
@@ -143,7 +143,7 @@ def build(config: Distillation, inputs: Inputs, resources: Resources) -> Run:
 
 
 def students(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the student's weights of a pupil's, by the names of a transformer."""
+    """Return the student's weights, by the names of a transformer."""
     prefix = "student."
     return {n.removeprefix(prefix): tensor for n, tensor in weights.items() if n.startswith(prefix)}
 
@@ -154,10 +154,10 @@ def export_undistilled(world: Path, steps: int, out: Path, shift: float = 2.0) -
     export_changed(world, {}, name=f"{load_embedded(world).spec.name}-{steps}euler", out=out, sampler=sampler)
 
 
-def _rule(method: Method) -> Callable[[str, nn.Parameter], Rule]:
+def _rule(method: Method) -> Callable[[str, nn.Parameter], ParameterGroup]:
     """Return who trains what: decays stay as the teacher's; the matrices of an ode student go to Muon."""
 
-    def rule(name: str, parameter: nn.Parameter) -> Rule:
+    def rule(name: str, parameter: nn.Parameter) -> ParameterGroup:
         if name.startswith("fake."):
             return "slow"
         found = parameter_rule(name.removeprefix("student."), parameter)

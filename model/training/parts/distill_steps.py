@@ -1,6 +1,7 @@
 """One step of distillation on rollouts of the student: what `distill.py` repeats.
 
-`Distillation` says how, `Lesson` holds what is not trained, `ode_step` and `dmd_step` return losses.
+`Distillation` says how, `DistillationContext` holds what is not trained, `ode_step` and `dmd_step` return the
+losses.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Distillation:
         return student_levels(self.teacher_steps, self.shift)
 
 
-class Pupil(nn.Module):
+class StudentAndCritic(nn.Module):
     """The student and, for dmd, the score network of its outputs, as one module of one resumable run."""
 
     def __init__(self, student: DiT, fake: DiT | None) -> None:
@@ -91,19 +92,24 @@ class Pupil(nn.Module):
         self.student, self.fake = student, fake
 
 
-class Lesson:
+class DistillationContext:
     """What a run holds beside its weights: the frozen teacher, worlds around the student, and the data.
 
     `worlds[k]` is the student's world whose sampler stops after k + 1 steps; the last is the whole one.
     """
 
     def __init__(
-        self, world: LearnedWorld, pupil: Pupil, teacher: DiT, shards: LatentShards, config: Distillation
+        self,
+        world: LearnedWorld,
+        networks: StudentAndCritic,
+        teacher: DiT,
+        shards: LatentShards,
+        config: Distillation,
     ) -> None:
         self.config, self.teacher, self.shards = config, teacher, shards
         levels = config.levels
         cuts = [(*levels[: k + 1], 0.0) for k in range(config.steps)]
-        self.worlds = [with_sampler(world, pupil.student, SamplerConfig(sigmas=cut)) for cut in cuts]
+        self.worlds = [with_sampler(world, networks.student, SamplerConfig(sigmas=cut)) for cut in cuts]
         encoder = HashTextEncoder(width=teacher.cfg.caption_channels)
         self.captions: TextTokens = encoder.encode(shards.captions)
         self.weights = channel_weights(world.vae, torch.from_numpy(shards.z[:16, 1]).float())
@@ -133,45 +139,47 @@ def with_sampler(world: LearnedWorld, dit: DiT, sampler: SamplerConfig) -> Learn
     )
 
 
-def ode_step(pupil: Pupil, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+def ode_step(
+    networks: StudentAndCritic, setting: DistillationContext, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one step of ODE regression."""
-    config = lesson.config
-    sample, seeds = lesson.draw(generator)
-    own, batch = lesson.roll_out(lesson.worlds[-1], sample, seeds)
+    config = setting.config
+    sample, seeds = setting.draw(generator)
+    own, batch = setting.roll_out(setting.worlds[-1], sample, seeds)
     with _precision(config):
         loss = ode_loss(
-            pupil.student,
-            lesson.teacher,
+            networks.student,
+            setting.teacher,
             batch,
             own,
             config.levels,
             config.teacher_levels,
             generator,
-            lesson.weights,
+            setting.weights,
         )
     return loss, {}
 
 
 def dmd_step(
-    pupil: Pupil, lesson: Lesson, generator: torch.Generator, number: int
+    networks: StudentAndCritic, setting: DistillationContext, generator: torch.Generator, number: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one step of distribution matching: of both networks, or of the score alone."""
-    assert pupil.fake is not None
-    config, weights = lesson.config, lesson.weights
+    assert networks.fake is not None
+    config, weights = setting.config, setting.weights
     steps = int(torch.randint(1, config.steps + 1, (), generator=generator))
-    world = lesson.worlds[steps - 1]
-    sample, seeds = lesson.draw(generator)
-    own, batch = lesson.roll_out(world, sample, seeds)
+    world = setting.worlds[steps - 1]
+    sample, seeds = setting.draw(generator)
+    own, batch = setting.roll_out(world, sample, seeds)
     scored = add_noise(own, config.score_shift, generator)
     with _precision(config):
-        state = clean_state(pupil.fake, batch, own)
-        v = velocity(pupil.fake, batch, scored.noisy, scored.sigma, state)
+        state = clean_state(networks.fake, batch, own)
+        v = velocity(networks.fake, batch, scored.noisy, scored.sigma, state)
         fake_loss = weighted_square(v - (scored.eps - own), weights)
         metrics = {"fake": float(fake_loss.detach())}
         if number % config.student_every:
             return fake_loss, metrics
-        real = teacher_sees(lesson.teacher, batch, own, scored, config.guidance)
-        x = last_step(pupil.student, batch, own, rollout_noise(seeds, own), world.sampler.sigmas)
+        real = teacher_sees(setting.teacher, batch, own, scored, config.guidance)
+        x = last_step(networks.student, batch, own, rollout_noise(seeds, own), world.sampler.sigmas)
         loss = matching_loss(x, seen_clean(scored, v.detach()), real, weights)
     return fake_loss + loss, {**metrics, "match": float(loss.detach())}
 
@@ -181,16 +189,16 @@ def _precision(config: Distillation) -> torch.autocast:
 
 
 @torch.no_grad()
-def teacher_gap(lesson: Lesson, student: DiT, clips: int = 8) -> float:
+def teacher_gap(setting: DistillationContext, student: DiT, clips: int = 8) -> float:
     """Return how far the student ends from the teacher on held-out clips, of the same noise and true history.
 
     Mean weighted square of the difference of latents; the start of every clip, up to `frames`.
     """
-    count = min(clips, len(lesson.shards))
-    sample = lesson.shards.read(range(count), [0] * count, lesson.config.frames)
-    own, batch = lesson.roll_out(lesson.worlds[-1], sample, list(range(count)))
+    count = min(clips, len(setting.shards))
+    sample = setting.shards.read(range(count), [0] * count, setting.config.frames)
+    own, batch = setting.roll_out(setting.worlds[-1], sample, list(range(count)))
     noise = rollout_noise(range(count), own)
     ends = []
-    for dit, walked in ((student, lesson.config.levels), (lesson.teacher, lesson.config.teacher_levels)):
+    for dit, walked in ((student, setting.config.levels), (setting.teacher, setting.config.teacher_levels)):
         ends.append(own_path(dit, batch, noise, clean_state(dit, batch, batch.z), walked)[-1])
-    return float(weighted_square(ends[0] - ends[1], lesson.weights))
+    return float(weighted_square(ends[0] - ends[1], setting.weights))

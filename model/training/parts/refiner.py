@@ -3,7 +3,7 @@
 At run time the decoder gets latents that the transformer guessed (blurred, slightly wrong) and the memory
 holds earlier frames of the world itself. Here both are imitated: latents of true chunks are faded in their
 fine channels, blurred, mixed with their predecessor and noise; keyframes are true frames or decoded ones,
-then damaged (`keyframes.damage`). Clips with events teach the gate to drop keyframes of the old light.
+then corrupted (`corrupt_keyframes`). Clips with events teach the gate to drop keyframes of the old light.
 
     loss = |e| + e^2 + |grad e|,   e = refined - true pixels, inverse depth at half weight
 
@@ -29,14 +29,14 @@ from torch import Tensor
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.data.rendered import Clips
 from wm_env.model.flow import shift_sigma
-from wm_env.model.memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.pixels import inverse_depth, to_pixels
+from wm_env.model.point_memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
 from wm_env.model.training.autoencoder import load_vae, same_latents
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
-from wm_env.model.training.keyframes import damage, rand
+from wm_env.model.training.keyframes import corrupt_keyframes, rand
 from wm_env.model.training.losses.codec import codec_loss, psnr
 from wm_env.model.training.precision import bf16_supported
 from wm_env.model.training.run import Run
@@ -60,7 +60,7 @@ class RefinerTraining:
     bf16: bool = True
 
 
-def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
+def corrupt_latents(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
     """Return pairs of latents `(B, P, 2, C, h, w)` (previous, current) with errors like those of a guess.
 
         z' = (1 - a k / C) z,    z' + b (blur(z') - z') + c (previous - z') + 0.3 d noise
@@ -76,7 +76,7 @@ def imperfect(z: Tensor, error: float, generator: torch.Generator) -> Tensor:
     return z + b * (blurred - z) + 0.33 * c * (z[:, :, :1] - z) + 0.3 * d * noise
 
 
-class Moment(NamedTuple):
+class RefinerSample(NamedTuple):
     """One chunk each of B clips, and the keyframes that the memory would show it (S = 4, frame 0 is slot 2).
 
     z: `(B, S + 1, 2, C, h, w)` latents, previous and current, of the keyframes' chunks and of the chunk.
@@ -94,9 +94,9 @@ class Moment(NamedTuple):
     intrinsics: Tensor
 
 
-def recall(clips: Clips, clip: int, chunk: int) -> tuple[list[int], Tensor]:
+def select_keyframes(clips: Clips, clip: int, chunk: int) -> tuple[list[int], Tensor]:
     """Return the chunks of a clip whose last frames the memory shows at `chunk`, and which count `(4,)` bool,
-    as in `memory.choose_slots`: two for what they add, frame 0, the newest."""
+    as in `point_memory.choose_slots`: two for what they add, frame 0, the newest."""
     numbers, valid = kept_frames(clips.poses(clip)[None, : GROUP * (chunk - 1) + 1 : GROUP])
     kept: list[int] = numbers[valid].tolist()
     found = clips.read(clip, [GROUP * t for t in kept])
@@ -108,12 +108,12 @@ def recall(clips: Clips, clip: int, chunk: int) -> tuple[list[int], Tensor]:
     return [kept[i] for i in chosen[0].tolist()], counts[0]
 
 
-def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Moment:
+def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> RefinerSample:
     """Return `batch` random chunks of random clips."""
     clips = torch.randint(len(shards), (batch,), generator=generator).tolist()
     chunks = torch.randint(1, shards.groups, (batch,), generator=generator).tolist()
-    recalled = [recall(shards.clips, i, t) for i, t in zip(clips, chunks, strict=True)]
-    needed = torch.tensor([[*found, t] for (found, _), t in zip(recalled, chunks, strict=True)])  # (B, S + 1)
+    selected = [select_keyframes(shards.clips, i, t) for i, t in zip(clips, chunks, strict=True)]
+    needed = torch.tensor([[*found, t] for (found, _), t in zip(selected, chunks, strict=True)])  # (B, S + 1)
     window = torch.stack([needed - 1, needed], dim=2).clamp_min(0)  # (B, S + 1, 2)
     rows = np.array(clips)
     z = torch.from_numpy(shards.z[rows[:, None, None], window.numpy()]).float()
@@ -121,16 +121,16 @@ def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Mome
     z = torch.where((window == 0)[..., None, None, None], start, z)
     frames = [
         [GROUP * s for s in found] + list(range(GROUP * t - 3, GROUP * t + 1))
-        for (found, _), t in zip(recalled, chunks, strict=True)
+        for (found, _), t in zip(selected, chunks, strict=True)
     ]
     clip = shards.clips.read_many(clips, frames)
     pixels = to_pixels(clip.rgb, clip.depth)  # (B, S + 4, 4, H, W)
     slots = needed.shape[1] - 1
-    return Moment(
+    return RefinerSample(
         z,
         pixels[:, :slots],
         clip.c2w[:, :slots],
-        torch.stack([valid for _, valid in recalled]),
+        torch.stack([valid for _, valid in selected]),
         clip.c2w[:, slots:],
         pixels[:, slots:],
         clip.intrinsics,
@@ -139,17 +139,17 @@ def sample(shards: LatentShards, batch: int, generator: torch.Generator) -> Mome
 
 @torch.no_grad()
 def make_batch(
-    vae: TinyVAE, moment: Moment, error: float, generator: torch.Generator | None
+    vae: TinyVAE, sampled: RefinerSample, error: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Return decoded `(B, 4, 4, H, W)` and seen `(B, 4, 5, H, W)` pixels of the moment's chunk.
+    """Return decoded `(B, 4, 4, H, W)` and seen `(B, 4, 5, H, W)` pixels of the sample's chunk.
 
     Without a generator nothing is damaged but by the codec and the predicted depth (evaluation).
     """
-    z, keyframes = moment.z, moment.keyframes.clone()
+    z, keyframes = sampled.z, sampled.keyframes.clone()
     start = keyframes[:, START_SLOT, :3].contiguous(memory_format=torch.channels_last)
-    keyframes[:, START_SLOT, 3] = vae.depth_net(start, moment.intrinsics).float()  # a world is given colours
+    keyframes[:, START_SLOT, 3] = vae.depth_net(start, sampled.intrinsics).float()  # a world is given colours
     if generator is not None:
-        z = imperfect(z, error, generator)
+        z = corrupt_latents(z, error, generator)
         batch, slots = keyframes.shape[:2]
         flat = z[:, :-1].flatten(0, 1)  # (B S, 2, C, h, w)
         decoded = vae.decode(flat[:, 1], vae.start_decoding(flat[:, 0]))[0][:, -1].float()
@@ -157,9 +157,9 @@ def make_batch(
         share = share * (rand((batch, 1, 1, 1, 1), generator, z.device) < 0.5)
         mixed = keyframes + share * (decoded.unflatten(0, (batch, slots)) - keyframes)
         exact = torch.arange(slots, device=z.device) == START_SLOT
-        keyframes = torch.where(exact[:, None, None, None], keyframes, damage(mixed, generator))
+        keyframes = torch.where(exact[:, None, None, None], keyframes, corrupt_keyframes(mixed, generator))
     chunk, _ = vae.decode(z[:, -1, 1], vae.start_decoding(z[:, -1, 0]))
-    seen = splat(keyframes, moment.source, moment.valid, moment.target, moment.intrinsics)
+    seen = splat(keyframes, sampled.source, sampled.valid, sampled.target, sampled.intrinsics)
     return chunk.float(), seen
 
 
@@ -172,10 +172,10 @@ def training_step(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one batch."""
     device = refiner.head.weight.device
-    moment = Moment(*(part.to(device) for part in sample(shards, config.batch, generator)))
+    sampled = RefinerSample(*(part.to(device) for part in sample(shards, config.batch, generator)))
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and bf16_supported(device)):
-        decoded, seen = make_batch(vae, moment, config.error, generator)
-        return refiner_loss(refiner, decoded, seen, moment.truth, generator), {}
+        decoded, seen = make_batch(vae, sampled, config.error, generator)
+        return refiner_loss(refiner, decoded, seen, sampled.truth, generator), {}
 
 
 def refiner_loss(
@@ -215,17 +215,17 @@ def refine_with(refiner: TinyRefiner, decoded: Tensor, seen: Tensor, generator: 
 
 @torch.no_grad()
 def evaluate(refiner: TinyRefiner, vae: TinyVAE, shards: LatentShards, batches: int = 8) -> dict[str, float]:
-    """Return held-out PSNR of decoded and refined frames: of latents as encoded, and of imperfect ones."""
+    """Return held-out PSNR of decoded and refined frames: of latents as encoded, and of corrupted ones."""
     device = refiner.head.weight.device
     generator = torch.Generator().manual_seed(5)
     found: dict[str, list[Tensor]] = {}
     for _ in range(batches):
-        moment = Moment(*(part.to(device) for part in sample(shards, 8, generator)))
+        sampled = RefinerSample(*(part.to(device) for part in sample(shards, 8, generator)))
         for name, noise in (("clean", None), ("rough", generator)):
-            decoded, seen = make_batch(vae, moment, 0.8, noise)
+            decoded, seen = make_batch(vae, sampled, 0.8, noise)
             refined = refine_with(refiner, decoded, seen, generator)
             for what, frames in (("decoded", decoded), ("refined", refined)):
-                value = psnr(frames[:, :, :3], moment.truth[:, :, :3]).mean()
+                value = psnr(frames[:, :, :3], sampled.truth[:, :, :3]).mean()
                 found.setdefault(f"{what}_{name}", []).append(value)
     return {name: float(torch.stack(values).mean()) for name, values in found.items()}
 

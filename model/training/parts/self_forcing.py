@@ -9,7 +9,7 @@ through the very `rollout.py` that the environment uses. Its latents y_t are the
 compared with the true frame z_t by one of two losses:
 
     square   L = mean_t h_t |w (x_t - z_t)|^2                       the mean of all that it could be
-    vivid    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest (losses/appearance.py)
+    appearance    L = mean_t h_t (M(x_t, z_t) + lambda A(x_t, z_t))      the likeliest (losses/appearance.py)
 
 h_t halves every `truth_half_life` chunks: the further a rollout went, the less the true frame is the only
 right answer. The rollout carries no gradient; one pass over it gives the states before all of its chunks.
@@ -58,7 +58,7 @@ class SelfForcing:
 
     batch, frames: clips per step and latent frames per clip, the start included. far: share of steps that
     learn on such a window in the middle of a longer rollout of long clips (gradient inside the window only);
-    short windows alone leave a world in a state it has never seen after some seconds. vivid: lambda, the
+    short windows alone leave a world in a state it has never seen after some seconds. appearance: lambda, the
     weight of appearance in the loss of that name; None for squares. pure_noise: share of frames at sigma = 1;
     the others are at one of `sigmas`, the sampler's later levels, or, where there are none, logit-normal.
     truth_half_life: chunks. half_lives: start of the decay gates in latent frames per head, empty to leave
@@ -69,7 +69,7 @@ class SelfForcing:
     batch: int = 4
     frames: int = 17
     far: float = 0.0
-    vivid: float | None = None
+    appearance: float | None = None
     pure_noise: float = 0.8
     sigmas: tuple[float, ...] = ()
     sigma_mean: float = 0.6
@@ -83,8 +83,8 @@ class SelfForcing:
             raise ValueError(f"batch={self.batch} must be at least 1 and frames={self.frames} at least 2")
         if not (0 <= self.pure_noise <= 1 and 0 <= self.far <= 1):
             raise ValueError(f"pure_noise={self.pure_noise} and far={self.far} are shares, in [0, 1]")
-        if self.vivid is not None and self.vivid < 0:
-            raise ValueError(f"vivid={self.vivid} must not be negative; None for squares")
+        if self.appearance is not None and self.appearance < 0:
+            raise ValueError(f"appearance={self.appearance} must not be negative; None for squares")
         if self.truth_half_life <= 0:
             raise ValueError(f"truth_half_life={self.truth_half_life} chunks must be positive")
 
@@ -153,7 +153,7 @@ def self_forcing_loss(
     level = sigma[:, 1:].flatten()
     squares = (velocity - later(eps - z)).square().mean((2, 3)) * weights  # that of x where sigma is 1
     found = {"x0": float(squares.detach()[level == 1].mean())}
-    if config.vivid is None:
+    if config.appearance is None:
         return (squares.mean(1) * trust).mean(), found
     x = later(noisy) - level[:, None, None, None] * velocity
     close = median_distance(x, later(z), weights)
@@ -161,7 +161,7 @@ def self_forcing_loss(
         true = decoded(vae, later(z), earlier(z))
     looks = appearance_distance(decoded(vae, x, earlier(own.z)), true)
     found |= {"median": float(close.detach().mean()), "appearance": float(looks.detach().mean())}
-    return ((close + config.vivid * looks) * trust).mean(), found
+    return ((close + config.appearance * looks) * trust).mean(), found
 
 
 def noise_levels(config: SelfForcing, count: int, frames: int, generator: torch.Generator) -> Tensor:
@@ -175,7 +175,7 @@ def noise_levels(config: SelfForcing, count: int, frames: int, generator: torch.
     return torch.where(torch.rand(count, frames, generator=generator) < config.pure_noise, 1.0, sigma)
 
 
-class Drawn(NamedTuple):
+class RolloutSample(NamedTuple):
     """Clips with latents from a rollout's start on, a noise seed for each, and where the window begins."""
 
     sample: LatentClip
@@ -183,7 +183,9 @@ class Drawn(NamedTuple):
     first: int
 
 
-def draw_clips(shards: LatentShards, config: SelfForcing, far: bool, generator: torch.Generator) -> Drawn:
+def draw_clips(
+    shards: LatentShards, config: SelfForcing, far: bool, generator: torch.Generator
+) -> RolloutSample:
     """Return `batch` clips; far: the window begins anywhere in the clips, else at the rollout's start.
 
     A rollout starts where its clip begins when far and in 3 of 10 other cases, else anywhere.
@@ -199,7 +201,7 @@ def draw_clips(shards: LatentShards, config: SelfForcing, far: bool, generator: 
     start = torch.zeros_like(start) if far else torch.where(early, 0, start)
     clips = integer(len(shards), config.batch).tolist()
     seeds = integer(2**31, config.batch).tolist()
-    return Drawn(shards.read(clips, start.tolist(), first + config.frames), seeds, first)
+    return RolloutSample(shards.read(clips, start.tolist(), first + config.frames), seeds, first)
 
 
 def true_batch(sample: LatentClip, own: OwnHistory, captions: TextTokens) -> WorldBatch:

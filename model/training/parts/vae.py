@@ -27,7 +27,7 @@ from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.losses.codec import codec_loss, depth_loss, kl_loss, psnr
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 from wm_env.model.training.precision import bf16_supported
 from wm_env.model.training.run import Run
 from wm_env.model.training.schedule import LoopConfig
@@ -145,8 +145,8 @@ def evaluate(vae: TinyVAE, shards: Clips, clips: int = 32) -> dict[str, float]:
     return {name: float(torch.stack(found).mean()) for name, found in values.items()}
 
 
-def linear_is_slow(name: str, parameter: nn.Parameter) -> Rule:
-    """Rule the linear path "slow"."""
+def linear_is_slow(name: str, parameter: nn.Parameter) -> ParameterGroup:
+    """Put the linear path "slow"."""
     return "slow" if name.startswith("linear_") else "adamw"
 
 

@@ -37,7 +37,7 @@ from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.lora import add_lora, lora_rule, merged
 from wm_env.model.training.losses.clip import ClipLossConfig, clip_loss
 from wm_env.model.training.losses.flow_matching import WorldLoss, WorldLossConfig, world_loss
-from wm_env.model.training.optimizers import Rule
+from wm_env.model.training.optimizers import ParameterGroup
 from wm_env.model.training.precision import bf16_supported, fast_attention
 from wm_env.model.training.recipe import DATA, only_known, read
 from wm_env.model.training.run import Run
@@ -154,7 +154,7 @@ def build(config: WorldTraining, inputs: Inputs, resources: Resources) -> Run:
     bf16 = config.bf16 and bf16_supported(device)
     weights = channel_weights(autoencoder, torch.from_numpy(sources[0].shards.z[:16, 1]).float())
     lora: dict[str, Any] = {"lora": config.lora} if config.lora else {}
-    rule: Callable[[str, nn.Parameter], Rule] = lora_rule if config.lora else parameter_rule
+    rule: Callable[[str, nn.Parameter], ParameterGroup] = lora_rule if config.lora else parameter_rule
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)

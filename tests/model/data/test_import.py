@@ -1,4 +1,4 @@
-"""Recorded clips become training data, or are reported one by one before anything is written."""
+"""RecordedClip clips become training data, or are reported one by one before anything is written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.importing import BadClips, ImportConfig, Imported, import_clips
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
-from wm_env.model.data.recorded import Listed, Recorded, check_clip
+from wm_env.model.data.recorded import ClipRef, RecordedClip, check_clip
 from wm_env.model.geometry import invert_rigid, relative_to_first, se3_exp
-from wm_env.video import Files
+from wm_env.video import ClipFiles
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 CAMERA = (24.0, 24.0, 25.0, 15.0)  # fx, fy, cx, cy in pixels of 48x32
@@ -61,7 +61,7 @@ def write_re10k(path: Path, times: list[int], c2w: Tensor) -> None:
 
 
 def brought_in(
-    listed: list[Listed], out: Path, config: ImportConfig = CONFIG, skip_bad: bool = False
+    listed: list[ClipRef], out: Path, config: ImportConfig = CONFIG, skip_bad: bool = False
 ) -> Imported:
     def two_metres(rgb: Tensor, intrinsics: Tensor) -> Tensor:
         return torch.full(rgb.shape[:3], 2.0)
@@ -74,7 +74,7 @@ def brought_in(
 def test_a_video_folder_becomes_shards_with_cropped_frames_and_intrinsics(tmp_path: Path) -> None:
     for seed, name in enumerate(("hall", "kitchen", "yard")):
         write_video(tmp_path / "clips", name, seed)
-    listed = video_clips(tmp_path / "clips", Files())
+    listed = video_clips(tmp_path / "clips", ClipFiles())
     done = brought_in(listed, tmp_path / "out", ImportConfig(size=32, frames=5, stride=4))
     assert done.windows == {"train": 4, "val": 2}  # 2 windows of each, one clip held out
     seen = []
@@ -103,7 +103,7 @@ def test_shrinking_keeps_a_pixel_under_its_ray(tmp_path: Path) -> None:
     spot = 255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 2 / 8**2)
     frames = np.repeat(spot[None, :, :, None], 3, axis=3).astype(np.uint8)
     camera = torch.tensor([[100.0, 90.0, 95.0, 66.0]]).double()
-    clip = Recorded(
+    clip = RecordedClip(
         name="spot", c2w=torch.eye(4).double()[None], intrinsics=camera, frames=lambda: iter(frames)
     )
     found = check_clip(clip, size=size, every=1, scale=1.0, rgb=tmp_path / "a.npy")
@@ -121,9 +121,9 @@ def test_realestate10k_texts_give_the_poses_and_pixels_they_were_written_from(
     for seed in range(2):
         write_pictures(tmp_path / "clips" / f"c{seed}", film(seed), times)
         write_re10k(tmp_path / "clips" / f"c{seed}.txt", times, walk(seed))
-    listed = re10k_clips(tmp_path / "clips", Files())
+    listed = re10k_clips(tmp_path / "clips", ClipFiles())
     for seed, clip in enumerate(listed):
-        assert isinstance(clip, Recorded) and clip.normalised
+        assert isinstance(clip, RecordedClip) and clip.normalised
         assert torch.allclose(clip.c2w, walk(seed), atol=1e-12)
         assert np.array_equal(np.stack(list(clip.frames())), film(seed))
     brought_in(listed, tmp_path / "out")
@@ -137,7 +137,7 @@ def test_recorded_episodes_are_read(tmp_path: Path) -> None:
         write_pictures(folder / "frames", film(seed))
         np.savez(folder / "steps.npz", c2w=walk(seed).numpy())
         (folder / "episode.json").write_text(json.dumps({"intrinsics": CAMERA, "prompt": "a hall"}))
-    brought_in(episode_clips(tmp_path / "data", Files()), tmp_path / "out")
+    brought_in(episode_clips(tmp_path / "data", ClipFiles()), tmp_path / "out")
     shards = ClipShards(tmp_path / "out" / "train")
     assert shards.captions == ["a hall"] and len(shards) == 1 and shards.frames == 5
 
@@ -189,7 +189,7 @@ def write_bad_clips(folder: Path) -> dict[str, str]:
 
 def test_every_bad_clip_is_reported_and_nothing_is_written(tmp_path: Path) -> None:
     said = write_bad_clips(tmp_path / "clips")
-    listed = video_clips(tmp_path / "clips", Files())
+    listed = video_clips(tmp_path / "clips", ClipFiles())
     counted = f"{len(said)} of {len(said) + 3} clips are bad; .*--skip-bad"
     with pytest.raises(BadClips, match=counted) as caught:
         brought_in(listed, tmp_path / "out")
@@ -202,7 +202,7 @@ def test_every_bad_clip_is_reported_and_nothing_is_written(tmp_path: Path) -> No
 
 def test_skip_bad_lists_what_it_leaves_out_and_goes_on(tmp_path: Path) -> None:
     said = write_bad_clips(tmp_path / "clips")
-    done = brought_in(video_clips(tmp_path / "clips", Files()), tmp_path / "out", skip_bad=True)
+    done = brought_in(video_clips(tmp_path / "clips", ClipFiles()), tmp_path / "out", skip_bad=True)
     assert [problem.clip for problem in done.left_out] == list(said)
     assert done.clips == 3 and done.windows == {"train": 2, "val": 1}
     facts = json.loads((tmp_path / "out" / "import.json").read_text())
@@ -216,7 +216,7 @@ def test_one_clip_alone_gives_its_end_to_val_and_no_frame_is_in_both(tmp_path: P
     c2w = torch.cat([walk(), walk()[-1] @ relative_to_first(walk())])
     write_video(tmp_path / "clips", "walk", frames=long, c2w=c2w.numpy())
     config = ImportConfig(size=32, frames=5, stride=3, val=0.1)  # windows at 0, 3, 6, 9, 12
-    brought_in(video_clips(tmp_path / "clips", Files()), tmp_path / "out", config)
+    brought_in(video_clips(tmp_path / "clips", ClipFiles()), tmp_path / "out", config)
     origins = {split: ClipShards(tmp_path / "out" / split).origins[0] for split in ("train", "val")}
     firsts = {split: [row["first_frame"] for row in origin["clips"]] for split, origin in origins.items()}
     assert firsts == {"train": [0, 3, 6], "val": [12]}
@@ -225,7 +225,7 @@ def test_one_clip_alone_gives_its_end_to_val_and_no_frame_is_in_both(tmp_path: P
 def test_every_second_frame_and_a_scale_change_the_motion(tmp_path: Path) -> None:
     for seed in range(2):
         write_video(tmp_path / "clips", f"c{seed}", seed)
-    listed = video_clips(tmp_path / "clips", Files())
+    listed = video_clips(tmp_path / "clips", ClipFiles())
     config = ImportConfig(size=32, frames=5, every=2, scale=0.1)
     assert brought_in(listed, tmp_path / "out", config).speed == pytest.approx(0.05 * 2 * 0.1, rel=1e-2)
     assert ClipShards(tmp_path / "out" / "train").read(0).rgb.shape[0] == 5
@@ -234,7 +234,7 @@ def test_every_second_frame_and_a_scale_change_the_motion(tmp_path: Path) -> Non
 def test_a_second_import_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     for seed in range(2):
         write_video(tmp_path / "clips", f"c{seed}", seed)
-    listed = video_clips(tmp_path / "clips", Files())
+    listed = video_clips(tmp_path / "clips", ClipFiles())
     brought_in(listed, tmp_path / "out")
     with pytest.raises(FileExistsError, match="never mixed"):
         brought_in(listed, tmp_path / "out")
@@ -246,7 +246,7 @@ def test_settings_that_make_no_data_are_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "clips", "one")
     with pytest.raises(ValueError, match="train and val need one each"):
         brought_in(
-            video_clips(tmp_path / "clips", Files()), tmp_path / "out", ImportConfig(size=32, frames=9)
+            video_clips(tmp_path / "clips", ClipFiles()), tmp_path / "out", ImportConfig(size=32, frames=9)
         )
     assert not (tmp_path / "out").exists()
 
@@ -257,5 +257,5 @@ def test_a_blocked_camera_that_moves_once_is_no_cut(tmp_path: Path) -> None:
         c2w = torch.eye(4).double().repeat(FRAMES, 1, 1)
         c2w[4:, 0, 3] = metres
         write_video(tmp_path / "clips", name, c2w=c2w.numpy())
-    done = brought_in(video_clips(tmp_path / "clips", Files()), tmp_path / "out", skip_bad=True)
+    done = brought_in(video_clips(tmp_path / "clips", ClipFiles()), tmp_path / "out", skip_bad=True)
     assert [problem.clip for problem in done.left_out] == ["cut"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.latent_zip import LatentEntry, latent_clips, write_latent_zips
-from wm_env.model.data.recorded import Problem, Recorded
+from wm_env.model.data.recorded import Problem, RecordedClip
 
 LATENTS, STRIDE = 3, 4  # 9 frames
 
@@ -37,7 +37,7 @@ def test_clips_come_back_with_scaled_poses_normalised_intrinsics_and_decoded_fra
     write_latent_zips(tmp_path / "raw", tmp_path / "z", "part0", entries)
     listed = latent_clips(tmp_path / "raw", tmp_path / "z", decode, STRIDE)
     for written, clip in zip(entries, listed, strict=True):
-        assert isinstance(clip, Recorded)
+        assert isinstance(clip, RecordedClip)
         assert (clip.name, clip.caption) == (f"part0/{written.key}", f"prompt of {written.key}")
         assert torch.equal(clip.c2w[:, :3, 3], written.c2w[:, :3, 3] * written.metric_scale)
         assert torch.allclose(clip.intrinsics[0], torch.tensor([60 / 96, 50 / 64, 0.5, 0.5]).double())
@@ -49,7 +49,7 @@ def test_scores_outside_their_bounds_filter_clips_and_bounds_themselves_do_not(t
     write_latent_zips(tmp_path / "raw", tmp_path / "z", "s", [entry(key) for key in "abcd"])
     (tmp_path / "raw" / "s_dover.json").write_text(json.dumps({"a": 0.25, "b": 0.2, "d": 1.0}))
     listed = latent_clips(tmp_path / "raw", tmp_path / "z", decode, STRIDE)
-    assert [isinstance(clip, Recorded) for clip in listed] == [True, False, False, True]
+    assert [isinstance(clip, RecordedClip) for clip in listed] == [True, False, False, True]
     assert listed[1] == Problem("s/b", "_dover: score 0.2 is outside 0.25 to 1", filtered=True)
     assert listed[2] == Problem("s/c", "_dover: no score", filtered=True)
 
@@ -61,9 +61,9 @@ def test_broken_entries_are_named_and_the_others_stay(tmp_path: Path) -> None:
     (tmp_path / "z" / "t.zip").write_bytes(b"cut")
     write_latent_zips(tmp_path / "raw", tmp_path / "other", "u", [entry("a")])
     good, empty, short, cut, missing = latent_clips(tmp_path / "raw", tmp_path / "z", decode, STRIDE)
-    assert isinstance(good, Recorded) and len(list(good.frames())) == 9
+    assert isinstance(good, RecordedClip) and len(list(good.frames())) == 9
     for clip, what in ((empty, "NaN"), (short, "3 latent frames decode to 9 frames; there are 8 poses")):
-        assert isinstance(clip, Recorded)
+        assert isinstance(clip, RecordedClip)
         with pytest.raises(ValueError, match=what):
             list(clip.frames())
     assert isinstance(cut, Problem) and "t.zip cannot be read" in cut.what

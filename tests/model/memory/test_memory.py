@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_env.model.memory import (
+from wm_env.model.pixels import inverse_depth
+from wm_env.model.point_memory import (
     LATEST,
     SLOTS,
     choose_slots,
@@ -16,7 +17,6 @@ from wm_env.model.memory import (
     start_memory,
     write_memory,
 )
-from wm_env.model.pixels import inverse_depth
 
 SIZE = 16
 INTRINSICS = torch.tensor([[11.0, 11.0, 8.0, 8.0]])

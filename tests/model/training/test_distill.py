@@ -24,7 +24,7 @@ from wm_env.model.training.losses.distillation import (
     student_levels,
 )
 from wm_env.model.training.parts.distill import export_undistilled
-from wm_env.model.training.parts.distill_steps import Lesson, Pupil, teacher_gap
+from wm_env.model.training.parts.distill_steps import DistillationContext, StudentAndCritic, teacher_gap
 from wm_env.model.training.table import preset, train
 from wm_env.model.training.world_folder import export_world
 
@@ -46,13 +46,17 @@ def teacher(clips: Path, latents: Path, vae_run: Path, tmp_path_factory: pytest.
     return out / "world"
 
 
-def lesson_of(teacher: Path, clips: Path, latents: Path, vae_run: Path, split: str = "train") -> Lesson:
-    """The lesson of a student of two steps that is still its teacher."""
+def setting_of(
+    teacher: Path, clips: Path, latents: Path, vae_run: Path, split: str = "train"
+) -> DistillationContext:
+    """The setting of a student of two steps that is still its teacher."""
     world = load_embedded(teacher)
     sha = load_vae(vae_run / "vae.safetensors")[1]["sha256"]
     shards = LatentShards(clips / split, latents / split, sha)
-    pupil = Pupil(copy.deepcopy(world.dit), None)
-    return Lesson(world, pupil, world.dit, shards, preset("distill", "smoke-dmd", steps=2, teacher_steps=6))
+    networks = StudentAndCritic(copy.deepcopy(world.dit), None)
+    return DistillationContext(
+        world, networks, world.dit, shards, preset("distill", "smoke-dmd", steps=2, teacher_steps=6)
+    )
 
 
 def test_levels_fall_from_noise_to_clean_and_the_teacher_passes_through_them() -> None:
@@ -72,11 +76,11 @@ def test_the_step_with_gradient_gives_the_frames_of_the_rollout(
     taken: int, teacher: Path, clips: Path, latents: Path, vae_run: Path
 ) -> None:
     """Whatever step a rollout leaves after, repeating that step in training ends where the rollout did."""
-    lesson = lesson_of(teacher, clips, latents, vae_run)
-    world = lesson.worlds[taken - 1]
+    setting = setting_of(teacher, clips, latents, vae_run)
+    world = setting.worlds[taken - 1]
     assert len(world.sampler.sigmas) == taken + 1
-    sample, seeds = lesson.draw(torch.Generator().manual_seed(1))
-    own, batch = lesson.roll_out(world, sample, seeds)
+    sample, seeds = setting.draw(torch.Generator().manual_seed(1))
+    own, batch = setting.roll_out(world, sample, seeds)
     world.dit.requires_grad_(True)
     x = last_step(world.dit, batch, own, rollout_noise(seeds, own), world.sampler.sigmas)
     assert (x - own)[:, :, 1:].abs().max() < CLOSE * own.abs().max()
@@ -108,7 +112,7 @@ def test_matching_brings_a_gaussian_to_where_the_real_score_is() -> None:
 def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itself(
     teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path
 ) -> None:
-    held_out = lesson_of(teacher, clips, latents, vae_run, "val")
+    held_out = setting_of(teacher, clips, latents, vae_run, "val")
     untrained = teacher_gap(held_out, held_out.teacher)
     config = preset("distill", "smoke", steps=2, teacher_steps=6)
     inputs = Inputs(data=clips, latents=latents, teacher=teacher)
@@ -130,7 +134,7 @@ def test_smoke_matching_pulls_a_student_back_that_is_off(
     tensors, card = load_checkpoint(write_parts(teacher, tmp_path / "parts")["dit"])
     tensors["head.bias"][:4] -= 0.8
     save_checkpoint(tmp_path / "off.safetensors", tensors, card)
-    held_out = lesson_of(teacher, clips, latents, vae_run, "val")
+    held_out = setting_of(teacher, clips, latents, vae_run, "val")
     off = copy.deepcopy(held_out.teacher)
     load_into(off, tensors, "off")
     off_file = tmp_path / "off.safetensors"

@@ -85,7 +85,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     )  # fmt: skip
     record("self-forcing", "self-forcing", short("self-forcing", "smoke", 3), world=w / "memory", **both)
     record(
-        "self-forcing-vivid", "self-forcing", short("self-forcing", "smoke", 3, vivid=1.0, far=0.5),
+        "self-forcing-vivid", "self-forcing", short("self-forcing", "smoke", 3, appearance=1.0, far=0.5),
         world=pure, far_data=clips, far_latents=latents, **both,
     )  # fmt: skip
     few = {"steps": 2, "teacher_steps": 4}

@@ -18,8 +18,8 @@ from torch import nn
 from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import embedded_vae, load_embedded
-from wm_env.model.memory import MEMORY_CHANNELS
 from wm_env.model.png import png_bytes
+from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory

@@ -73,12 +73,12 @@ def test_training_starts_from_the_state_that_the_rollout_was_in(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("vivid", [None, 1.0])
+@pytest.mark.parametrize("appearance", [None, 1.0])
 def test_a_self_forcing_run_resumes_exactly_and_its_world_loads(
-    clips: Path, latents: Path, world_folder: Path, tmp_path: Path, vivid: float | None
+    clips: Path, latents: Path, world_folder: Path, tmp_path: Path, appearance: float | None
 ) -> None:
     config = dataclasses.replace(
-        preset("self-forcing", "smoke"), vivid=vivid, far=0.5, half_lives=(4.0, 64.0)
+        preset("self-forcing", "smoke"), appearance=appearance, far=0.5, half_lives=(4.0, 64.0)
     )
     inputs = Inputs(
         data=clips, latents=latents, world=world_folder, far_data=clips, far_latents=latents

@@ -43,9 +43,9 @@ def refiner_loss_on_fixed_batches(refiner: TinyRefiner, vae: TinyVAE, shards: La
     generator = torch.Generator().manual_seed(7)
     found = []
     for _ in range(3):
-        moment = refiner_training.sample(shards, 8, generator)
-        batch = refiner_training.make_batch(vae, moment, 0.8, generator)
-        found.append(float(refiner_training.refiner_loss(refiner, *batch, moment.truth, generator)))
+        sampled = refiner_training.sample(shards, 8, generator)
+        batch = refiner_training.make_batch(vae, sampled, 0.8, generator)
+        found.append(float(refiner_training.refiner_loss(refiner, *batch, sampled.truth, generator)))
     return sum(found) / len(found)
 
 

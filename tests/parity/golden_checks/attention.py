@@ -14,7 +14,7 @@ from wm_env.model.attention import GDNAttention, Geometry, SoftmaxAttention, fro
 from wm_env.model.camera import Rays, camera_input, clip_windows, ray_transforms
 from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
-from wm_env.model.frames import chunk_starts, explicit_starts
+from wm_env.model.frame_counts import chunk_starts, explicit_starts
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.intrinsics import cover_crop, crop_intrinsics, intrinsics_per_frame
 from wm_env.model.layers import RMSNorm, camera_rotary, rotary

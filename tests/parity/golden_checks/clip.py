@@ -11,7 +11,7 @@ from torch import Tensor
 
 from golden_checks.fixture import Fixture, load
 from wm_env.model.camera import clip_windows
-from wm_env.model.frames import latent_frames, snap_frames
+from wm_env.model.frame_counts import latent_frames, snap_frames
 from wm_env.model.geometry import (
     RIGID_TOLERANCE,
     check_intrinsics,

@@ -12,7 +12,7 @@ from torch import Tensor
 from golden_checks.fixture import Fixture
 from golden_checks.transformer import per_frame
 from wm_env.model import flow
-from wm_env.model.frames import streaming_bounds
+from wm_env.model.frame_counts import streaming_bounds
 from wm_env.model.refiner.truncated import Span, pack, refine_blocks, refine_clip, unpack
 from wm_env.model.vae.normalisation import LatentScale, denormalise, normalise
 

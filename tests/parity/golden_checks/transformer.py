@@ -17,7 +17,7 @@ from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.flow import denoise_chunk, listed_schedule
-from wm_env.model.frames import streaming_bounds
+from wm_env.model.frame_counts import streaming_bounds
 from wm_env.model.released.names import convert, table
 from wm_env.model.state import BlockState, DiTState, GDNState
 from wm_env.model.text import TextTokens

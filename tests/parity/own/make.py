@@ -27,7 +27,7 @@ from wm_env.model.camera import CameraInput, ray_transforms
 from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
-from wm_env.model.frames import chunk_starts, streaming_bounds
+from wm_env.model.frame_counts import chunk_starts, streaming_bounds
 from wm_env.model.geometry import se3_exp
 from wm_env.model.kinematics import KEYS, KeyMotion, c2w_from_actions
 from wm_env.model.metrics import pose_errors

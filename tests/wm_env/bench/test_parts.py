@@ -19,7 +19,7 @@ from wm_env.bench.drift.probes import pooled_rank_correlation
 from wm_env.bench.drift.report import Revisit
 from wm_env.bench.drift.revisit import loop_closure, revisit_pairs
 from wm_env.bench.drift.survival import skill, useful_horizon
-from wm_env.bench.drift.telemetry import new_recording, observe_commit, state_drift
+from wm_env.bench.drift.telemetry import new_telemetry, observe_commit, state_drift
 from wm_env.bench.throughput import slope_of
 from wm_env.bench.walks import roll, starts, walk, walks
 from wm_env.cli import main
@@ -154,7 +154,7 @@ def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
         world.spec, split="val", seeds=[0, 1], keys=[trajectory("random_walk", 6, seed) for seed in (0, 1)]
     )
     told = starts(world, truth)
-    free = new_recording(world, keep_states=True)
+    free = new_telemetry(world, keep_states=True)
     first = roll(world, told, truth.c2w, partial(observe_commit, free, world))
     assert torch.equal(roll(world, told, truth.c2w), first)  # looking changes nothing
     assert len(free.S) == 6

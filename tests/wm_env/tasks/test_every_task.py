@@ -73,9 +73,9 @@ def test_a_users_own_task_is_used_as_it_is(make_twin: Callable[..., Any]) -> Non
 
         name = "calm"
 
-        def step(self, state: Any, situation: Any) -> Any:
-            after, verdict = super().step(state, situation)
-            return after, verdict._replace(reward=(~situation.collided).double())
+        def step(self, state: Any, context: Any) -> Any:
+            after, outcome = super().step(state, context)
+            return after, outcome._replace(reward=(~context.collided).double())
 
     env = make_twin(task=Calm())
     env.reset(seed=0)

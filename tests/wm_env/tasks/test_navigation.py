@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from wm_env.agents.scripted import go_to_goal
-from wm_env.core import situation
+from wm_env.core import task_context
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.scenes.layouts import HEAD_RADIUS
 from wm_env.model.scenes.materials import BEACON_COLORS
 from wm_env.model.scenes.raycast import cast, render
-from wm_env.tasks import PointNav, Situation
+from wm_env.tasks import PointNav, TaskContext
 from wm_env.tasks.navigation import ImageNav, ObjectNav, ObjectNavState, beacon_in_view
 from wm_env.tasks.route import route_facts, walking_distance
 
@@ -119,12 +119,12 @@ def test_walking_distances_bend_around_walls_and_never_undercut_the_straight_lin
     assert longer >= 2
 
 
-def seen_by(env: SanaWMEnv) -> Situation:
+def seen_by(env: SanaWMEnv) -> TaskContext:
     """Return what a task of this environment may look at now."""
-    return situation(env.config.rules(env.world), env.state)
+    return task_context(env.config.rules(env.world), env.state)
 
 
-def turned(here: Situation, degrees: float) -> Situation:
+def turned(here: TaskContext, degrees: float) -> TaskContext:
     """Return the same place with the newest pose turned to the right."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = torch.tensor([[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 0], [0, 0, 0, 1]], dtype=torch.float64)
@@ -139,8 +139,8 @@ def test_objectnav_wants_the_beacon_in_view_and_not_only_near() -> None:
     here, away = seen_by(env), turned(seen_by(env), 180)
     assert bool(beacon_in_view(here)) and not bool(beacon_in_view(away))
     for place, success in ((here, True), (away, False)):
-        after, verdict = ObjectNav().step(env.state.task, place)
-        assert bool(after.route.success) == bool(verdict.terminated) == success
+        after, outcome = ObjectNav().step(env.state.task, place)
+        assert bool(after.route.success) == bool(outcome.terminated) == success
 
 
 def test_a_beacon_is_in_view_where_its_centre_is_in_the_picture_and_nothing_stands_before_it() -> None:

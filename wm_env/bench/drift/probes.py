@@ -18,8 +18,8 @@ from wm_env.bench.drift.rollouts import DriftSettings
 from wm_env.bench.drift.telemetry import (
     PERCENTILES,
     QUANTITIES,
-    Recording,
-    new_recording,
+    TelemetryRecord,
+    new_telemetry,
     observe_commit,
     state_drift,
 )
@@ -45,7 +45,7 @@ def probe_memories(world: LearnedWorld, settings: DriftSettings) -> Telemetry:
     """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
     truth = _random_walks(world, settings, MEMORY_WALKS, settings.steps)
     told = starts(world, truth)
-    free, forced = new_recording(world, keep_states=True), new_recording(world, keep_states=True)
+    free, forced = new_telemetry(world, keep_states=True), new_telemetry(world, keep_states=True)
     shown = roll(world, told, truth.c2w, partial(observe_commit, free, world))
     teacher_forced(world, told, truth, partial(observe_commit, forced, world))
     drifted = state_drift(free, forced)
@@ -61,7 +61,9 @@ def probe_memories(world: LearnedWorld, settings: DriftSettings) -> Telemetry:
     )
 
 
-def next_bin_correlations(free: Recording, shown: Tensor, truth: Tensor) -> dict[str, int | float | None]:
+def next_bin_correlations(
+    free: TelemetryRecord, shown: Tensor, truth: Tensor
+) -> dict[str, int | float | None]:
     """Return Spearman's rho of what the memories do in a bin and the error, -PSNR, in the next one.
 
     Both are ranked within a walk (scenes differ), then pooled over walks; layers and heads are averaged.

@@ -52,7 +52,7 @@ class Observed(NamedTuple):
     probes: Tensor
 
 
-class Recording:
+class TelemetryRecord:
     """Filled by `observe_commit`: lists over chunks, `values[name]` `(L, B, H)` and `S` `(L, B, H, D, D)`."""
 
     def __init__(self, layers: int, keep_states: bool) -> None:
@@ -99,14 +99,14 @@ class Recording:
         return float((trace > 1 + 1e-4).double().mean())
 
 
-def new_recording(world: LearnedWorld, keep_states: bool = False) -> Recording:
+def new_telemetry(world: LearnedWorld, keep_states: bool = False) -> TelemetryRecord:
     """Return an empty recording of the GDN layers of a world."""
     layers = [block for block in world.dit.blocks if isinstance(block.attn, GDNAttention)]
-    return Recording(len(layers), keep_states)
+    return TelemetryRecord(len(layers), keep_states)
 
 
 @torch.inference_mode()
-def observe_commit(recording: Recording, world: LearnedWorld, state: RolloutState) -> None:
+def observe_commit(recording: TelemetryRecord, world: LearnedWorld, state: RolloutState) -> None:
     """Add to `recording` what committing the pending chunk of `state` does to every GDN layer."""
     pending = state.pending
     level = torch.full((len(state.seed), 1), float(world.sampler.history_timestep), device=world.device)
@@ -162,7 +162,7 @@ def _probes(decay: Tensor, width: int) -> Tensor:
     return draw.expand(*decay.shape, width, PROBES)
 
 
-def state_drift(free: Recording, forced: Recording) -> dict[str, np.ndarray]:
+def state_drift(free: TelemetryRecord, forced: TelemetryRecord) -> dict[str, np.ndarray]:
     """Return how far the free-running memories are from those fed with the truth: `(chunks, L)` medians.
 
     relative: |S - S*|_F / |S*|_F. cosine: <S, S*> / |S| |S*|.

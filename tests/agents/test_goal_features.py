@@ -9,10 +9,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from wm_env.agents.moves import LeadIn, held_table
-from wm_env.agents.sight import BRIGHT_GRID, MATCH_GRID, GoalSight, color_match
-from wm_env.agents.starts import evaluation_seeds, fits, training_scenes
-from wm_env.core import situation
+from wm_env.agents.episode_starts import evaluation_seeds, fits, training_scenes
+from wm_env.agents.goal_features import BRIGHT_GRID, MATCH_GRID, GoalFeatures, color_match
+from wm_env.agents.key_combinations import RandomTurns, held_table
+from wm_env.core import task_context
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.scenes.materials import BEACON_COLORS
@@ -37,7 +37,7 @@ def test_a_glowing_colour_matches_itself_and_no_other_beacon_nor_dark_or_grey_th
 
 def test_sight_says_in_which_column_the_goals_colour_is() -> None:
     box = spaces.Dict({"image": spaces.Box(0, 255, (3, 48, 64), np.uint8), "goal": spaces.Box(0, 1, (6,))})
-    sight = GoalSight(box)
+    sight = GoalFeatures(box)
     picture = torch.zeros(2, 3, 48, 64)
     picture[0, :, 20:24, 40:44] = COLORS[2][:, None, None]  # row 1 of 3, column 10 of 16
     picture[1, :, 20:24, 40:44] = COLORS[3][:, None, None]
@@ -52,11 +52,11 @@ def test_sight_says_in_which_column_the_goals_colour_is() -> None:
     (bright,) = sight({"image": grey, "goal": torch.eye(6)[:1]})[:, math.prod(MATCH_GRID) :]
     assert bright.tolist() == pytest.approx([0.5 * (cell == 1 * 4 + 1) for cell in range(12)])
     with pytest.raises(ValueError, match="objectnav"):
-        GoalSight(spaces.Dict({"image": box["image"]}))
+        GoalFeatures(spaces.Dict({"image": box["image"]}))
 
 
 def beacon_seen(env: SanaWMEnv) -> bool:
-    return bool(beacon_in_view(situation(env.config.rules(env.world), env.state)))
+    return bool(beacon_in_view(task_context(env.config.rules(env.world), env.state)))
 
 
 def test_starts_are_what_their_rule_says() -> None:
@@ -91,7 +91,9 @@ def test_near_starts_are_30_steps_from_their_beacon_by_turning_and_walking() -> 
 
 
 def test_a_lead_in_turns_to_one_side_and_then_lets_go() -> None:
-    envs = LeadIn(SanaWMVecEnv(4, world="twin", max_episode_steps=5, action_type="multikeys"), most=3, seed=0)
+    envs = RandomTurns(
+        SanaWMVecEnv(4, world="twin", max_episode_steps=5, action_type="multikeys"), most=3, seed=0
+    )
     envs.seed(0)
     envs.reset()
     forward = np.tile(np.eye(8, dtype=np.int8)[0], (4, 1))

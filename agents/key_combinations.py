@@ -18,7 +18,9 @@ from wm_env.model.kinematics import KEYS
 try:
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 except ImportError as error:
-    raise ImportError("wm_env.agents.moves needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
+    raise ImportError(
+        "wm_env.agents.key_combinations needs Stable-Baselines3: pip install 'wm-env[rl]'"
+    ) from error
 
 
 def held_table(moves: str) -> np.ndarray:
@@ -49,7 +51,7 @@ class Moves(VecEnvWrapper):
         return self.venv.step_wait()
 
 
-class LeadIn(VecEnvWrapper):
+class RandomTurns(VecEnvWrapper):
     """An environment in `multikeys` whose episodes begin with a turn away, whatever the actions say.
 
     Every episode turns left or right for 0 to `most` steps, drawn alike, before actions count: what was in

@@ -26,7 +26,9 @@ from wm_env.model.scenes.materials import BEACON_COLORS
 try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 except ImportError as error:
-    raise ImportError("wm_env.agents.sight needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
+    raise ImportError(
+        "wm_env.agents.goal_features needs Stable-Baselines3: pip install 'wm-env[rl]'"
+    ) from error
 
 MATCH_GRID, BRIGHT_GRID = (3, 16), (3, 4)  # rows, columns
 SAME_HUE = (0.9, 1.0)  # cosine; those of two beacons are at most 0.78 alike
@@ -49,7 +51,7 @@ def _ramp(x: Tensor, ends: tuple[float, float]) -> Tensor:
     return ((x - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
 
 
-class GoalSight(BaseFeaturesExtractor):
+class GoalFeatures(BaseFeaturesExtractor):
     """The features of an ObjectNav observation {"image", "goal"}, as Stable-Baselines3 calls them.
 
     In: image `(B, 3, h, w)` in [0, 1] (SB3 scales it), goal `(B, 6)` one-hot. Out: `(B, 60)` in [0, 1].

@@ -1,4 +1,4 @@
-"""The vivid loss: its formulas, and that what it is least for is the likeliest and does not fade."""
+"""The appearance loss: its formulas, and that what it is least for is the likeliest and does not fade."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_appearance_is_contrast_and_saturation_of_the_frame_and_its_quarters() -
             assert torch.allclose(found[clip, :, number], expected, atol=1e-4)
 
 
-def test_a_frame_as_vivid_as_the_true_one_costs_nothing_but_haze_and_grain_do() -> None:
+def test_a_frame_in_true_contrast_costs_nothing_but_haze_and_grain_do() -> None:
     true = cells(3, 4, 4, 4, 4)
     inverted = -true  # another picture of the same contrast and saturation
     grain = (

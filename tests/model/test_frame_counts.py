@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wm_env.model.camera import clip_windows
-from wm_env.model.frames import (
+from wm_env.model.frame_counts import (
     STRATEGIES,
     check_frames,
     chunk_starts,
