@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.geometry import assemble, pixel_rays, scale_intrinsics
+from wm_env.model.geometry import assemble, pixel_rays
+from wm_env.model.intrinsics import scale_intrinsics
 from wm_env.model.placement import placed
 
 

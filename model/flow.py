@@ -91,6 +91,18 @@ def euler_path(
     return path
 
 
+def clean_path(clean: Callable[[Tensor, float], Tensor], x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Return x at the last level of a network aiming at clean frames: x <- (s'/s) x + (1 - s'/s) x_0(x, s).
+
+    clean: `(x, s) -> x_0` like x. The same step as `euler_path` with v = (x - x_0) / s; it is taken in
+    float32 and x keeps its dtype. The refiners walk here.
+    """
+    for sigma, after in pairwise(sigmas):
+        keep = after / sigma
+        x = (keep * x.float() + (1 - keep) * clean(x, sigma)).to(x.dtype)
+    return x
+
+
 def guide(network: Callable[..., Tensor], uncondition: Tensor, condition: Tensor, scale: float) -> Velocity:
     """Return the classifier-free guided velocity u + scale (c - u) of `network(x, timestep, starts, text)`.
 

@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-MIN_FOV_DEG, MAX_FOV_DEG = 25.0, 120.0
 RIGID_TOLERANCE = 1e-3  # float32 poses composed over thousands of frames stay well inside this
 
 
@@ -69,51 +68,6 @@ def rotation_angle_deg(a: Tensor, b: Tensor) -> Tensor:
         dim=-1
     ) / math.sqrt(8)
     return torch.rad2deg(2 * torch.asin(half_chord.clamp(max=1.0)))
-
-
-def intrinsics_from_fov(fov_x_deg: float, width: int, height: int) -> tuple[float, float, float, float]:
-    """Return centred square-pixel `(fx, fy, cx, cy)` of a horizontal field of view in degrees."""
-    if not MIN_FOV_DEG <= fov_x_deg <= MAX_FOV_DEG:
-        raise ValueError(
-            f"field of view {fov_x_deg:g} deg is outside [{MIN_FOV_DEG:g}, {MAX_FOV_DEG:g}]; "
-            "give the horizontal angle in degrees"
-        )
-    focal = 0.5 * width / math.tan(math.radians(fov_x_deg) / 2)
-    return focal, focal, width / 2, height / 2
-
-
-def fov_deg(intrinsics: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Return the horizontal and vertical fields of view in degrees of `(..., 4)` pixel intrinsics."""
-    fx, fy, _, _ = intrinsics.unbind(-1)
-    horizontal = 2 * torch.rad2deg(torch.atan(0.5 * width / fx))
-    vertical = 2 * torch.rad2deg(torch.atan(0.5 * height / fy))
-    return horizontal, vertical
-
-
-def scale_intrinsics(intrinsics: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
-    """Return `(..., 4)` intrinsics of the same camera at another size; sizes are `(height, width)`.
-
-    No half-pixel shift (docs/reference/transformer.md#camera-conditions): fx, cx scale with the width, fy, cy
-    with the height.
-    """
-    sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    return intrinsics * torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype, device=intrinsics.device)
-
-
-def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:
-    """Raise `ValueError` unless `(..., 4)` pixel intrinsics describe a possible pinhole camera."""
-    if intrinsics.shape[-1:] != (4,):
-        raise ValueError(f"intrinsics have shape {tuple(intrinsics.shape)}; expected (fx, fy, cx, cy)")
-    if not bool(torch.isfinite(intrinsics).all()) or bool((intrinsics[..., :2] <= 0).any()):
-        raise ValueError(f"intrinsics {intrinsics.tolist()} are not finite with positive focal lengths")
-    for axis, angle in zip(("horizontal", "vertical"), fov_deg(intrinsics, width, height), strict=True):
-        low, high = float(angle.min()), float(angle.max())
-        if low < MIN_FOV_DEG or high > MAX_FOV_DEG:
-            raise ValueError(
-                f"intrinsics {intrinsics.tolist()} give a {axis} field of view of {low:.1f}-{high:.1f} deg "
-                f"at {width}x{height}; expected {MIN_FOV_DEG:g}-{MAX_FOV_DEG:g} (are they in pixels of this "
-                "size?)"
-            )
 
 
 def check_rigid(c2w: Tensor) -> None:

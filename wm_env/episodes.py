@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from wm_env.images import Intrinsics, StartImage, parse_intrinsics, start_image
-from wm_env.model.geometry import intrinsics_from_fov
+from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from wm_env.model.geometry import check_intrinsics, intrinsics_from_fov
-from wm_env.model.intrinsics import cover_crop, crop_intrinsics
+from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics, intrinsics_from_fov
 
 DEFAULT_FOV_DEG = 90.0
 

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.geometry import check_rigid
+from wm_env.model.intrinsics import check_intrinsics
 from wm_env.model.storage.atomic import atomic_folder
 
 ARRAYS = ("rgb", "depth", "c2w", "intrinsics", "caption")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.clip import write_shard
-from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.captions import EVENTS, caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, training_paths
 from wm_env.model.scenes.raycast import render

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.geometry import check_intrinsics, check_rigid, rotation_angle_deg
-from wm_env.model.intrinsics import cover_crop, crop_intrinsics
+from wm_env.model.geometry import check_rigid, rotation_angle_deg
+from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
 
 MAX_TURN_DEG = 45.0  # between two frames; more is a cut
 MAX_JUMP = 10.0  # a step this many times its neighbours and the clip's median is a cut,

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from wm_env.model.data.procedural import draw_event
-from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.captions import EVENTS, caption, every_caption
 from wm_env.model.scenes.paths import start_fov_deg, training_paths
 from wm_env.model.scenes.raycast import render

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_env.model.flow import clean_path
 from wm_env.model.vae.tiny import GROUP, ResidualBlock
 
 DECODED, SEEN, OUT = 4, 5, 5  # channels per frame: r g b d | r g b d mask | residual r g b d, gate
@@ -78,10 +79,11 @@ class TinyRefiner(nn.Module):
             return self.aim(decoded, seen)
         sigmas = self.config.sigmas
         x = (1 - sigmas[0]) * decoded + sigmas[0] * noise
-        for sigma, after in pairwise(sigmas):
-            level = torch.full((len(x),), sigma, device=x.device)
-            x = (after / sigma) * x + (1 - after / sigma) * self.aim(decoded, seen, x, level)
-        return x
+
+        def clean(noisy: Tensor, sigma: float) -> Tensor:
+            return self.aim(decoded, seen, noisy, torch.full((len(noisy),), sigma, device=noisy.device))
+
+        return clean_path(clean, x, sigmas)
 
     def aim(
         self, decoded: Tensor, seen: Tensor, noisy: Tensor | None = None, sigma: Tensor | None = None

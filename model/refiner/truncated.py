@@ -11,11 +11,12 @@ call, `p` spatial patch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from wm_env.model.flow import clean_path
 
 TIMESTEPS = 1000
 REFINER_SIGMAS = (0.909375, 0.725, 0.421875, 0.0)
@@ -84,12 +85,15 @@ def refine_clip(
     span = _span(latents, 0, patch)
     clean = pack(latents[:, :, :sink], patch)
     x = _noised(pack(latents[:, :, sink:], patch), pack(noise, patch), sigmas[0])
-    for sigma, after in pairwise(sigmas):
+
+    def frames_at_zero(x: Tensor, sigma: float) -> Tensor:
         tokens = torch.cat([clean, x], dim=1)  # (B, M, C*p*p)
         timestep = torch.full(tokens.shape[:2], sigma * TIMESTEPS, device=x.device)
         timestep[:, : clean.shape[1]] = 0.0
         v, _ = network(tokens, timestep, span, None)
-        x = _step(x, v[:, clean.shape[1] :], sigma, after)
+        return x.float() - sigma * v[:, clean.shape[1] :].float()
+
+    x = clean_path(frames_at_zero, x, sigmas)
     return unpack(torch.cat([clean, x], dim=1), span, patch)
 
 
@@ -115,10 +119,13 @@ def refine_block(
     """
     span = _span(latents, state.frame, patch)
     x = _noised(pack(latents, patch), pack(noise, patch), sigmas[0])
-    for sigma, after in pairwise(sigmas):
+
+    def frames_at_zero(x: Tensor, sigma: float) -> Tensor:
         timestep = torch.full(x.shape[:2], sigma * TIMESTEPS, device=x.device)
         v, _ = network(x, timestep, span, state.memory)
-        x = _step(x, v, sigma, after)
+        return x.float() - sigma * v.float()
+
+    x = clean_path(frames_at_zero, x, sigmas)
     memory = _commit(network, x, span, state.memory)
     return unpack(x, span, patch), RefinerState(state.frame + span.frames, memory)
 
@@ -157,10 +164,3 @@ def _commit(network: RefinerNetwork, tokens: Tensor, span: Span, memory: Any) ->
 
 def _noised(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
     return ((1 - sigma) * clean.float() + sigma * noise.float()).to(clean.dtype)
-
-
-def _step(x: Tensor, v: Tensor, sigma: float, after: float) -> Tensor:
-    """Return (s'/s) x + (1 - s'/s) (x - s v) in float32, cast back."""
-    clean = x.float() - sigma * v.float()
-    keep = after / sigma
-    return (keep * x.float() + (1 - keep) * clean).to(x.dtype)

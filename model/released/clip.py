@@ -22,8 +22,8 @@ from wm_env.model.camera import CameraInput, camera_input, clip_windows
 from wm_env.model.chunks import cut_at
 from wm_env.model.flow import chunk_flow_euler, flow_euler_ltx, guided
 from wm_env.model.frame_counts import check_frames, chunk_starts, latent_frames
-from wm_env.model.geometry import check_intrinsics, check_rigid, relative_to_first
-from wm_env.model.intrinsics import intrinsics_per_frame
+from wm_env.model.geometry import check_rigid, relative_to_first
+from wm_env.model.intrinsics import check_intrinsics, intrinsics_per_frame
 from wm_env.model.refiner.ltx2 import clip_network
 from wm_env.model.refiner.truncated import refine_clip
 from wm_env.model.released.rollout import ReleasedParts, ReleasedSampler, latent_grid

@@ -37,7 +37,8 @@ from wm_env.model.flow import (
     listed_schedule,
     shifted_schedule,
 )
-from wm_env.model.geometry import check_intrinsics, check_rigid
+from wm_env.model.geometry import check_rigid
+from wm_env.model.intrinsics import check_intrinsics
 from wm_env.model.placement import placed
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block

@@ -11,15 +11,11 @@ from hypothesis import strategies as st
 
 from wm_env.model.geometry import (
     assemble,
-    check_intrinsics,
     check_rigid,
-    fov_deg,
-    intrinsics_from_fov,
     invert_rigid,
     pixel_rays,
     relative_to_first,
     rotation_angle_deg,
-    scale_intrinsics,
     se3_exp,
 )
 
@@ -72,22 +68,6 @@ def test_the_angle_between_rotations_is_the_turn_between_them(degrees: float) ->
     assert float(rotation_angle_deg(other, other @ yaw(degrees))) == pytest.approx(degrees, abs=1e-9)
 
 
-def test_intrinsics_of_a_field_of_view_and_back() -> None:
-    fx, fy, cx, cy = intrinsics_from_fov(90.0, width=64, height=48)
-    assert (fx, fy, cx, cy) == (pytest.approx(32.0), pytest.approx(32.0), 32.0, 24.0)
-    across, down = fov_deg(torch.tensor([fx, fy, cx, cy]), 64, 48)
-    assert float(across) == pytest.approx(90.0, abs=1e-4)
-    assert float(down) == pytest.approx(2 * math.degrees(math.atan(24 / 32)), abs=1e-4)
-    with pytest.raises(ValueError, match=r"24 deg is outside \[25, 120\]"):
-        intrinsics_from_fov(24.0, 64, 48)
-
-
-def test_intrinsics_scale_with_width_and_height_without_a_half_pixel() -> None:
-    rows = torch.tensor([[60.0, 50.0, 48.0, 32.0]])
-    scaled = scale_intrinsics(rows, (64, 96), (2, 12))  # a 32nd of the height, an 8th of the width
-    assert scaled.tolist() == [[7.5, 50 / 32, 6.0, 1.0]]
-
-
 def test_a_ray_is_the_pixel_less_the_centre_over_the_focal_length() -> None:
     rays = pixel_rays(torch.tensor([2.0, 4.0, 1.5, 1.0]), height=2, width=3, offset=0.5)
     assert rays.shape == (2, 3, 3)
@@ -112,16 +92,3 @@ def test_poses_that_are_no_rigid_motion_are_named() -> None:
             check_rigid(bad)
     with pytest.raises(ValueError, match=r"shape \(4, 3, 4\)"):
         check_rigid(good[:, :3])
-
-
-def test_intrinsics_of_no_camera_are_refused() -> None:
-    check_intrinsics(torch.tensor([60.0, 60.0, 48.0, 32.0]), 64, 96)
-    for row, said in (
-        ([60.0, 60.0, 48.0], "expected"),
-        ([-60.0, 60.0, 48.0, 32.0], "positive"),
-        ([math.inf, 60.0, 48.0, 32.0], "finite"),
-        ([600.0, 60.0, 48.0, 32.0], "horizontal field of view"),
-        ([60.0, 10.0, 48.0, 32.0], "vertical field of view"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            check_intrinsics(torch.tensor(row), 64, 96)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from wm_env.model.geometry import intrinsics_from_fov, relative_to_first
+from wm_env.model.geometry import relative_to_first
+from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.pixels import to_pixels, to_rgb
 from wm_env.model.rollout import LearnedWorld

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.geometry import fov_deg
+from wm_env.model.intrinsics import fov_deg
 from wm_env.model.scenes.free_space import HALF_EXTENT, visible_cells
 from wm_env.tasks.protocol import TaskContext, TaskOutcome, no_goal_facts
 

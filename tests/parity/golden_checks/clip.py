@@ -12,14 +12,8 @@ from torch import Tensor
 from golden_checks.fixture import Fixture, load
 from wm_env.model.camera import clip_windows
 from wm_env.model.frame_counts import latent_frames, snap_frames
-from wm_env.model.geometry import (
-    RIGID_TOLERANCE,
-    check_intrinsics,
-    check_rigid,
-    invert_rigid,
-    relative_to_first,
-)
-from wm_env.model.intrinsics import intrinsics_per_frame
+from wm_env.model.geometry import RIGID_TOLERANCE, check_rigid, invert_rigid, relative_to_first
+from wm_env.model.intrinsics import check_intrinsics, intrinsics_per_frame
 from wm_env.model.kinematics import KEYS, KeyMotion, c2w_from_actions
 from wm_env.model.metrics import fit_upstream, frame_errors, pose_errors
 

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.geometry import invert_rigid, rotation_angle_deg, scale_intrinsics, se3_exp
+from wm_env.model.geometry import invert_rigid, rotation_angle_deg, se3_exp
+from wm_env.model.intrinsics import scale_intrinsics
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
 
