@@ -50,6 +50,7 @@ def clips(rendered: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPa
     return folder
 
 
+@pytest.mark.slow
 def test_bad_videos_end_the_import_with_a_report_and_skip_bad_goes_on(
     clips: Path, rendered: list[dict[str, np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

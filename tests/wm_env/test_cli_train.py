@@ -27,6 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_training_is_cut_into_slices_and_leaves_losses_weights_and_card(data: Path, tmp_path: Path) -> None:
     words = ("train", "vae", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--steps", "2")
     assert status(*words, "--seed", "4", "--json", tmp_path / "a.json") == 0

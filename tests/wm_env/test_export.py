@@ -152,6 +152,7 @@ def test_rewards_and_poses_survive_in_lerobot_rows(folders: list[Path], tmp_path
     assert data["next.done"].to_pylist() == [False] * (FRAMES - 1) + [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["folder", "minari", "lerobot"])
 def test_datasets_are_made_in_bulk_from_the_command_line(format: str, tmp_path: Path) -> None:
     out, result = tmp_path / "set", tmp_path / "result.json"

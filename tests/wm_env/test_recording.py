@@ -86,6 +86,7 @@ def test_a_contact_sheet_fits_any_number_of_frames(count: int) -> None:
     assert sheet.width == 128 * min(count, 8)
 
 
+@pytest.mark.slow
 def test_record_writes_a_video_a_sheet_and_json(tmp_path: Path) -> None:
     out = tmp_path / "walk.mp4"
     words = ("record", "--out", str(out), "--world", "twin", "--steps", "5", "--seed", "3", "--compare")

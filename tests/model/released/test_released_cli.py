@@ -115,6 +115,7 @@ def test_info_prints_a_whole_pipeline(pipelines: Pipelines, capsys: pytest.Captu
     assert "streaming" in told and "not here" not in told and "does not fit" not in told
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_fits_and_what_is_left_out(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     assert command("info", "--plan", "--vram", 24, "--world", "sana-wm-streaming", "--json", out) == 0

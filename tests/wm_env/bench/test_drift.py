@@ -122,6 +122,7 @@ def test_freezing_raises_the_freeze_index_while_it_looks_consistent(damage_repor
         assert damage_report.baselines[other][-1].mean(FREEZE) == 0.0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_rows(tmp_path: Path) -> None:
     settings = DriftSettings(trajectories=("forward",), scenes=2, steps=6, batch=1, pose_every=0)
     drift({"twin": TwinWorld()}, settings, tmp_path)
@@ -134,6 +135,7 @@ def test_an_interrupted_run_ends_with_the_same_rows(tmp_path: Path) -> None:
         drift({"twin": TwinWorld()}, other, tmp_path)
 
 
+@pytest.mark.slow
 def test_spread_scenes_walk_one_trajectory_each_and_count_once(tmp_path: Path) -> None:
     settings = DriftSettings(trajectories=("forward", "idle"), scenes=3, steps=6, pose_every=0, spread=True)
     rows = drift({"twin": TwinWorld()}, settings, tmp_path)

@@ -148,6 +148,7 @@ def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None
     assert bool(blind.lost[:, 1].all())
 
 
+@pytest.mark.slow
 def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
     world = load_embedded(pure_world)
     truth = walks(
@@ -238,6 +239,7 @@ def test_a_slope_of_step_time_is_recovered_and_a_flat_one_covers_zero() -> None:
     assert growing.percent_per_1000_steps == pytest.approx(10.0, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_throughput_command_splits_a_step_into_parts_that_add_up(memory_world, tmp_path: Path) -> None:
     words = ["bench", "throughput", "--world", memory_world, "--envs", "2", "--steps", "3", "--length", "0"]
     with pytest.raises(SystemExit) as exit:

@@ -87,6 +87,7 @@ def test_branching_shows_futures_and_goes_to_the_chosen_one(settings: PlaySettin
         ask(session, "take", slot=0)
 
 
+@pytest.mark.slow
 def test_a_recording_becomes_a_film_even_when_the_page_is_closed(settings: PlaySettings) -> None:
     session = Session(settings)
     ask(session, "record")
