@@ -141,6 +141,7 @@ def build_world(
         trained_steps=config.trained_steps,
         latent_shape=(channels, height, width),
         weights_sha256=sha256,
+        takes_context=True,
     )
     text = HashTextEncoder(width=config.dit.caption_channels)
     return LearnedWorld(

@@ -14,8 +14,9 @@ The clean chunk has to pass through the transformer once more to enter the state
 committed in the first call of the next step, as the first of two chunks in one causal forward. The result is
 the same and a step costs one call less.
 
-A world is told the start image, its intrinsics, a prompt and a seed, nothing else; the depth of the start
-image is predicted. Poses come in relative to the start frame.
+A world is told the start image, its intrinsics, a prompt and a seed, and, if there is a context, the posed
+pictures before it, nothing else; the depth of all of them is predicted. Poses come in relative to the start
+frame. A context is committed chunk by chunk as if it had been drawn, with the sampler off.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
-from wm_env.model.pixels import metric_depth, to_rgb, within_range
+from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
 from wm_env.model.point_memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.refiner.tiny import TinyRefiner
-from wm_env.model.state import DiTState, GDNState, tree_map
+from wm_env.model.state import DiTState, GDNState, cat, select, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
 from wm_env.model.vae.tiny import DecodeState, TinyVAE
 from wm_env.model.world import Chunk, Start, WorldSpec
@@ -149,11 +150,31 @@ class LearnedWorld:
 
     @torch.inference_mode()
     def begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
-        """Return the start images as a chunk of one frame, and the state before the first step."""
-        images = torch.stack([torch.from_numpy(np.array(start.image)) for start in starts]).to(self.device)
+        """Return the start images as a chunk of one frame, and the state before the first step.
+
+        Slots with contexts of one length are committed together.
+        """
+        lengths = [0 if start.context is None else start.context.length for start in starts]
+        groups = [
+            [slot for slot, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))
+        ]
+        begun = [self._begin([starts[slot] for slot in slots]) for slots in groups]
+        if len(begun) == 1:
+            return begun[0]
+        order = torch.tensor([slot for slots in groups for slot in slots]).argsort().tolist()
+        chunk, state = (select(cat(list(parts)), order) for parts in zip(*begun, strict=True))
+        return chunk, state
+
+    def _begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
+        """Return the same for starts whose contexts are of one length."""
+        contexts = [start.context.load() for start in starts if start.context is not None]
+        first = [one.frames[0] for one in contexts] or [start.image for start in starts]
+        images = torch.stack([torch.from_numpy(np.array(image)) for image in first]).to(self.device)
         intrinsics = torch.tensor([start.intrinsics for start in starts], device=self.device)  # (B, 4)
         latent, depth, pixels = self.vae.encode_image(images, intrinsics)
         pose = torch.eye(4, dtype=torch.float64).repeat(len(starts), self.spec.frames_per_step, 1, 1)
+        if contexts:
+            pose = torch.from_numpy(np.stack([one.c2w[:1] for one in contexts])).expand_as(pose)
         text = tree_map(lambda x: x.to(self.device), self.text.encode([start.prompt for start in starts]))
         memory, tokens = None, None
         if self.dit.cfg.memory_channels:
@@ -171,7 +192,29 @@ class LearnedWorld:
             chunk=torch.zeros(len(starts), dtype=torch.int64),
             temperature=torch.tensor([start.temperature for start in starts], device=self.device),
         )
-        return Chunk(images[:, None], latent, depth[:, None]), state
+        if not contexts:
+            return Chunk(images[:, None], latent, depth[:, None]), state
+        frames = torch.from_numpy(np.stack([one.frames[1:] for one in contexts]))
+        c2w = torch.from_numpy(np.stack([one.c2w[1:] for one in contexts])).double()
+        chunk, after = self.observe(state, frames, c2w)
+        return chunk, after._replace(chunk=torch.zeros_like(after.chunk))
+
+    @torch.inference_mode()
+    def observe(self, state: RolloutState, frames: Tensor, c2w: Tensor) -> tuple[Chunk, RolloutState]:
+        """Return the last of true frames as a chunk of one frame, and the state with all of them committed.
+
+        frames uint8 `(B, K n, h, w, 3)`, n >= 1, seen from poses c2w `(B, K n, 4, 4)` relative to the start;
+        their depth is predicted, one by one. Nothing is drawn.
+        """
+        step = self.spec.frames_per_step
+        frames = frames.to(self.device)
+        every = state.intrinsics.repeat_interleave(frames.shape[1], dim=0)
+        depth = self.vae.predict_depth(frames.flatten(0, 1), every).unflatten(0, frames.shape[:2])
+        chunks = to_pixels(frames, depth).unflatten(1, (-1, step))  # (B, n, K, 4, H, W)
+        latents = self.vae.encode_groups(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2])
+        for t, poses in enumerate(c2w.split(step, dim=1)):
+            state = self.commit(state, self.look(state, poses), latents[:, t], chunks[:, t, -1])
+        return Chunk(frames[:, -1:], latents[:, -1], depth[:, -1:]), state
 
     @torch.inference_mode()
     def step_chunk(self, state: RolloutState, c2w: Tensor) -> tuple[Chunk, RolloutState]:

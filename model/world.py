@@ -11,7 +11,7 @@ it holds, so that slots at different chunks share one batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,12 +19,35 @@ import numpy as np
 from torch import Tensor
 
 
+class PosedFrames(NamedTuple):
+    """frames: uint8 `(F, h, w, 3)` at the world's frame size. c2w: `(F, 4, 4)` float64."""
+
+    frames: np.ndarray
+    c2w: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Posed pictures from before an episode; the last one is its start.
+
+    length: of them, F = 1 + K n, K frames a chunk. load: returns them, poses relative to the start, so that
+    the last is the identity; it is not called where a state after them is kept. key: names pictures that are
+    the same every time (those of a scene seed), so that such a state can be kept; None for others.
+    """
+
+    length: int
+    load: Callable[[], PosedFrames]
+    key: Hashable | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """All that a world is told at reset.
 
     image: uint8 `(h, w, 3)` at the world's frame size. intrinsics: `(fx, fy, cx, cy)` in its pixels.
-    scene, start_c2w: the true scene and the start pose `(4, 4)` in it, only for worlds with `sees_scene`.
+    context: pictures that are committed to the state before it, the last of them `image`; None for `image`
+    alone. scene, start_c2w: the true scene and the start pose `(4, 4)` in it, only for worlds with
+    `sees_scene`.
     """
 
     image: np.ndarray
@@ -32,6 +55,7 @@ class Start:
     prompt: str
     noise_seed: int
     temperature: float = 1.0
+    context: Context | None = None
     scene: Any = None
     start_c2w: np.ndarray | None = None
 
@@ -49,6 +73,7 @@ class WorldSpec:
     latent_shape: `(C, h, w)` of the latent observation, or None where there is no latent.
     fps: pixel frames per second.
     sees_scene: the world is a renderer and is given the true scene and start pose.
+    takes_context: a start may have a `Context`.
     weights_sha256: digest of the weights, None for a world without weights.
     """
 
@@ -61,6 +86,7 @@ class WorldSpec:
     latent_shape: tuple[int, int, int] | None
     fps: int = 16
     sees_scene: bool = False
+    takes_context: bool = False
     weights_sha256: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 

@@ -26,6 +26,7 @@ ORDER = (
         "actions",
         "images",
         "observations",
+        "contexts",
         "episodes",
         "tasks",
         "core",

@@ -30,6 +30,8 @@ class EnvConfig:
     scene: scene seed that a reset starts from, by default any; in Python also several to draw from.
     split: scenes of "val", "train" or "heldout".
     image: path of a start picture instead of a scene; in Python also a PIL image or uint8 (H, W, 3).
+    context: pictures of the scene that are committed before the start: "turn" for a full turn on the spot,
+        "walk" for a walk that ends there; "none" for the start picture alone.
     prompt: what the world is told; by default the caption of the scene.
     intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
     noise_seed: seed of the world's noise; by default drawn at reset.
@@ -55,6 +57,7 @@ class EnvConfig:
     scene: int | Sequence[int] | None = None
     split: str = "val"
     image: Any = None
+    context: str = "none"
     prompt: str | None = None
     intrinsics: Any = None
     noise_seed: int | None = None
@@ -146,6 +149,7 @@ class EnvConfig:
         plain = {
             "scene": self.scene,
             "split": self.split,
+            "context": self.context,
             "prompt": self.prompt,
             "noise_seed": self.noise_seed,
         }
@@ -154,6 +158,7 @@ class EnvConfig:
             scene=start.scene,
             split=start.split,
             image=picture,
+            context=start.context,
             prompt=start.prompt,
             intrinsics=intrinsics,
             noise_seed=start.noise_seed,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from wm_env.actions import ActionSpec, Command
+from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
 from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
 from wm_env.model.scenes.free_space import slide
@@ -57,7 +58,8 @@ class State(NamedTuple):
     scenes, a placeholder where `has_scene` `(B,)` is False. scene_seed: `(B,)` int64, -1 without a scene.
     start_c2w: `(B, 4, 4)` float64 absolute.
     intrinsics: `(B, 4)` float64. start_image: uint8 `(B, h, w, 3)`. noise_seed: `(B,)` int64. chunk: `(B,)`
-    int64, steps so far. frames: uint8 `(B, K, h, w, 3)`, the pixel frames of the last step (the start image
+    int64, steps so far. context_frames: `(B,)` int64, true frames committed before the start. frames: uint8
+    `(B, K, h, w, 3)`, the pixel frames of the last step (the start image
     repeated at reset). latent: float32 `(B, C, h', w')` or None. c2w: `(B, K, 4, 4)` float64, their poses
     relative to the start. collided, terminated: `(B,)` bool, of the last step.
     """
@@ -73,6 +75,7 @@ class State(NamedTuple):
     start_image: Tensor
     noise_seed: Tensor
     chunk: Tensor
+    context_frames: Tensor
     frames: Tensor
     latent: Tensor | None
     c2w: Tensor
@@ -83,6 +86,10 @@ class State(NamedTuple):
 def check_reset_options(rules: EpisodeRules, asked: ResetOptions) -> None:
     """Raise `ValueError` where these rules cannot start from what is wished; nothing is drawn yet."""
     spec = rules.world.spec
+    if asked.context != "none" and not spec.takes_context:
+        raise ValueError(
+            f"world {spec.name!r} takes no context; leave context={asked.context!r} out, or use tiny"
+        )
     if asked.image is not None and (spec.sees_scene or rules.task.needs_scene):
         needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
         raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
@@ -92,7 +99,7 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
     """Return the state at the start of `episodes`, one slot each."""
     spec = rules.world.spec
     batch = len(episodes)
-    chunk, world_state = rules.world.begin([episode.start(spec.sees_scene) for episode in episodes])
+    chunk, world_state = begin(rules.world, [episode.start(spec.sees_scene) for episode in episodes])
     motion = start_motion(batch)
     c2w = motion.c2w[:, None].repeat(1, spec.frames_per_step, 1, 1)
     scenes = [placeholder_scene() if episode.scene is None else episode.scene for episode in episodes]
@@ -108,6 +115,7 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         start_image=torch.from_numpy(np.stack([episode.image for episode in episodes])),
         noise_seed=torch.tensor([episode.noise_seed for episode in episodes], dtype=torch.int64),
         chunk=torch.zeros(batch, dtype=torch.int64),
+        context_frames=torch.tensor([0 if e.context is None else e.context.length for e in episodes]),
         frames=chunk.frames.cpu().expand(-1, spec.frames_per_step, -1, -1, -1).contiguous(),
         latent=None if chunk.latent is None else chunk.latent.float().cpu(),
         c2w=c2w,
@@ -180,6 +188,7 @@ def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
             "intrinsics": intrinsics[slot].copy(),
             "chunk_index": chunk,
             "frame_index": chunk * frames_per_step,
+            "context_frames": int(state.context_frames[slot]),
         }
         info |= {name: values[slot] for name, values in facts.items()}
         if bool(state.has_scene[slot]):

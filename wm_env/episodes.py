@@ -9,20 +9,21 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from wm_env.contexts import SCENE_CONTEXTS, SceneContext, scene_context
 from wm_env.images import Intrinsics, StartImage, parse_intrinsics, start_image
 from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import SPLITS, Scene, make_scene
-from wm_env.model.world import Start, WorldSpec
+from wm_env.model.world import Context, Start, WorldSpec
 
-RESET_OPTIONS = ("scene", "split", "image", "prompt", "intrinsics", "noise_seed")
+RESET_OPTIONS = ("scene", "split", "image", "context", "prompt", "intrinsics", "noise_seed")
 _SEED_LIMIT = 2**31
 
 
@@ -31,18 +32,24 @@ class ResetOptions:
     """What the caller asks of an episode; None leaves it to the seed.
 
     scene: a scene seed, or several to draw from. split: the stream they belong to. image: the user's picture
-    at the world's frame size with its intrinsics, instead of a scene. intrinsics: `(fx, fy, cx, cy)` in
-    pixels of the frame.
+    at the world's frame size with its intrinsics, instead of a scene. context: "turn" or "walk" of the scene
+    before the start; "none" for the start picture alone. intrinsics: `(fx, fy, cx, cy)` in pixels of the
+    frame.
     """
 
     scene: int | tuple[int, ...] | None = None
     split: str = "val"
     image: StartImage | None = None
+    context: str = "none"
     prompt: str | None = None
     intrinsics: Intrinsics | None = None
     noise_seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.context not in ("none", *SCENE_CONTEXTS):
+            raise ValueError(f"unknown context {self.context!r}; valid are none, {', '.join(SCENE_CONTEXTS)}")
+        if self.context != "none" and self.image is not None:
+            raise ValueError(f"context={self.context!r} is of a scene and an image has none; leave one out")
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; valid are {', '.join(SPLITS)}")
         scenes = self.scene if isinstance(self.scene, tuple) else (self.scene,)
@@ -66,6 +73,7 @@ class Episode:
     scene: Scene | None
     scene_seed: int | None
     start_c2w: np.ndarray
+    context: Context | None = None
 
     def start(self, sees_scene: bool) -> Start:
         """Return what the world is told: a learned world never sees the scene nor the absolute pose."""
@@ -75,6 +83,7 @@ class Episode:
             prompt=self.prompt,
             noise_seed=self.noise_seed,
             temperature=self.temperature,
+            context=self.context,
         )
         return replace(told, scene=self.scene, start_c2w=self.start_c2w) if sees_scene else told
 
@@ -99,7 +108,7 @@ def reset_options(
         changed["scene"] = _integer("scene", options["scene"])
     if "noise_seed" in options:
         changed["noise_seed"] = _integer("noise_seed", options["noise_seed"])
-    for name in ("split", "prompt"):
+    for name in ("split", "prompt", "context"):
         if name in options:
             changed[name] = _text(name, options[name])
     given = options.get("intrinsics")
@@ -149,8 +158,14 @@ def draw_episode(
     c2w = start_pose(scene, scene_seed)  # (4, 4) float64
     camera = torch.tensor([intrinsics], dtype=torch.float64)
     frames, _ = render(scene, c2w[None, None], camera, height, width)
+    image = frames[0, 0].numpy()
+    context = None
+    if asked.context != "none" and not spec.sees_scene:  # a renderer needs none
+        kind = cast(SceneContext, asked.context)
+        key = (asked.split, asked.prompt)
+        context = scene_context(kind, scene, scene_seed, c2w, image, intrinsics, spec, key)
     return Episode(
-        image=frames[0, 0].numpy(),
+        image=image,
         intrinsics=intrinsics,
         prompt=caption(scene)[0] if asked.prompt is None else asked.prompt,
         noise_seed=noise_seed,
@@ -159,6 +174,7 @@ def draw_episode(
         scene=scene,
         scene_seed=scene_seed,
         start_c2w=c2w.numpy(),
+        context=context,
     )
 
 

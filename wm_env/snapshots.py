@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.wrappers import TimeLimit
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -48,6 +49,9 @@ class Snapshot:
         text = json.dumps({"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)})
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={_METADATA_KEY: text})
+
+
+YOUNGER = ("context_frames",)  # counts that snapshots of 0.1 lack, and that were 0
 
 
 class Moment:
@@ -163,15 +167,15 @@ def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Momen
     if differences:
         raise ValueError("the snapshot belongs to another configuration; " + "; ".join(differences))
     template = _any_state(rules) if like is None else like
+    tensors = {**{name: torch.zeros(1, dtype=torch.int64) for name in YOUNGER}, **snapshot.tensors}
     expected, found = (
-        {n: (tuple(x.shape), x.dtype) for n, x in pairs}
-        for pairs in (leaves(template), snapshot.tensors.items())
+        {n: (tuple(x.shape), x.dtype) for n, x in pairs} for pairs in (leaves(template), tensors.items())
     )
     if expected != found:
         names = expected.keys() | found.keys()
         odd = sorted(name for name in names if expected.get(name) != found.get(name))
         raise ValueError(f"the snapshot and this environment differ in the tensors {odd}")
-    state = unflatten(template, dict(snapshot.tensors))
+    state = unflatten(template, tensors)
     state = tree_map(lambda mine, theirs: mine.to(theirs.device), state, template)
     generator = np.random.Generator(np.random.PCG64())
     generator.bit_generator.state = json.loads(json.dumps(snapshot.facts["generator"]))

@@ -34,6 +34,7 @@ TWIN_SPEC = WorldSpec(
     trained_steps=256,  # nothing is trained; the default episode length
     latent_shape=None,
     sees_scene=True,
+    takes_context=True,  # and needs none
 )
 
 
@@ -124,5 +125,7 @@ def twin_like(spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None
     codec: that world's autoencoder, where its latents are to be compared too.
     """
     name, trained = TWIN_SPEC.name, TWIN_SPEC.trained_steps
-    twin = replace(spec, name=name, trained_steps=trained, sees_scene=True, weights_sha256=None)
+    twin = replace(
+        spec, name=name, trained_steps=trained, sees_scene=True, takes_context=True, weights_sha256=None
+    )
     return TwinWorld(twin, device, codec)

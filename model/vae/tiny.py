@@ -192,12 +192,16 @@ class TinyVAE(nn.Module):
         groups = group_frames(to_pixels(rgb, depth))  # (B, T, 4, 4, H, W)
         return self.encode_groups(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
 
+    def predict_depth(self, rgb: Tensor, intrinsics: Tensor) -> Tensor:
+        """Return the depth `(B, H, W)` in metres of pictures uint8 `(B, H, W, 3)`; intrinsics `(B, 4)`."""
+        return metric_depth(self.depth_net(from_uint8(rgb).movedim(-1, 1), intrinsics))
+
     def encode_image(self, rgb: Tensor, intrinsics: Tensor) -> EncodedImage:
         """Return a start image as a world is given it, its depth predicted.
 
         rgb uint8 `(B, H, W, 3)`; intrinsics `(B, 4)` in pixels of this size.
         """
-        depth = metric_depth(self.depth_net(from_uint8(rgb).movedim(-1, 1), intrinsics))
+        depth = self.predict_depth(rgb, intrinsics)
         pixels = to_pixels(rgb, depth)  # (B, 4, H, W)
         return EncodedImage(self.encode_groups(pixels[:, None].expand(-1, GROUP, -1, -1, -1)), depth, pixels)
 

@@ -28,6 +28,7 @@ Task = Annotated[Literal["explore", "pointnav", "objectnav", "imagenav", "follow
 Scene = Annotated[int | None, setting("scene")]
 Split = Annotated[Literal["train", "val", "heldout"], setting("split")]
 Image = Annotated[Path | None, setting("image")]
+Context = Annotated[Literal["none", "turn", "walk"], setting("context")]
 Prompt = Annotated[str | None, setting("prompt")]
 Temperature = Annotated[float, setting("temperature")]
 Device = Annotated[str, setting("device")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wm_env.cli.options import Device, Image, Prompt, Split, Task, World
+from wm_env.cli.options import Context, Device, Image, Prompt, Split, Task, World
 from wm_env.model.storage.atomic import check_folder
 from wm_env.play.session import PlaySettings, Session
 
@@ -27,6 +27,7 @@ class Play:
     """Folder for recorded films; made when the first one is written."""
     split: Split = "val"
     image: Image = None
+    context: Context = "none"
     prompt: Prompt = None
     device: Device = "cpu"
     threads: int = 1
@@ -45,6 +46,7 @@ class Play:
             "world": self.world,
             "task": self.task,
             "split": self.split,
+            "context": self.context,
             "device": self.device,
             "prompt": self.prompt,
             "image": None if self.image is None else str(self.image),

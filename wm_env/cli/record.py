@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from wm_env.cli.options import (
+    Context,
     Device,
     Dtype,
     FrameSize,
@@ -67,6 +68,7 @@ class Record:
     scene: Scene = None
     split: Split = "val"
     image: Image = None
+    context: Context = "none"
     prompt: Prompt = None
     trajectory: Path | None = None
     """Draw this whole camera path at once (released worlds that are not stepped): .npy or .npz or .json with
@@ -142,6 +144,7 @@ class Record:
                 "world": self.world,
                 "task": self.task,
                 "split": self.split,
+                "context": self.context,
                 "device": self.device,
                 "scene": self.scene,
                 "prompt": self.prompt,
@@ -180,6 +183,7 @@ class Record:
             action_type="multikeys",
             scene=self.scene,
             split=self.split,
+            context=self.context,
             image=None if self.image is None else str(self.image),
             prompt=self.prompt,
             device=self.device,
@@ -224,6 +228,7 @@ class Record:
             "seed": self.seed,
             "scene": int(env.state.scene_seed[0]),
             "split": self.split,
+            "context_frames": int(env.state.context_frames[0]),
             "prompt": env.prompt,
             "steps": steps,
             "frames": steps * env.frames_per_step + 1,

@@ -1,0 +1,134 @@
+"""Contexts of scene seeds: posed pictures of the true scene that end at its start pose.
+
+    turn   one full turn on the spot, 25 steps
+    walk   a walk of 25 steps that ends at the start: one that left it, run backwards
+
+They hold the renderer's colours and poses, nothing else. States after them are the same every time, so they
+are kept, the latest used of them, up to `KEPT_BYTES`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.model.geometry import assemble, invert_rigid
+from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
+from wm_env.model.scenes.paths import held_keys, resolver, trajectory
+from wm_env.model.scenes.raycast import render
+from wm_env.model.scenes.worlds import Scene
+from wm_env.model.state import cat, nbytes, select, tree_map
+from wm_env.model.world import Chunk, Context, PosedFrames, Start, World, WorldSpec
+
+SceneContext = Literal["turn", "walk"]
+SCENE_CONTEXTS: tuple[SceneContext, ...] = ("turn", "walk")
+STEPS = 25
+KEPT_BYTES = 2**30  # of states after contexts, in one process
+
+_kept: OrderedDict[Hashable, tuple[Chunk, Any]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def scene_context(
+    kind: SceneContext,
+    scene: Scene,
+    scene_seed: int,
+    start_c2w: Tensor,
+    image: np.ndarray,
+    intrinsics: tuple[float, float, float, float],
+    spec: WorldSpec,
+    key: Hashable,
+) -> Context:
+    """Return the context `kind` of one scene; start_c2w `(4, 4)` float64 absolute, image its picture."""
+
+    def load() -> PosedFrames:
+        step = spec.frames_per_step
+        relative = turn(step) if kind == "turn" else walk(scene, scene_seed, start_c2w, spec)
+        camera = torch.tensor([intrinsics], dtype=torch.float64)
+        frames, _ = render(scene, (start_c2w @ relative)[None], camera, *spec.frame_size)
+        pictures = frames[0].numpy()
+        pictures[-1] = image
+        return PosedFrames(pictures, relative.numpy())
+
+    length = 1 + STEPS * spec.frames_per_step
+    return Context(length=length, load=load, key=(kind, scene_seed, key))
+
+
+def turn(frames_per_step: int) -> Tensor:
+    """Return the poses `(1 + K 25, 4, 4)` float64 of one turn to the right that ends where it began."""
+    angle = torch.arange(1 + STEPS * frames_per_step, dtype=torch.float64)
+    angle = angle * (2 * math.pi / (STEPS * frames_per_step))
+    rotation = torch.zeros(len(angle), 3, 3, dtype=torch.float64)
+    rotation[:, 0, 0] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 0, 2], rotation[:, 2, 0] = angle.sin(), -angle.sin()
+    rotation[:, 1, 1] = 1.0
+    poses = assemble(rotation, torch.zeros(len(angle), 3, dtype=torch.float64))
+    poses[-1] = torch.eye(4, dtype=torch.float64)
+    return poses
+
+
+def walk(scene: Scene, seed: int, start_c2w: Tensor, spec: WorldSpec) -> Tensor:
+    """Return the poses `(1 + K 25, 4, 4)` float64 of a walk that ends at the start, relative to it."""
+    motion = KeyMotion(
+        translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
+    )
+    state = start_motion(1)._replace(c2w=start_c2w[None].double())
+    path = [start_c2w[None].double()]
+    for keys in trajectory("random_walk", STEPS, seed):
+        poses, state = step_keys(state, held_keys(keys)[None], spec.frames_per_step, motion, resolver(scene))
+        path.append(poses[0])
+    relative = invert_rigid(start_c2w.double())[None] @ torch.cat(path).flip(0)
+    relative[-1] = torch.eye(4, dtype=torch.float64)
+    return relative
+
+
+def begin(world: World, starts: Sequence[Start]) -> tuple[Chunk, Any]:
+    """Return `world.begin(starts)`; states after contexts of scene seeds come from those kept."""
+    keys = [_key(world.spec, start) for start in starts]
+    if all(key is None for key in keys):
+        return world.begin(starts)
+    with _lock:
+        known = {slot: _kept[key] for slot, key in enumerate(keys) if key is not None and key in _kept}
+        for slot in known:
+            _kept.move_to_end(keys[slot])
+    missing = [slot for slot in range(len(starts)) if slot not in known]
+    parts = [known[slot] for slot in known]
+    if missing:
+        fresh = world.begin([starts[slot] for slot in missing])
+        parts.append(fresh)
+        for index, slot in enumerate(missing):
+            if keys[slot] is not None:
+                _keep(keys[slot], tree_map(torch.clone, select(fresh, [index])))
+    order = torch.tensor([*known, *missing]).argsort()
+    chunk, state = select(cat(parts), order)
+    return chunk, world.set_noise_seed(state, [start.noise_seed for start in starts])
+
+
+def _key(spec: WorldSpec, start: Start) -> Hashable | None:
+    """Return what decides a state after a context but for its noise seed; None where nobody can tell."""
+    if start.context is None or start.context.key is None or spec.weights_sha256 is None:
+        return None
+    told = replace(start, image=None, context=None, noise_seed=0)  # type: ignore[arg-type]
+    own = (spec.name, tuple(sorted(spec.options.items())), spec.weights_sha256, spec.frame_size)
+    return (own, start.context.key, told.prompt, told.temperature, told.intrinsics)
+
+
+def _keep(key: Hashable, value: tuple[Chunk, Any]) -> None:
+    with _lock:
+        _kept[key] = value
+        while len(_kept) > 1 and sum(nbytes(one) for one in _kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)
+
+
+def forget() -> None:
+    """Drop all states that are kept."""
+    with _lock:
+        _kept.clear()
