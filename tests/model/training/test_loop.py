@@ -149,6 +149,24 @@ def test_a_signal_throws_away_the_step_in_work_and_saves_the_rest(
         assert tensor.equal(resumed.ema_weights()[name])
 
 
+def test_the_folder_of_a_run_of_0_1_goes_on(tmp_path: Path) -> None:
+    """Its state has no clock and no plateau, and one setting has another name since."""
+    run_in(tmp_path / "whole", appearance=1).advance()
+    run_in(tmp_path / "old", appearance=1).advance(steps=5)
+    state = torch.load(tmp_path / "old" / "state.pt", weights_only=True)
+    settings = json.loads(state["settings"])
+    settings["vivid"] = settings.pop("appearance")
+    for name in ("total_seconds", "eval_seconds", "patience"):
+        del settings["loop"][name]
+    for name in ("clock", "plateau", "owes_evaluation"):
+        del state[name]
+    torch.save({**state, "settings": json.dumps(settings)}, tmp_path / "old" / "state.pt")
+    again = run_in(tmp_path / "old", appearance=1)
+    assert again.step == 5
+    again.advance()
+    assert curve(tmp_path / "old") == curve(tmp_path / "whole")
+
+
 def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
     run_in(tmp_path, batch=4).advance(steps=2)
     with pytest.raises(ValueError, match=r"batch: 4 -> 5; loop\.lr: 0\.01 -> 0\.02"):
