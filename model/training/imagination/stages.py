@@ -175,7 +175,7 @@ def _images(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: 
     pool = ImagePool(config, vae, shape.caption_channels, place.workers)
     held = ImagePool(val, vae, shape.caption_channels)
     examples = held.images(0)
-    weights = channel_weights(vae, examples.z.float())
+    weights = channel_weights(vae, examples.z[:64].float())
     batch = held.batch(examples, torch.Generator().manual_seed(3), dropout=False)
     sheet = place.out / stage.name / "sheet.png"
 
