@@ -30,7 +30,7 @@ ORDER = (
         "tasks",
         "core",
     ),
-    *("video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
+    *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
@@ -54,7 +54,8 @@ FILES = {
             released.measure.against_diffusers released.measure.__main__""",
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
-        "data": """data.clip data.recorded data.layouts data.importing data.latents data.latent_zip
+        "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
+            data.layouts.episodes data.layouts data.clip_files data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export

@@ -14,6 +14,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
 from wm_env.model.data.latent_zip import Decode, latent_clips
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
@@ -24,7 +25,6 @@ from wm_env.model.storage.folder import look_into, only
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.vae.tiny import GROUP, TinyVAE
-from wm_env.video import ClipFiles
 
 _EXPECTED = {
     "video": "NAME.mp4 beside NAME.npz or NAME.json",

@@ -1,4 +1,4 @@
-"""Reading other people's videos and pictures, for `wm-env train import`: ffmpeg (of imageio) and Pillow."""
+"""Films and pictures of other people, decoded by ffmpeg (of imageio) and Pillow."""
 
 from __future__ import annotations
 
