@@ -18,6 +18,11 @@ def episode_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
     return [listed(path.name, episode_clip, path, pictures) for path in sorted(folder.glob("episode_*"))]
 
 
+def is_episode(folder: Path) -> bool:
+    """Return whether a folder is a recorded episode."""
+    return (folder / "episode.json").is_file()
+
+
 def episode_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
     """Return the clip of one episode; the frame rate is that of its world."""
     facts_file, steps_file = folder / "episode.json", folder / "steps.npz"

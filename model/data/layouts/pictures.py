@@ -28,7 +28,11 @@ class Pictures(Protocol):
         ...
 
     def length(self, path: Path) -> tuple[int, float]:
-        """Return the number of frames of a video and their rate per second."""
+        """Return the number of frames of a video and their rate per second, counted: reads all of it."""
+        ...
+
+    def rate(self, path: Path) -> float:
+        """Return the frames per second of a video as its header says."""
         ...
 
     def image(self, path: Path) -> np.ndarray:

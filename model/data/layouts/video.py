@@ -92,7 +92,7 @@ def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> Rec
     found = read_camera(camera)
 
     def rate() -> float | None:
-        return found.fps if found.fps or frames.is_dir() else pictures.length(frames)[1]
+        return found.fps if found.fps or frames.is_dir() else pictures.rate(frames)
 
     return RecordedClip(
         name=name,
