@@ -55,8 +55,9 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
         "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
-            data.layouts.episodes data.layouts.saved data.layouts.detect data.layouts data.clip_files
-            data.posed_clip data.importing data.latents data.latent_zip
+            data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
+            data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
+            data.clip_files data.posed_clip data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export

@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 import torch
 
+from wm_env.model.data.layouts.colmap import colmap_clip, colmap_clips, is_colmap
 from wm_env.model.data.layouts.episodes import episode_clip, episode_clips, is_episode
+from wm_env.model.data.layouts.phones import (
+    is_polycam,
+    is_record3d,
+    polycam_clip,
+    polycam_clips,
+    record3d_clip,
+    record3d_clips,
+)
 from wm_env.model.data.layouts.pictures import MOVIES, Pictures, pictures_in
 from wm_env.model.data.layouts.re10k import re10k_clip
 from wm_env.model.data.layouts.saved import is_saved, saved_clip, saved_clips
+from wm_env.model.data.layouts.transforms import is_transforms, transforms_clip, transforms_clips
+from wm_env.model.data.layouts.tum import is_tum, tum_clip, tum_clips
 from wm_env.model.data.layouts.video import video_clip
 from wm_env.model.data.recorded import ClipRef, RecordedClip
 
@@ -33,6 +44,11 @@ class FolderLayout(NamedTuple):
 FOLDERS: dict[str, FolderLayout] = {
     "clips": FolderLayout("camera.json with frames/", is_saved, saved_clip, saved_clips),
     "episodes": FolderLayout("episode.json with frames/", is_episode, episode_clip, episode_clips),
+    "transforms": FolderLayout("transforms.json", is_transforms, transforms_clip, transforms_clips),
+    "polycam": FolderLayout("keyframes/ of Polycam", is_polycam, polycam_clip, polycam_clips),
+    "record3d": FolderLayout("metadata with rgbd/ of Record3D", is_record3d, record3d_clip, record3d_clips),
+    "tum": FolderLayout("groundtruth.txt with rgb/", is_tum, tum_clip, tum_clips),
+    "colmap": FolderLayout("sparse/0 of COLMAP with images/", is_colmap, colmap_clip, colmap_clips),
 }
 _FILES = "NAME.mp4, or NAME/ of pictures, beside NAME.npz, NAME.json or the NAME.txt of RealEstate10K"
 _SHOWN = 8  # names in a message
@@ -46,25 +62,27 @@ def find_clip(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None
     is no clip, or several, `FileNotFoundError` where there is nothing.
     """
     if intrinsics is None:
-        return _find(path, pictures)
+        return _find(path, pictures, None)
     camera = torch.tensor(list(intrinsics), dtype=torch.float64)
     if camera.shape != (4,):
         raise ValueError(f"intrinsics={intrinsics} are not four numbers fx, fy, cx, cy in pixels")
-    clip = _find(path, pictures)
+    clip = _find(path, pictures, intrinsics)
     return replace(clip, intrinsics=camera.expand(len(clip.c2w), 4), normalised=False)
 
 
-def _find(path: Path, pictures: Pictures) -> RecordedClip:
+def _find(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None) -> RecordedClip:
     if path.is_dir():
-        for layout in FOLDERS.values():
+        for name, layout in FOLDERS.items():
             if layout.holds(path):
+                if name == "tum":  # the one layout that may not say its camera
+                    return tum_clip(path.name, path, pictures, intrinsics)
                 return layout.read(path.name, path, pictures)
     clip = _named(path, pictures)
     if clip is not None:
         return clip
     inside = _inside(path) if path.is_dir() else []
     if len(inside) == 1:
-        return _find(inside[0], pictures)
+        return _find(inside[0], pictures, intrinsics)
     if inside:
         names = _some([str(found.relative_to(path)) for found in inside])
         raise ValueError(f"it holds {len(inside)} clips, {names}; ask for one, as in {str(inside[0])!r}")

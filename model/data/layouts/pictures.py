@@ -96,7 +96,11 @@ def folder_clips(
     """Return the clips of a layout with a folder for each: the folder itself, or its sub-folders, by name."""
     if holds(folder):
         return [listed(folder.resolve().name, read, folder, pictures)]
-    inside = sorted(path for path in folder.rglob("*") if path.is_dir() and holds(path))
+    inside: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        below = any(path.is_relative_to(clip) for clip in inside)
+        if not below and path.is_dir() and holds(path):
+            inside.append(path)
     return [listed(str(path.relative_to(folder)), read, path, pictures) for path in inside]
 
 
