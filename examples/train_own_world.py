@@ -24,6 +24,7 @@ from PIL import Image
 import wm_env  # noqa: F401  (registers the ids)
 from wm_env.model.config import DiTConfig
 from wm_env.model.data.clip import ClipShards
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
 from wm_env.model.embedded import embedded_vae, write_parts
@@ -35,7 +36,6 @@ from wm_env.model.training.parts.world import WorldTraining
 from wm_env.model.training.recipe import DataSize
 from wm_env.model.training.schedule import LoopConfig
 from wm_env.model.training.table import train
-from wm_env.video import ClipFiles
 
 LAYOUTS = {"video": video_clips, "episodes": episode_clips, "re10k": re10k_clips}
 

@@ -36,6 +36,30 @@ def relative_to_first(c2w: Tensor) -> Tensor:
     return relative
 
 
+def relative_to_last(c2w: Tensor) -> Tensor:
+    """Return poses `(..., F, 4, 4)` in the frame of the last pose, which becomes exactly the identity."""
+    return relative_to_first(c2w.flip(-3)).flip(-3)
+
+
+def rotation_from_quaternion(quaternion: Tensor) -> Tensor:
+    """Return rotations `(..., 3, 3)` of unit quaternions `(..., 4)`, x, y, z, w with the real part last.
+
+    Normalised first. Raises `ValueError` where a norm is more than 1% off 1.
+    """
+    norm = quaternion.norm(dim=-1)
+    if not bool(((norm - 1).abs() < 0.01).all()):
+        at = int((~((norm - 1).abs() < 0.01)).flatten().nonzero()[0, 0])
+        found = quaternion.reshape(-1, 4)[at].tolist()
+        raise ValueError(f"quaternion {at} is {found}; expected x, y, z, w of length 1")
+    x, y, z, w = (quaternion / norm[..., None]).unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
 def se3_exp(twist: Tensor) -> Tensor:
     """Return the rigid motion exp(twist) `(..., 4, 4)` of body twists `(..., 6)`.
 

@@ -31,7 +31,7 @@ ORDER = (
         "tasks",
         "core",
     ),
-    *("video", "profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
+    *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
@@ -55,7 +55,10 @@ FILES = {
             released.measure.against_diffusers released.measure.__main__""",
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
-        "data": """data.clip data.recorded data.layouts data.importing data.latents data.latent_zip
+        "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
+            data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
+            data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
+            data.clip_files data.posed_clip data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export

@@ -10,6 +10,7 @@ snapshot, restore, branch    a moment of an episode as a value, of a wrapped env
 load_snapshot, load_world    from a file; from a preset or a folder
 SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec return, and EnvConfig, all their
                              settings
+PosedClip                    a place you filmed: frames, poses and camera, loaded from what your tools write
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
 Importing this package registers the ids (where Gymnasium is installed), keeps processes that are forked later
@@ -30,6 +31,7 @@ from wm_env.moved import tell_where_names_moved as _tell_where_names_moved
 if TYPE_CHECKING:
     from wm_env.config import EnvConfig as EnvConfig
     from wm_env.env import SanaWMEnv as SanaWMEnv
+    from wm_env.model.data.posed_clip import PosedClip as PosedClip
     from wm_env.model.world import Chunk as Chunk
     from wm_env.model.world import Start as Start
     from wm_env.model.world import World as World
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Chunk": "wm_env.model.world",
     "EnvConfig": "wm_env.config",
+    "PosedClip": "wm_env.model.data.posed_clip",
     "SanaWMEnv": "wm_env.env",
     "SanaWMVectorEnv": "wm_env.vector",
     "Snapshot": "wm_env.snapshots",
@@ -64,6 +67,7 @@ _HOMES = {
 __all__ = [
     "Chunk",
     "EnvConfig",
+    "PosedClip",
     "SanaWMEnv",
     "SanaWMVectorEnv",
     "Snapshot",

@@ -12,6 +12,7 @@ MOVED = {
     "wm_env.snapshot": "wm_env.snapshots (Snapshot, load_snapshot and restore are names of wm_env itself)",
     "wm_env.world": "wm_env.model.world (World, Start, Chunk and WorldSpec are names of wm_env itself)",
     "wm_env.files": "wm_env.model.storage.atomic",
+    "wm_env.video": "wm_env.model.data.clip_files",
     "wm_env.model.checkpoint": "wm_env.model.storage.checkpoint",
     "wm_env.model.released.folder": "wm_env.model.storage.folder",
     "wm_env.model.released.tensor_files": "wm_env.model.storage.tensor_files",

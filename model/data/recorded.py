@@ -7,11 +7,12 @@ wrong with it:
     poses         finite, rigid, without jumps
     frames        decodable, as many as poses, all of one size, none enlarged
     intrinsics    25-120 degrees of view after the crop, one camera for the whole clip (no zoom)
+    views         a frame and the next share some of what they see
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,12 @@ MAX_TURN_DEG = 45.0  # between two frames; more is a cut
 MAX_JUMP = 10.0  # a step this many times its neighbours and the clip's median is a cut,
 MIN_JUMP = 0.5  # if it is this many metres: less is a camera that stood, blocked or idle, and moved once
 MAX_ZOOM = 0.02  # change of the intrinsics within a clip, in focal lengths
+MIN_OVERLAP = 0.1  # share of what is far away that two frames in a row have to see both
+
+
+def no_rate() -> float | None:
+    """Return None: the frames have no times."""
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +43,9 @@ class RecordedClip:
 
     name: what reports call it. c2w: `(F, 4, 4)` float64, metres, any world frame. intrinsics: `(F, 4)`
     float64 fx, fy, cx, cy in pixels of the frames, or, where `normalised`, in image widths and heights.
-    caption: text of the scene. frames: a function that yields the F frames uint8 `(H, W, 3)`, decoding as it
-    goes; it raises `ValueError` where a frame cannot be read.
+    caption: text of the scene. rate: a function that returns the frames per second, None where nothing says
+    them; it may have to read a film. frames: a function that yields the F frames uint8 `(H, W, 3)`, decoding
+    as it goes; it raises `ValueError` where a frame cannot be read.
     """
 
     name: str
@@ -45,6 +53,7 @@ class RecordedClip:
     intrinsics: Tensor
     normalised: bool = False
     caption: str = ""
+    rate: Callable[[], float | None] = no_rate
     frames: Callable[[], Iterator[np.ndarray]]
 
 
@@ -90,25 +99,95 @@ def check_clip(clip: RecordedClip, *, size: int, every: int, scale: float, rgb: 
         raise ValueError(
             f"intrinsics {tuple(clip.intrinsics.shape)} are not {len(clip.c2w)} finite rows of 4"
         )
-    kept, source, count = [], (0, 0), 0
+    kept, source = [], (0, 0)
+    for index, frame in enumerate(whole_frames(clip)):
+        source = (frame.shape[0], frame.shape[1])
+        if index % every == 0:
+            kept.append(shrink(frame, (size, size)))
+    intrinsics = one_camera(clip, source, (size, size))
+    check_overlap(c2w, intrinsics, (size, size))
+    np.save(rgb, np.stack(kept))
+    return CheckedClip(clip.name, rgb, c2w[::every], intrinsics, clip.caption, source)
+
+
+def whole_frames(clip: RecordedClip) -> Iterator[np.ndarray]:
+    """Yield the frames of a clip, uint8 `(H, W, 3)`.
+
+    Raises `ValueError` for one that cannot be read or has another size than those before, and at the end
+    where there are more or fewer than poses.
+    """
+    source, count = (0, 0), 0
     for frame in clip.frames():
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; expected uint8 (H, W, 3)")
         height, width = frame.shape[:2]
         if count == 0:
             source = (height, width)
-            if min(source) < size:
-                raise ValueError(f"frames of {width}x{height} would be enlarged to {size}x{size}")
         elif (height, width) != source:
-            raise ValueError(f"frame {count} is {width}x{height}, those before it {source[1]}x{source[0]}")
-        if count % every == 0:
-            kept.append(shrink(frame, size))
+            raise ValueError(
+                f"frame {count} is {width}x{height}, those before it {source[1]}x{source[0]}; "
+                "make all frames of a clip one size"
+            )
+        yield frame
         count += 1
     if count != len(clip.c2w):
-        raise ValueError(f"{count} frames for {len(clip.c2w)} poses")
-    intrinsics = one_camera(clip, source, size)
-    np.save(rgb, np.stack(kept))
-    return CheckedClip(clip.name, rgb, c2w[::every], intrinsics, clip.caption, source)
+        raise ValueError(f"{count} frames for {len(clip.c2w)} poses; give one pose for every frame")
+
+
+def rate_of(times: Sequence[float]) -> float | None:
+    """Return the frames per second of frames at `times` in seconds: 1 / the median step.
+
+    None for fewer than two frames. Raises `ValueError` where the times do not grow.
+    """
+    if len(times) < 2:
+        return None
+    steps = np.diff(np.asarray(times, np.float64))
+    if not (steps > 0).all():
+        at = int((~(steps > 0)).argmax())
+        raise ValueError(
+            f"the times of frames {at} and {at + 1} are {times[at]} s and {times[at + 1]} s; sort them"
+        )
+    return float(1 / np.median(steps))
+
+
+def check_overlap(c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> None:
+    """Raise `ValueError` unless every frame of poses `(F, 4, 4)` shows a part of what the next one shows.
+
+    intrinsics `(4,)` in pixels of frames of `size` (height, width). The part is counted among rays, over the
+    picture, to what is far away: only the turn between two frames counts, so no depth is needed, and a step
+    aside is not seen.
+    """
+    height, width = size
+    side = 9
+    across = torch.stack(
+        torch.meshgrid(
+            (torch.arange(side, dtype=torch.float64) + 0.5) / side,
+            (torch.arange(side, dtype=torch.float64) + 0.5) / side,
+            indexing="xy",
+        ),
+        dim=-1,
+    )  # (side, side, 2), shares of width and height
+    fx, fy, cx, cy = intrinsics.double().tolist()
+    rays = torch.stack(
+        [
+            (across[..., 0] * width - cx) / fx,
+            (across[..., 1] * height - cy) / fy,
+            torch.ones(side, side, dtype=torch.float64),
+        ],
+        dim=-1,
+    ).reshape(-1, 3)
+    rotation = c2w[..., :3, :3].double()
+    turned = rotation[1:].transpose(-1, -2) @ rotation[:-1]  # (F - 1, 3, 3), from frame i to frame i + 1
+    x, y, z = (rays @ turned.transpose(-1, -2)).unbind(-1)  # (F - 1, side^2) each
+    ahead = z.clamp_min(1e-9)
+    u, v = fx * x / ahead + cx, fy * y / ahead + cy
+    shared = ((z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)).double().mean(-1)  # (F - 1,)
+    if len(shared) and float(shared.min()) < MIN_OVERLAP:
+        at = int(shared.argmin())
+        raise ValueError(
+            f"frames {at} and {at + 1} have {100 * float(shared[at]):.0f}% of their view in common, at least "
+            f"{100 * MIN_OVERLAP:.0f}% is needed; keep the frames between them, or cut the clip there"
+        )
 
 
 def check_poses(c2w: Tensor) -> None:
@@ -117,7 +196,8 @@ def check_poses(c2w: Tensor) -> None:
         raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected (F, 4, 4) camera-to-world")
     finite = torch.isfinite(c2w).flatten(1).all(1)
     if not bool(finite.all()):
-        raise ValueError(f"pose {int((~finite).nonzero()[0, 0])} holds NaN or infinity")
+        at = int((~finite).nonzero()[0, 0])
+        raise ValueError(f"pose {at} holds NaN or infinity; leave out frames without a pose")
     check_rigid(c2w)
     if len(c2w) < 2:
         return
@@ -125,7 +205,8 @@ def check_poses(c2w: Tensor) -> None:
     if float(turn.max()) > MAX_TURN_DEG:
         at = int(turn.argmax())
         raise ValueError(
-            f"the camera turns {float(turn[at]):.0f} deg between frames {at} and {at + 1} (a cut?)"
+            f"the camera turns {float(turn[at]):.0f} deg between frames {at} and {at + 1} (a cut?); at most "
+            f"{MAX_TURN_DEG:.0f} are expected, so cut the clip there"
         )
     step = (c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1)  # (F - 1,)
     around = F.pad(step, (1, 1))
@@ -135,13 +216,18 @@ def check_poses(c2w: Tensor) -> None:
     if float(ratio[at]) > MAX_JUMP:
         raise ValueError(
             f"the camera jumps {float(step[at]):.3g} m between frames {at} and {at + 1}, "
-            f"{float(ratio[at]):.0f} times its usual step (a cut?)"
+            f"{float(ratio[at]):.0f} times its usual step (a cut?); cut the clip there"
         )
 
 
-def one_camera(clip: RecordedClip, source: tuple[int, int], size: int) -> Tensor:
-    """Return the intrinsics `(4,)` of the cropped frames; raise `ValueError` for a zoom or an absurd view."""
+def one_camera(clip: RecordedClip, source: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return the intrinsics `(4,)` of frames of `source` cropped to `size`, both (height, width).
+
+    Raises `ValueError` for a zoom, an absurd view, or frames that would be enlarged.
+    """
     height, width = source
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"frames of {width}x{height} would be enlarged to {size[1]}x{size[0]}; ask for less")
     rows = clip.intrinsics.double()
     if clip.normalised:
         rows = rows * rows.new_tensor([width, height, width, height])
@@ -151,20 +237,22 @@ def one_camera(clip: RecordedClip, source: tuple[int, int], size: int) -> Tensor
     change = float(((rows - first).abs().amax(0) / first[0]).max())
     if change > MAX_ZOOM:
         raise ValueError(
-            f"the intrinsics change by {100 * change:.0f}% of the focal length; a clip has one camera"
+            f"the intrinsics change by {100 * change:.0f}% of the focal length; a clip has one camera; "
+            "cut it where it zooms"
         )
-    resized, corner = cover_crop(source, (size, size))
+    resized, corner = cover_crop(source, size)
     cropped = crop_intrinsics(first, source, resized, corner)
-    check_intrinsics(cropped, size, size)
+    check_intrinsics(cropped, *size)
     return cropped
 
 
-def shrink(frame: np.ndarray, size: int) -> np.ndarray:
-    """Return the centre of a frame uint8 `(H, W, 3)` as uint8 `(size, size, 3)`: resized, then cropped."""
+def shrink(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the centre of a frame uint8 `(H, W, 3)` as uint8 `(*size, 3)`: resized, then cropped."""
     source = (frame.shape[0], frame.shape[1])
-    resized, (top, left) = cover_crop(source, (size, size))
+    resized, (top, left) = cover_crop(source, size)
+    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
     if resized == source:
-        return frame[top : top + size, left : left + size].copy()
+        return frame[rows, columns].copy()
     x = torch.tensor(frame).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
-    x = F.interpolate(x, resized, mode="bicubic", antialias=True)[0, :, top : top + size, left : left + size]
+    x = F.interpolate(x, resized, mode="bicubic", antialias=True)[0, :, rows, columns]
     return x.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

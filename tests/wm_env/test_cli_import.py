@@ -12,11 +12,11 @@ import torch
 
 from wm_env.cli import main
 from wm_env.model.data.clip import ClipShards
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.latent_zip import LatentEntry, write_latent_zips
 from wm_env.model.data.procedural import RenderConfig, render_clip
 from wm_env.model.embedded import embedded_vae, load_embedded
 from wm_env.model.training.autoencoder import load_vae
-from wm_env.video import ClipFiles
 
 FRAMES = 9
 TOLERANCE = 6.0  # mean difference in grey levels that the video codec may make

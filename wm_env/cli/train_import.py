@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +14,21 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
 from wm_env.model.data.latent_zip import Decode, latent_clips
-from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
+from wm_env.model.data.layouts import (
+    Pictures,
+    colmap_clips,
+    episode_clips,
+    polycam_clips,
+    re10k_clips,
+    record3d_clips,
+    saved_clips,
+    transforms_clips,
+    tum_clips,
+    video_clips,
+)
 from wm_env.model.data.recorded import ClipRef
 from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae, write_parts
 from wm_env.model.pixels import to_rgb
@@ -24,13 +36,29 @@ from wm_env.model.storage.folder import look_into, only
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.vae.tiny import GROUP, TinyVAE
-from wm_env.video import ClipFiles
 
 _EXPECTED = {
     "video": "NAME.mp4 beside NAME.npz or NAME.json",
     "re10k": "NAME.txt beside NAME.mp4 or a folder NAME of TIMESTAMP.png",
     "latents": "STEM.zip with KEY.json",
     "episodes": "episode_*/ of `wm-env record --format folder`",
+    "clips": "camera.json with frames/, as wm_env.PosedClip.save writes",
+    "transforms": "transforms.json",
+    "polycam": "keyframes/ of Polycam's raw data",
+    "record3d": "metadata with rgbd/ of Record3D",
+    "tum": "groundtruth.txt with rgb/",
+    "colmap": "sparse/0 of COLMAP with images/",
+}
+_LISTS: dict[str, Callable[[Path, Pictures], list[ClipRef]]] = {
+    "video": video_clips,
+    "re10k": re10k_clips,
+    "episodes": episode_clips,
+    "clips": saved_clips,
+    "transforms": transforms_clips,
+    "polycam": polycam_clips,
+    "record3d": record3d_clips,
+    "tum": tum_clips,
+    "colmap": colmap_clips,
 }
 
 
@@ -38,13 +66,16 @@ _EXPECTED = {
 class TrainImport:
     """Check recorded clips one by one, then write them as training data into OUT/train and OUT/val.
 
-    Depth is not recorded; it is predicted, and the data say so. Layouts: see docs/training.md.
+    Depth is not recorded; it is predicted, and the data say so. Layouts: docs/training.md, docs/clips.md.
     """
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
     """Folder of the clips."""
-    layout: Literal["video", "re10k", "latents", "episodes"]
-    """What it holds: videos with poses, RealEstate10K texts, released latent zips, recorded episodes."""
+    layout: Literal[
+        "video", "re10k", "latents", "episodes", "clips", "transforms", "polycam", "record3d", "tum", "colmap"
+    ]
+    """What it holds: videos with poses, RealEstate10K texts, released latent zips, recorded episodes, saved
+    posed clips, nerfstudio, raw data of Polycam or Record3D, TUM trajectories, COLMAP models."""
     out: Path
     """Folder of the data set; it must not hold one yet."""
     skip_bad: bool = False
@@ -133,13 +164,8 @@ class TrainImport:
     def _listed(self, vae: TinyVAE) -> list[ClipRef]:
         if self.layout != "latents" and (self.latents is not None or self.decoder is not None):
             raise ValueError(f"--latents and --decoder go with --layout latents, not with {self.layout}")
-        match self.layout:
-            case "video":
-                return video_clips(self.source, ClipFiles())
-            case "re10k":
-                return re10k_clips(self.source, ClipFiles())
-            case "episodes":
-                return episode_clips(self.source, ClipFiles())
+        if self.layout != "latents":
+            return _LISTS[self.layout](self.source, ClipFiles())
         if self.latents is None:
             raise ValueError(
                 "--layout latents needs --latents, the folder of the zips with the encoded clips"

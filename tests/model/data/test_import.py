@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from wm_env.model.data.clip import ClipShards
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.importing import BadClips, ImportConfig, Imported, import_clips
 from wm_env.model.data.layouts import episode_clips, re10k_clips, video_clips
 from wm_env.model.data.recorded import ClipRef, RecordedClip, check_clip
 from wm_env.model.geometry import invert_rigid, relative_to_first, se3_exp
-from wm_env.video import ClipFiles
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 CAMERA = (24.0, 24.0, 25.0, 15.0)  # fx, fy, cx, cy in pixels of 48x32

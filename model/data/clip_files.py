@@ -1,4 +1,4 @@
-"""Reading other people's videos and pictures, for `wm-env train import`: ffmpeg (of imageio) and Pillow."""
+"""Films and pictures of other people, decoded by ffmpeg (of imageio) and Pillow."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ClipFiles:
             )
 
     def length(self, path: Path) -> tuple[int, float]:
-        """Return the number of frames of a video and their rate per second."""
+        """Return the number of frames of a video and their rate per second, counted: reads all of it."""
         try:
             count, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
         except RuntimeError as error:
@@ -51,6 +51,19 @@ class ClipFiles:
         if count < 1 or seconds <= 0:
             raise ValueError(f"{path.name} holds no frames")
         return count, count / seconds
+
+    def rate(self, path: Path) -> float:
+        """Return the frames per second of a video as its header says."""
+        reader = imageio_ffmpeg.read_frames(str(path))
+        try:
+            rate = float(next(reader)["fps"])
+        except (RuntimeError, OSError, KeyError, StopIteration) as error:
+            raise ValueError(f"{path.name} is not a video that can be read") from error
+        finally:
+            reader.close()
+        if rate <= 0:
+            raise ValueError(f"{path.name} does not say how many frames make a second; give fps=")
+        return rate
 
     def image(self, path: Path) -> np.ndarray:
         """Return a picture as uint8 `(H, W, 3)`; raise `ValueError` where it cannot be read."""

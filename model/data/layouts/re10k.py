@@ -1,0 +1,96 @@
+"""RealEstate10K (https://google.github.io/realestate10k/download.html).
+
+NAME.txt   URL; then a line per frame: timestamp in microseconds, fx fy cx cy in image sizes, 0 0, and the
+           row-major 3x4 world-to-camera matrix, OpenCV axes, no metric scale
+NAME/      folder of TIMESTAMP.png (or .jpg), or NAME.mp4 with either one frame per line or the whole
+           video from time 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.model.data.layouts.pictures import IMAGES, MOVIES, Pictures, files_below, listed
+from wm_env.model.data.recorded import ClipRef, RecordedClip, rate_of
+from wm_env.model.geometry import assemble, invert_rigid
+
+_COLUMNS = 19  # of a line
+
+
+def re10k_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
+    """Return the clips of a folder of RealEstate10K text files, or of its sub-folders, by name."""
+    texts = files_below(folder, (".txt",))
+    return [listed(str(p.relative_to(folder).with_suffix("")), re10k_clip, p, pictures) for p in texts]
+
+
+def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
+    """Return timestamps in microseconds, c2w `(F, 4, 4)` and normalised intrinsics `(F, 4)`, float64."""
+    lines = path.read_text(errors="replace").splitlines()[1:]  # the first is the URL
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path.name} is not numbers: {error}") from error
+        if len(words) != _COLUMNS:
+            raise ValueError(f"line {number} of {path.name} has {len(words)} numbers; expected {_COLUMNS}")
+    if not rows:
+        raise ValueError(f"{path.name} holds no frames: expected a URL and then {_COLUMNS} numbers a line")
+    table = torch.tensor(rows, dtype=torch.float64)  # (F, 19)
+    matrix = table[:, 7:].unflatten(1, (3, 4))  # world to camera
+    c2w = invert_rigid(assemble(matrix[..., :3], matrix[..., 3]))
+    return [int(row[0]) for row in rows], c2w, table[:, 1:5]
+
+
+def re10k_clip(name: str, path: Path, pictures: Pictures) -> RecordedClip:
+    """Return the clip of a text; frames per second are those of its timestamps."""
+    times, c2w, intrinsics = read_re10k(path)
+    stem = path.with_suffix("")
+    return RecordedClip(
+        name=name,
+        c2w=c2w,
+        intrinsics=intrinsics,
+        normalised=True,
+        rate=lambda: rate_of([time * 1e-6 for time in times]),
+        frames=lambda: _frames_at(stem, times, pictures),
+    )
+
+
+def _frames_at(stem: Path, times: list[int], pictures: Pictures) -> Iterator[np.ndarray]:
+    """Yield the frames of a RealEstate10K clip: pictures named by time, or frames of a video (see above)."""
+    if stem.is_dir():
+        for time in times:
+            found = [stem / f"{time}{suffix}" for suffix in IMAGES if (stem / f"{time}{suffix}").is_file()]
+            if not found:
+                raise ValueError(f"no frame for time {time}: {stem.name}/{time}.png or .jpg is missing")
+            yield pictures.image(found[0])
+        return
+    videos = [stem.with_name(stem.name + suffix) for suffix in MOVIES]
+    found = [path for path in videos if path.is_file()]
+    if not found:
+        raise ValueError(f"no frames: {stem.name}.mp4 or a folder {stem.name} of TIMESTAMP.png is missing")
+    count, fps = pictures.length(found[0])
+    if count == len(times):
+        yield from pictures.frames(found[0])
+        return
+    wanted = [round(time * 1e-6 * fps) for time in times]
+    if wanted != sorted(wanted) or wanted[-1] >= count:
+        raise ValueError(
+            f"{len(times)} poses up to {times[-1] * 1e-6:.1f} s for a video of {count} frames "
+            f"({count / fps:.1f} s)"
+        )
+    needed = 0
+    for index, frame in enumerate(pictures.frames(found[0])):
+        while needed < len(wanted) and wanted[needed] == index:
+            yield frame
+            needed += 1
+        if needed == len(wanted):
+            return
