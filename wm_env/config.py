@@ -11,11 +11,10 @@ from typing import Any
 from wm_env.actions import ActionSpec
 from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
-from wm_env.images import parse_intrinsics, start_image
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.released.rollout import Offload
 from wm_env.model.rollout import Ablation
-from wm_env.model.world import World
+from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
 from wm_env.worlds import resolve_world
@@ -31,7 +30,8 @@ class EnvConfig:
     split: scenes of "val", "train" or "heldout".
     image: path of a start picture instead of a scene; in Python also a PIL image or uint8 (H, W, 3).
     context: pictures of the scene that are committed before the start: "turn" for a full turn on the spot,
-        "walk" for a walk that ends there; "none" for the start picture alone.
+        "walk" for a walk that ends there, or the path of a clip that ends at the start; "none" for the start
+        picture alone; in Python also a `PosedClip`.
     prompt: what the world is told; by default the caption of the scene.
     intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
     noise_seed: seed of the world's noise; by default drawn at reset.
@@ -57,7 +57,7 @@ class EnvConfig:
     scene: int | Sequence[int] | None = None
     split: str = "val"
     image: Any = None
-    context: str = "none"
+    context: Any = "none"
     prompt: str | None = None
     intrinsics: Any = None
     noise_seed: int | None = None
@@ -138,28 +138,15 @@ class EnvConfig:
             collision=self.collision,
         )
 
-    def reset_options(self, frame_size: tuple[int, int]) -> ResetOptions:
-        """Return the start conditions that every reset begins from; the image is read here, once."""
-        picture = None
-        intrinsics = None
-        if self.image is not None:
-            picture = start_image(self.image, self.intrinsics, frame_size)
-        elif self.intrinsics is not None:
-            intrinsics = parse_intrinsics(self.intrinsics, frame_size)
+    def reset_options(self, spec: WorldSpec) -> ResetOptions:
+        """Return the start conditions that every reset begins from; an image or a clip is read here, once."""
         plain = {
             "scene": self.scene,
             "split": self.split,
             "context": self.context,
             "prompt": self.prompt,
             "noise_seed": self.noise_seed,
+            "intrinsics": self.intrinsics,
+            "image": self.image,
         }
-        start = reset_options(ResetOptions(), plain, frame_size)
-        return ResetOptions(
-            scene=start.scene,
-            split=start.split,
-            image=picture,
-            context=start.context,
-            prompt=start.prompt,
-            intrinsics=intrinsics,
-            noise_seed=start.noise_seed,
-        )
+        return reset_options(ResetOptions(), plain, spec)

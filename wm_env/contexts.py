@@ -3,23 +3,27 @@
     turn   one full turn on the spot, 25 steps
     walk   a walk of 25 steps that ends at the start: one that left it, run backwards
 
-They hold the renderer's colours and poses, nothing else. States after them are the same every time, so they
-are kept, the latest used of them, up to `KEPT_BYTES`.
+They hold the renderer's colours and poses, nothing else. A clip of one's own ends at the start as well
+(`clip_context`). States after a context are the same every time, so they are kept, the latest used of them,
+up to `KEPT_BYTES`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.geometry import assemble, invert_rigid
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.scenes.paths import held_keys, resolver, trajectory
@@ -60,6 +64,29 @@ def scene_context(
 
     length = 1 + STEPS * spec.frames_per_step
     return Context(length=length, load=load, key=(kind, scene_seed, key))
+
+
+class ClipContext(NamedTuple):
+    """A clip as a start: its last frame uint8 `(h, w, 3)`, `(fx, fy, cx, cy)`, caption, and all of it."""
+
+    image: np.ndarray
+    intrinsics: tuple[float, float, float, float]
+    caption: str | None
+    context: Context
+
+
+def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext:
+    """Return a clip, or the one that a path holds, as a world takes it: its rate, its size, whole chunks.
+
+    Leading frames that do not fit are dropped. Raises `ValueError` in one sentence as `PosedClip` does.
+    """
+    clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
+    clip = clip.resampled(spec.fps).resized(*spec.frame_size).ending(spec.frames_per_step)
+    seen = PosedFrames(clip.frames, clip.from_last())
+    digest = hashlib.sha256(seen.frames.tobytes() + seen.c2w.tobytes()).hexdigest()
+    fx, fy, cx, cy = clip.intrinsics.tolist()
+    context = Context(length=len(clip), load=lambda: seen, key=("clip", digest))
+    return ClipContext(seen.frames[-1], (fx, fy, cx, cy), clip.caption, context)
 
 
 def turn(frames_per_step: int) -> Tensor:

@@ -74,7 +74,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = self.config.rules(self._timed)
-        self._defaults = self.config.reset_options(self._world.spec.frame_size)
+        self._defaults = self.config.reset_options(self._world.spec)
         self.action_space = self._rules.actions.space()
         self.observation_space = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
         self._state: State | None = None
@@ -89,7 +89,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         """Start an episode; options: scene, split, image, prompt, intrinsics, noise_seed."""
         self._check_open()
         spec = self._world.spec
-        asked = reset_options(self._defaults, options, spec.frame_size)
+        asked = reset_options(self._defaults, options, spec)
         check_reset_options(self._rules, asked)
         super().reset(seed=seed)
         with cpu_threads(self._threads):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from wm_env.contexts import SCENE_CONTEXTS, SceneContext, scene_context
+from wm_env.contexts import SCENE_CONTEXTS, ClipContext, SceneContext, clip_context, scene_context
 from wm_env.images import Intrinsics, StartImage, parse_intrinsics, start_image
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
@@ -33,22 +36,26 @@ class ResetOptions:
 
     scene: a scene seed, or several to draw from. split: the stream they belong to. image: the user's picture
     at the world's frame size with its intrinsics, instead of a scene. context: "turn" or "walk" of the scene
-    before the start; "none" for the start picture alone. intrinsics: `(fx, fy, cx, cy)` in pixels of the
-    frame.
+    before the start, a clip whose last frame is `image`, or "none" for the start picture alone. intrinsics:
+    `(fx, fy, cx, cy)` in pixels of the frame.
     """
 
     scene: int | tuple[int, ...] | None = None
     split: str = "val"
     image: StartImage | None = None
-    context: str = "none"
+    context: str | ClipContext = "none"
     prompt: str | None = None
     intrinsics: Intrinsics | None = None
     noise_seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.context not in ("none", *SCENE_CONTEXTS):
-            raise ValueError(f"unknown context {self.context!r}; valid are none, {', '.join(SCENE_CONTEXTS)}")
-        if self.context != "none" and self.image is not None:
+        of_scene = isinstance(self.context, str)
+        if of_scene and self.context not in ("none", *SCENE_CONTEXTS):
+            raise ValueError(
+                f"unknown context {self.context!r}; valid are none, {', '.join(SCENE_CONTEXTS)}, a PosedClip "
+                "or the path of one"
+            )
+        if of_scene and self.context != "none" and self.image is not None:
             raise ValueError(f"context={self.context!r} is of a scene and an image has none; leave one out")
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; valid are {', '.join(SPLITS)}")
@@ -88,9 +95,7 @@ class Episode:
         return replace(told, scene=self.scene, start_c2w=self.start_c2w) if sees_scene else told
 
 
-def reset_options(
-    defaults: ResetOptions, options: dict[str, Any] | None, frame_size: tuple[int, int]
-) -> ResetOptions:
+def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: WorldSpec) -> ResetOptions:
     """Return `defaults` overridden by reset options; bad values raise `ValueError`, unknown names warn."""
     options = {key: value for key, value in (options or {}).items() if value is not None}
     unknown = sorted(set(options) - set(RESET_OPTIONS))
@@ -99,8 +104,10 @@ def reset_options(
             f"reset options {unknown} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}",
             stacklevel=3,
         )
+    frame_size = spec.frame_size
     if "image" in options and "scene" in options:
         raise ValueError("give either a scene seed or an image at reset, not both")
+    clip = _given_clip(options, spec)
     changed: dict[str, Any] = {}
     if isinstance(options.get("scene"), tuple | list):
         changed["scene"] = tuple(_integer("scene", seed) for seed in options["scene"])
@@ -109,17 +116,38 @@ def reset_options(
     if "noise_seed" in options:
         changed["noise_seed"] = _integer("noise_seed", options["noise_seed"])
     for name in ("split", "prompt", "context"):
-        if name in options:
+        if name in options and not (name == "context" and clip is not None):
             changed[name] = _text(name, options[name])
     given = options.get("intrinsics")
     if "image" in options:
         picture = start_image(options["image"], given, frame_size)
         changed |= {"image": picture, "scene": None, "intrinsics": None}
+        changed.setdefault(
+            "context", "none" if isinstance(defaults.context, ClipContext) else defaults.context
+        )
+    elif clip is not None:
+        picture = StartImage(clip.image, clip.intrinsics)
+        changed |= {"image": picture, "scene": None, "intrinsics": None, "context": clip}
+        if clip.caption is not None:
+            changed.setdefault("prompt", clip.caption)
     elif "scene" in options or "split" in options:
         changed["image"] = None
+        if isinstance(defaults.context, ClipContext):
+            changed.setdefault("context", "none")
     if given is not None and "image" not in options:
         changed["intrinsics"] = parse_intrinsics(given, frame_size)
     return replace(defaults, **changed)
+
+
+def _given_clip(options: Mapping[str, Any], spec: WorldSpec) -> ClipContext | None:
+    """Return the clip that the options name as a context, None where they name none."""
+    given = options.get("context")
+    if (isinstance(given, str) and not Path(given).exists()) or not isinstance(given, str | Path | PosedClip):
+        return None  # a word, or what is refused by its kind
+    for name in ("image", "scene", "intrinsics"):
+        if name in options:
+            raise ValueError(f"a clip is a start of its own: give either context= or {name}=, not both")
+    return clip_context(given, spec)
 
 
 def draw_seeds(generator: np.random.Generator) -> tuple[int, int, int]:
@@ -145,6 +173,7 @@ def draw_episode(
             scene=None,
             scene_seed=None,
             start_c2w=np.eye(4),
+            context=asked.context.context if isinstance(asked.context, ClipContext) else None,
         )
     if isinstance(asked.scene, tuple):
         scene_seed = asked.scene[scene_seed % len(asked.scene)]

@@ -91,7 +91,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         self._cameras, self._limit = cameras, limit
         self._world = config.load_world()
         self._rules = config.rules(self._world)
-        self._defaults = config.reset_options(self._world.spec.frame_size)
+        self._defaults = config.reset_options(self._world.spec)
         seen = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
         self._seen = {agent: _copy_of(seen) for agent in agents}
         self._acts = {agent: self._action_space(agent) for agent in agents}
@@ -116,7 +116,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         """Start an episode of all agents; options as in `SanaWMEnv.reset`."""
         if self._closed:
             raise ClosedEnvironmentError("this environment is closed; make a new one")
-        asked = reset_options(self._defaults, options, self._world.spec.frame_size)
+        asked = reset_options(self._defaults, options, self._world.spec)
         check_reset_options(self._rules, asked)
         if seed is not None or self._generator is None:
             self._generator, _ = seeding.np_random(seed)

@@ -75,7 +75,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = rules = self.config.rules(self._timed)
-        self._defaults = self.config.reset_options(self._world.spec.frame_size)
+        self._defaults = self.config.reset_options(self._world.spec)
         self._mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
         self._limit = max_episode_steps
@@ -105,7 +105,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
         seeds = self._seed_list(seed)
-        asked = reset_options(self._defaults, options, self._world.spec.frame_size)
+        asked = reset_options(self._defaults, options, self._world.spec)
         check_reset_options(self._rules, asked)
         for slot in np.flatnonzero(mask):
             if seeds[slot] is not None or self._generators[slot] is None:

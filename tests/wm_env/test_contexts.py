@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ import torch
 import wm_env
 from wm_env import contexts
 from wm_env.episodes import ResetOptions, draw_episode
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.metrics import psnr
 from wm_env.model.scenes.raycast import render
 from wm_env.model.world import Start
@@ -165,7 +167,11 @@ def test_states_are_kept_up_to_a_bound_and_by_everything_that_decides_them(
 @pytest.mark.parametrize(
     ("settings", "options", "says"),
     [
-        ({"context": "spin"}, {}, "unknown context 'spin'; valid are none, turn, walk"),
+        (
+            {"context": "spin"},
+            {},
+            "unknown context 'spin'; valid are none, turn, walk, a PosedClip or the path of one",
+        ),
         ({}, {"context": "spin"}, "unknown context 'spin'"),
         ({}, {"context": 3}, "context=3 is not a string"),
         (
@@ -189,3 +195,60 @@ def test_the_twin_takes_the_setting_and_needs_nothing() -> None:
     (a, info), (b, _) = twin.reset(seed=2), plain.reset(seed=2)
     assert np.array_equal(a, b) and info["context_frames"] == 0
     assert np.array_equal(twin.step(1)[0], plain.step(1)[0])
+
+
+def clip_of(seed: int) -> tuple[PosedClip, Start]:
+    """Return the turn of a scene seed as a clip somebody filmed, and the start it belongs to."""
+    start = start_of(seed, "turn")
+    assert start.context is not None
+    seen = start.context.load()
+    return PosedClip(seen.frames, seen.c2w, np.array(start.intrinsics), 16.0, caption=start.prompt), start
+
+
+@pytest.mark.slow
+def test_a_turn_saved_by_one_and_loaded_by_another_gives_the_frames_of_the_turn(tmp_path: Path) -> None:
+    scene = make(context="turn")
+    expected, _ = scene.reset(seed=3)
+    state = scene.unwrapped.state
+    poses = contexts.turn(4)
+    frames, _ = render(state.scene, (state.start_c2w[0] @ poses)[None], state.intrinsics, 64, 64)
+    camera, prompt = state.intrinsics[0].numpy(), scene.unwrapped.prompt
+    PosedClip(frames[0].numpy(), poses.numpy(), camera, 16.0, caption=prompt).save(tmp_path / "turn")
+    filmed = make(context=str(tmp_path / "turn"), noise_seed=int(state.noise_seed[0]))
+    first, info = filmed.reset(seed=0)
+    assert info["context_frames"] == 101 and "collision" not in info  # a clip has no true scene
+    assert filmed.unwrapped.prompt == prompt
+    assert np.array_equal(first, expected)
+    for action in (4, 4, 1):
+        assert np.array_equal(filmed.step(action)[0], scene.step(action)[0])
+
+
+@pytest.mark.slow
+def test_a_clip_is_a_start_of_its_own_for_every_slot_and_one_reset() -> None:
+    clip, _ = clip_of(3)
+    short = PosedClip(clip.frames[-24:], clip.c2w[-24:], clip.intrinsics, 16.0)
+    envs = gym.make_vec("SanaWM-v0", num_envs=2, context=clip)
+    seen, info = envs.reset(seed=[1, 2])
+    assert info["context_frames"].tolist() == [101, 101]
+    assert np.array_equal(seen[0], clip.frames[-1]) and np.array_equal(seen[1], clip.frames[-1])
+    seen, info = envs.reset(seed=4, options={"context": short, "reset_mask": np.array([False, True])})
+    assert info["context_frames"].tolist()[1] == 21  # three leading frames fill no chunk
+    env = make(context="turn")
+    _, info = env.reset(seed=1, options={"context": short})
+    assert info["context_frames"] == 21 and "collision" not in info
+    _, info = env.reset(seed=1)
+    assert info["context_frames"] == 101 and "collision" in info
+
+
+@pytest.mark.parametrize("other", ["image", "scene", "intrinsics"])
+def test_a_clip_and_another_start_are_not_both_given(other: str, tmp_path: Path) -> None:
+    given = {"image": np.zeros((64, 64, 3), np.uint8), "scene": 3, "intrinsics": (60.0, 60.0, 32.0, 32.0)}
+    env = make()
+    env.reset(seed=1)
+    before = env.unwrapped.state
+    clip, _ = clip_of(3)
+    with pytest.raises(ValueError, match=f"either context= or {other}=, not both"):
+        env.unwrapped.reset(options={"context": clip, other: given[other]})
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        env.unwrapped.reset(options={"context": str(tmp_path)})
+    assert env.unwrapped.state is before
