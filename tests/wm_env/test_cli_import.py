@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import wm_env
 from wm_env.cli import main
 from wm_env.model.data.clip import ClipShards
 from wm_env.model.data.clip_files import ClipFiles
@@ -80,6 +81,20 @@ def test_bad_videos_end_the_import_with_a_report_and_skip_bad_goes_on(
     assert shards.origins[0]["depth_sha256"] == sha256
 
 
+def test_saved_clips_are_imported_by_the_same_command(
+    rendered: list[dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    for name, arrays in zip(("hall", "yard"), rendered, strict=False):
+        clip = wm_env.PosedClip(arrays["rgb"], arrays["c2w"], arrays["intrinsics"], 16, f"the {name}")
+        clip.save(tmp_path / "in" / name)
+    words = ("--from", tmp_path / "in", "--layout", "clips", "--frames", FRAMES, "--out", tmp_path / "out")
+    assert status("train", "import", *words) == 0
+    shards = [ClipShards(tmp_path / "out" / split) for split in ("train", "val")]
+    assert sorted(shard.captions[0] for shard in shards) == ["the hall", "the yard"]
+    frames = [shard.read(0).rgb.numpy() for shard in shards]
+    assert {frame.tobytes() for frame in frames} == {arrays["rgb"].tobytes() for arrays in rendered[:2]}
+
+
 def test_a_damaged_stream_is_an_error_and_not_painted_over(clips: Path, tmp_path: Path) -> None:
     data = bytearray((clips / "walk1.mp4").read_bytes())
     start = data.index(b"mdat") + 2400
@@ -127,6 +142,8 @@ def test_latents_are_decoded_by_the_autoencoder_that_made_them(
     ("words", "says"),
     [
         (["--layout", "video"], "no clips in"),
+        (["--layout", "transforms"], "expected transforms.json"),
+        (["--layout", "tum", "--latents", "."], "go with --layout latents"),
         (["--layout", "latents"], "needs --latents"),
         (["--layout", "video", "--latents", "."], "go with --layout latents"),
         (["--layout", "video", "--frames", "68"], "4k+1"),

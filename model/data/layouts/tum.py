@@ -61,7 +61,7 @@ def tum_clip(
         raise ValueError("no pictures: expected rgb.txt, or a folder rgb of TIMESTAMP.png")
     times = torch.tensor([time for time, _ in taken], dtype=torch.float64)
     poses = poses[poses[:, 0].argsort()]
-    nearest = _nearest(poses[:, 0], times)  # (n,)
+    nearest = _nearest(poses[:, 0].contiguous(), times)  # (n,)
     kept = ((poses[nearest, 0] - times).abs() <= MAX_APART).nonzero()[:, 0].tolist()
     if not kept:
         raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from PIL import Image
 
 import wm_env
+from wm_env.env import SanaWMEnv
+from wm_env.export.episode import play_episode, save_recording
 from wm_env.model.data.layouts.video import video_clip
 from wm_env.model.data.posed_clip import MAX_BYTES, PosedClip
 from wm_env.model.data.procedural import RenderConfig, render_clip
@@ -286,3 +290,38 @@ def test_a_recorded_clip_of_a_film_is_read_no_further_than_its_camera_file(tmp_p
     stem = write_film(tmp_path, "hall")
     clip = video_clip("hall", stem.with_suffix(".json"), stem.with_suffix(".mp4"), NoPictures())  # type: ignore[arg-type]
     assert len(clip.c2w) == FRAMES
+
+
+def test_a_recorded_episode_is_a_clip_at_the_rate_of_its_world(memory_world: str, tmp_path: Path) -> None:
+    env = SanaWMEnv(world=memory_world, action_type="multikeys")
+    recording = play_episode(env, lambda state: "wj", seed=0, steps=2)
+    save_recording(recording, tmp_path / "episode_000000")
+    clip = PosedClip.load(tmp_path / "episode_000000")
+    assert np.array_equal(clip.frames, recording.frames) and np.array_equal(clip.c2w, recording.c2w)
+    assert clip.fps == env.world.spec.fps == 16 and clip.caption == recording.facts["prompt"]
+    assert np.array_equal(PosedClip.load(tmp_path).frames, clip.frames)
+
+
+def test_a_realestate10k_clip_has_the_rate_of_its_timestamps(tmp_path: Path) -> None:
+    """Lines of timestamp, normalised intrinsics, 0 0 and the world-to-camera matrix, after a URL."""
+    times = [33_367 * i for i in range(FRAMES)]
+    (tmp_path / "house").mkdir()
+    lines = ["https://example.org"]
+    for time, frame, pose in zip(times, walk().frames, walk().c2w, strict=True):
+        Image.fromarray(frame).save(tmp_path / "house" / f"{time}.png")
+        numbers = [*walk().intrinsics / SIZE, 0, 0, *np.linalg.inv(pose)[:3].flatten()]
+        lines.append(f"{time} " + " ".join(repr(float(number)) for number in numbers))
+    (tmp_path / "house.txt").write_text("\n".join(lines) + "\n")
+    for path in (tmp_path, tmp_path / "house", tmp_path / "house.txt"):
+        clip = PosedClip.load(path)
+        assert np.array_equal(clip.frames, walk().frames)
+        assert np.abs(clip.c2w - walk().c2w).max() < 1e-6
+        assert clip.fps == pytest.approx(1e6 / 33_367)
+        assert np.allclose(clip.intrinsics, walk().intrinsics)
+
+
+@pytest.mark.slow
+def test_a_clip_of_arrays_needs_no_decoder() -> None:
+    code = "import sys, wm_env.model.data.posed_clip; print({'PIL', 'imageio_ffmpeg'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.strip() == "set()"
