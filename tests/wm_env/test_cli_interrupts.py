@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from wm_env.agents.run_folder import steps_of
 from wm_env.export.episode import load_recording
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,3 +157,51 @@ def test_a_killed_export_is_replaced_by_the_same_command(format: str, sign: str,
     assert hidden(tmp_path) and not (tmp_path / "set").exists()
     finished(*words, folder=tmp_path)
     assert (tmp_path / "set" / sign).exists() and not hidden(tmp_path)
+
+
+POLICY = (
+    *(
+        "--world",
+        "twin",
+        "--task",
+        "objectnav",
+        "--num-envs",
+        "2",
+        "--max-episode-steps",
+        "6",
+        "--rollout",
+        "8",
+    ),
+    *("--batch-size", "4", "--epochs", "4", "--evaluate-episodes", "2", "--threads", "1", "--steps", "320"),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "sent"),
+    [
+        ("progress.jsonl", signal.SIGINT),
+        ("progress.jsonl", signal.SIGKILL),
+        ("settings.json", signal.SIGKILL),
+        ("episode.mp4", signal.SIGTERM),
+    ],
+)
+def test_a_stopped_policy_goes_on_from_all_that_it_learned(
+    first: str, sent: signal.Signals, tmp_path: Path
+) -> None:
+    words, out = ["agent", "train", *POLICY, "--out", "run"], tmp_path / "run"
+    temporary = Path(first)
+
+    def begun() -> bool:
+        return any(out.glob(f"*{temporary.stem}*{temporary.suffix}"))
+
+    told = stopped(*words, folder=tmp_path, begun=begun, sent=sent)
+    saved = steps_of(out / "policy.zip") if (out / "policy.zip").is_file() else 0
+    if sent != signal.SIGKILL:
+        assert told.status == 128 + sent and not hidden(tmp_path)
+        assert f"{saved} " in last_line(told) and "go on with --resume" in last_line(told)
+        assert saved == 320 if first == "episode.mp4" else 16 <= saved < 320
+    told = finished(*words, "--resume", folder=tmp_path)
+    assert f"goes on after step {saved}" in told.out
+    assert json.loads((out / "policy.json").read_text())["env_steps"] == 320
+    rows = [json.loads(line)["env_steps"] for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert rows == sorted(rows) and rows[-1] <= 320 and not hidden(tmp_path)

@@ -79,11 +79,7 @@ COMMANDS = {
     "train distill": Command(TRAIN, "train a world of fewer denoising steps", SAME),
     "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget", SAME),
     "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
-    "agent train": Command(
-        "wm_env.cli.agent:AgentTrain",
-        "train a PPO policy in a world",
-        "with --resume the same command goes on",
-    ),
+    "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
 }
 
@@ -116,8 +112,7 @@ def run(name: str, words: Sequence[str]) -> int:
         with terminated_like_interrupted():
             return _run(name, words)
     except KeyboardInterrupt as stop:
-        said, again = str(stop) or "interrupted", COMMANDS[name].again
-        print(f"wm-env {name}: {said if again in said else f'{said}; {again}'}", file=sys.stderr)
+        print(f"wm-env {name}: {str(stop) or f'interrupted; {COMMANDS[name].again}'}", file=sys.stderr)
         return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
 
 
