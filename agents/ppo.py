@@ -5,13 +5,14 @@ A run is a folder:
     settings.json       every setting; a resumed run must have the same ones (but for the length)
     progress.jsonl      one line of SB3's measures a rollout, and one an evaluation
     tensorboard/        the same curves
-    checkpoints/        step-N.zip, SB3's own files
-    policy.zip          the newest policy, SB3's own file
+    checkpoints/        step-N.zip, SB3's own files, N the steps that it has learned from
+    policy.zip          the newest policy, SB3's own file; replaced every minute and when a signal comes
     policy.safetensors  its weights alone, and policy.json, its card: what was trained and how well it did, in
                         its own world and in the twin; this pair can be handed on
     episode.mp4         one episode of the trained policy
 
-A resumed run continues from the newest checkpoint with fresh episodes; SB3 keeps no environment state.
+A resumed run continues from the newest of these with fresh episodes; SB3 keeps no environment state. A
+rollout that has not been learned from when a run ends is lost and not counted. SIGINT and SIGTERM save.
 Needs the extra `rl`.
 """
 
@@ -19,8 +20,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,12 @@ from wm_env.agents.policies import (
     ScaledReward,
     algorithm,
     policy_kind,
-    read_settings,
     save_policy,
 )
+from wm_env.agents.run_folder import NEWEST, check_run, open_run, steps_of
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
+from wm_env.model.interrupts import Guard, Interrupted, caught
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.checkpoint import load_card
@@ -53,9 +54,11 @@ from wm_env.worlds import twin_of
 try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
-    from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 except ImportError as error:
     raise ImportError("wm_env.agents.ppo needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
+
+SAVE_SECONDS = 60.0  # at most this long between two states, but for a rollout, in which nothing is learned
 
 
 def train(
@@ -63,21 +66,38 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and record into the folder `out`; return its card.
 
-    Without `resume` the folder must be new or empty. With it, `steps` may have grown.
+    Without `resume` the folder must be new or empty. With it, `steps` may have grown. Raises `Interrupted`
+    with one sentence, after saving, if SIGINT or SIGTERM ended it.
     """
     folder = Path(out)
-    newest = _newest(folder, settings, resume)
-    envs = SanaWMVecEnv(
-        settings.num_envs,
-        max_episode_steps=settings.max_episode_steps,
-        split=settings.split,
-        scene=training_scenes(settings.starts, settings.scenes, settings.split),
-        **settings.own_world(),
-    )
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "settings.json", asdict(settings))
-    done = 0 if newest is None else int(newest.stem.removeprefix("step-"))
-    watched = _as_trained(envs, settings, settings.seed + done)
+    check_run(folder, settings, resume)
+    with caught() as guard:
+        try:
+            with guard.abandoning():
+                envs = SanaWMVecEnv(
+                    settings.num_envs,
+                    max_episode_steps=settings.max_episode_steps,
+                    split=settings.split,
+                    scene=training_scenes(settings.starts, settings.scenes, settings.split),
+                    **settings.own_world(),
+                )
+        except Interrupted as stop:
+            raise Interrupted(
+                "interrupted before anything began; give the same command", stop.signal
+            ) from None
+        try:
+            return _trained(settings, folder, envs, guard, progress)
+        finally:
+            envs.close()
+
+
+def _trained(
+    settings: PPOSettings, folder: Path, envs: SanaWMVecEnv, guard: Guard, progress: bool
+) -> dict[str, Any]:
+    """Train in `envs`, evaluate and record; return the card."""
+    newest = open_run(folder, settings)
+    done = 0 if newest is None else steps_of(newest)
+    watched = _as_trained(_Stoppable(envs, guard), settings, settings.seed + done)
     if newest is None:
         model = _model(settings, watched)
     else:
@@ -85,20 +105,40 @@ def train(
         model.set_random_seed(settings.seed + model.num_timesteps)  # the first episodes shall not come again
     curves = TensorBoardOutputFormat(str(folder / "tensorboard"))
     model.set_logger(Logger(str(folder), [curves, _LogWriter(folder)]))
-    diary = _TrainingCallback(settings, folder, progress, model.num_timesteps)
+    diary = _TrainingCallback(model, settings, folder, progress, guard)
+    diary.save()
     started = time.perf_counter()
     left = settings.steps - model.num_timesteps
-    if left > 0:
-        model.learn(left, callback=diary, reset_num_timesteps=False)
+    try:
+        if left > 0:
+            model.learn(left, callback=diary, reset_num_timesteps=False)
+    except Interrupted as stop:
+        diary.save()
+        raise Interrupted(
+            f"stopped; {diary.learned} of {settings.steps} steps are learned and saved in {folder}, "
+            "go on with --resume",
+            stop.signal,
+        ) from None
+    finally:
+        diary.close()
     seconds = time.perf_counter() - started - diary.evaluating
-    _checkpoint(model, folder)
-    _atomically(folder / "policy.zip", model.save)
+    diary.finish()
     agent = _agent(model, settings)
     spec = envs.envs.world.spec
     worlds: dict[str, Any] = {settings.world: settings.world}
     if not spec.sees_scene:
         worlds["twin"] = twin_of(envs.envs.world, settings.device)
     profile = envs.envs.profile()
+    try:
+        with guard.abandoning():
+            scores = {name: score(agent, settings, world).to_dict() for name, world in worlds.items()}
+            record_episode(agent, settings, folder / "episode.mp4", settings.world)
+    except Interrupted as stop:
+        raise Interrupted(
+            f"stopped; all {model.num_timesteps} steps are learned and saved in {folder}, the scores are "
+            "missing: go on with --resume",
+            stop.signal,
+        ) from None
     card = {
         "env_steps": model.num_timesteps,
         "hardware": hardware(),
@@ -109,11 +149,9 @@ def train(
             "environment": profile["seconds"] - profile["world_seconds"] - profile["world_reset_seconds"],
             "learner": seconds - profile["seconds"],
         },
-        "scores": {name: score(agent, settings, world).to_dict() for name, world in worlds.items()},
+        "scores": scores,
     }
     save_policy(folder / "policy.safetensors", model.policy, settings, spec, card)
-    record_episode(agent, settings, folder / "episode.mp4", settings.world)
-    envs.close()
     return load_card(folder / "policy.safetensors")
 
 
@@ -178,16 +216,39 @@ class _LogWriter(KVWriter):
         """Nothing is held open."""
 
 
-class _TrainingCallback(BaseCallback):
-    """Checkpoints, evaluations and the progress bar, at their intervals of env steps."""
+class _Stoppable(VecEnvWrapper):
+    """The same environment, whose steps a signal leaves at once: what they were to show is not needed."""
 
-    def __init__(self, settings: PPOSettings, folder: Path, progress: bool, done: int) -> None:
+    def __init__(self, venv: VecEnv, guard: Guard) -> None:
+        super().__init__(venv)
+        self._guard = guard
+
+    def reset(self) -> Any:
+        with self._guard.abandoning():
+            return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        with self._guard.abandoning():
+            return self.venv.step_wait()
+
+
+class _TrainingCallback(BaseCallback):
+    """Saving, evaluations and the progress bar.
+
+    `learned`: env steps that the weights have learned from. It grows with the first gradient step on a
+    rollout, and only then is there anything to save.
+    """
+
+    def __init__(self, model: Any, settings: PPOSettings, folder: Path, progress: bool, guard: Guard) -> None:
         super().__init__()
+        self.model, self._guard = model, guard  # SB3 sets the same model again when it begins
         self._settings, self._folder = settings, folder
-        self._checkpointed = self._evaluated = done
+        self.learned = self._checkpointed = self._evaluated = model.num_timesteps
+        self._saved = time.monotonic()
+        model.policy.optimizer.register_step_post_hook(self._on_gradient_step)
         self._bar = tqdm(
             total=settings.steps,
-            initial=done,
+            initial=self.learned,
             unit="step",
             desc="training",
             disable=not progress,
@@ -195,16 +256,50 @@ class _TrainingCallback(BaseCallback):
         )
         self.evaluating = 0.0  # seconds
 
+    def save(self) -> None:
+        """Write the newest state; steps that it has not learned from do not count."""
+        self._write(self._folder / NEWEST)
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Write the state at the end, as a checkpoint too."""
+        self.learned = self.model.num_timesteps
+        self._write(self._folder / "checkpoints" / f"step-{self.learned}.zip")
+        self.save()
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self._bar.close()
+
+    def _write(self, path: Path) -> None:
+        collected, self.model.num_timesteps = self.model.num_timesteps, self.learned
+        try:
+            with atomic_path(path) as temporary:
+                self.model.save(temporary)
+        finally:
+            self.model.num_timesteps = collected
+
+    def _on_gradient_step(self, *_: Any) -> None:
+        """Count the rollout; here, between two whole steps of the optimizer, a training may end."""
+        self.learned = self.model.num_timesteps
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
+        with self._guard.abandoning():
+            pass
+
+    def _on_rollout_start(self) -> None:
+        if self.learned - self._checkpointed >= self._settings.checkpoint_every:
+            self._checkpointed = self.learned
+            self._write(self._folder / "checkpoints" / f"step-{self.learned}.zip")
+
     def _on_step(self) -> bool:
         now, settings = self.num_timesteps, self._settings
         self._bar.update(settings.num_envs)
-        if now - self._checkpointed >= settings.checkpoint_every:
-            self._checkpointed = now
-            _checkpoint(self.model, self._folder)
         if now - self._evaluated >= settings.evaluate_every:
             self._evaluated = now
             started = time.perf_counter()
-            found = score(_agent(self.model, settings), settings, settings.world)
+            with self._guard.abandoning():
+                found = score(_agent(self.model, settings), settings, settings.world)
             for name, value in (("success", found.success), ("spl", found.spl), ("return", found.reward)):
                 self.logger.record(f"eval/{name}", value.mean)
             self.logger.dump(now)
@@ -212,11 +307,8 @@ class _TrainingCallback(BaseCallback):
             self.evaluating += time.perf_counter() - started
         return True
 
-    def _on_training_end(self) -> None:
-        self._bar.close()
 
-
-def _as_trained(envs: SanaWMVecEnv, settings: PPOSettings, seed: int) -> Any:
+def _as_trained(envs: VecEnv, settings: PPOSettings, seed: int) -> Any:
     """Return the environment as the learner meets it; `seed` is that of the turns before an episode."""
     seen: VecEnv = Blindfold(envs) if settings.blind else envs
     if settings.lead_in:
@@ -247,33 +339,3 @@ def _model(settings: PPOSettings, envs: Any) -> Any:
         seed=settings.seed,
         device=settings.device,
     )
-
-
-def _newest(folder: Path, settings: PPOSettings, resume: bool) -> Path | None:
-    """Return the checkpoint to go on from, None for a fresh run; refuse folders that do not fit."""
-    checkpoints = sorted(folder.glob("checkpoints/step-*.zip"), key=lambda file: int(file.stem[5:]))
-    if resume:
-        if not checkpoints:
-            raise FileNotFoundError(f"{str(folder)!r} holds no checkpoint to resume from")
-        old, new = asdict(read_settings(folder)), asdict(settings)
-        odd = [f"{name}: {old[name]!r} then, {new[name]!r} now" for name in new if old[name] != new[name]]
-        odd = [text for text in odd if not text.startswith("steps:")]
-        if odd:
-            raise ValueError("a resumed run keeps its settings; " + "; ".join(odd))
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{str(folder)!r} is not empty; resume it or give another folder")
-    return checkpoints[-1] if resume else None
-
-
-def _checkpoint(model: Any, folder: Path) -> None:
-    _atomically(folder / "checkpoints" / f"step-{model.num_timesteps}.zip", model.save)
-
-
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
-    with atomic_path(path) as temporary:
-        write(temporary)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a training runs: what is half done is thrown away, what is done is saved.
+"""SIGINT and SIGTERM while a command runs: what is half done is thrown away, what is done is saved.
 
     with caught() as guard:
         while not guard.asked:
@@ -12,16 +12,19 @@ Outside the main thread Python cannot catch signals, and nothing is changed.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TIDYING = 2.0  # seconds that nothing cuts off after a first signal
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop; `signal` is its number. Its text says what was saved and how to go on."""
+    """A signal asked to stop; `signal` is its number. Its text says what was saved, "" that nothing was."""
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
@@ -79,21 +82,44 @@ def caught() -> Iterator[Guard]:
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise `Interrupted` in the block, so that `finally` blocks tidy up as they do on Ctrl-C."""
+    """Let SIGINT and SIGTERM raise `Interrupted` in the block, so that `finally` blocks tidy up.
+
+    They do so where SIGINT is ignored too, as it is in what a shell script runs in the background. Further
+    signals of the next `TIDYING` seconds are ignored: Ctrl-C often comes twice, from the terminal and from a
+    parent that hands it on.
+    """
+    first = -math.inf
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
+        nonlocal first
+        now = time.monotonic()
+        if now - first > TIDYING:
+            first = now
+            raise Interrupted("", number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def left_to_the_parent() -> None:
-    """Let a helper process ignore SIGINT: Ctrl-C reaches all processes, and its parent ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Hold SIGINT back in the block: what it starts never gets one, this process gets it afterwards.
+
+    Processes that are started here inherit the mask. Ctrl-C reaches all processes of a terminal; those that
+    help are ended by their parent.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -41,7 +41,7 @@ FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
         "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages interrupts""",
+            text gemma png marked_pages interrupts workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
@@ -87,7 +87,8 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": "evaluate scripted planning goal_features key_combinations episode_starts policies ppo",
+        "players": """evaluate scripted planning goal_features key_combinations episode_starts policies
+            run_folder ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from wm_env.agents.scripted import make_policy
 from wm_env.agents.transfer.quantities import ABLATED, BLIND, LEARNED, RANDOM, SCRIPTED, TWIN
 from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.env import SanaWMEnv
+from wm_env.model.interrupts import Interrupted
 
 
 class EvaluatedPolicy(NamedTuple):
@@ -60,7 +60,7 @@ def trained_players(settings: TransferSettings, out: Path, progress: bool) -> It
         for index in range(settings.seeds):
             learner = replace(base, seed=settings.seed + index)
             folder = out / "policies" / f"{slug(role)}-s{learner.seed}"
-            if not (folder / "episode.mp4").exists():  # the last that a training writes
+            if not (folder / "policy.json").exists():  # the last that a training writes
                 _train(learner, folder, progress)
             yield _saved_player(folder / "policy.zip", role, learner.seed, None, settings)
             if role in (LEARNED, TWIN):
@@ -71,15 +71,14 @@ def trained_players(settings: TransferSettings, out: Path, progress: bool) -> It
 
 
 def _train(learner: PPOSettings, folder: Path, progress: bool) -> None:
-    """Train into `folder`, from the newest checkpoint of an interrupted training where there is one."""
-    begun = any(folder.glob("checkpoints/step-*.zip"))
-    if folder.exists() and not begun:
-        if not (folder / "settings.json").is_file() or read_settings(folder) != learner:
-            raise ValueError(
-                f"{folder} holds something else than an interrupted training; choose another --out"
-            )
-        shutil.rmtree(folder)  # interrupted before its first checkpoint: nothing to go on from
-    train(learner, folder, resume=begun, progress=progress)
+    """Train into `folder`, from the newest state of an interrupted training where there is one."""
+    begun = (folder / "settings.json").is_file()
+    if begun and read_settings(folder) != learner:
+        raise ValueError(f"{folder} holds something else than an interrupted training; choose another --out")
+    try:
+        train(learner, folder, resume=begun, progress=progress)
+    except Interrupted as stop:  # its sentence is that of `agent train`
+        raise Interrupted("", stop.signal) from None
 
 
 def _saved_player(

@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import multiprocessing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +26,7 @@ from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import to_pixels
 from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.vae.tiny import GROUP, TinyVAE
+from wm_env.model.workers import Workers
 
 RECIPE = "rendered.json"
 _SAMPLE = 16  # clips whose latents channel statistics are taken from
@@ -52,15 +51,12 @@ class RenderedClips:
             raise ValueError(f"workers={workers} must not be negative")
         self.config = config
         self._numbers: dict[str, int] = {}  # of the captions met so far
-        self._pool: ProcessPoolExecutor | None = None
-        if workers:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
+        self._pool = Workers(workers) if workers else None
 
     def close(self) -> None:
         """End the processes that render."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
     def __len__(self) -> int:
         return self.config.clips
@@ -201,7 +197,3 @@ def _render(job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _group_frames(first: int, groups: int) -> list[int]:
     """Return the pixel frames of `groups` latent frames from `first` on; latent 0 is frame 0 four times."""
     return [max(0, GROUP * (first + g) - 3 + k) for g in range(groups) for k in range(GROUP)]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +35,7 @@ from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene, make_scenes
 from wm_env.model.state import cat, select, tree_map
 from wm_env.model.vae.tiny import GROUP
+from wm_env.model.workers import Workers
 
 FIRST_SCENE = 10_000_000  # scenes below this number belong to sets of fixed size (`procedural.py`)
 SPAN = 1 << 32  # scene numbers of one seed
@@ -143,11 +143,8 @@ class Stream:
         if workers < 0 or first < 0:
             raise ValueError(f"workers={workers} and first={first} must not be negative")
         self.config, self.next, self.workers = config, first, workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool = Workers(workers) if workers else None
         self._ahead: deque[Future[Plan]] = deque()
-        if workers:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
 
     def __iter__(self) -> Iterator[Plan]:
         return self
@@ -164,8 +161,4 @@ class Stream:
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+            self._pool.close()

@@ -6,6 +6,7 @@ A file or folder is made under a temporary name beside its place and renamed whe
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -86,6 +87,20 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def remove_leftovers(folder: Path, name: str = r".+") -> None:
+    """Remove what killed writers left in `folder`: temporaries of the files and folders called `name`.
+
+    name: a regular expression for names without their suffix. Nothing else may be writing them.
+    """
+    temporary = re.compile(rf"\.({name})-[a-z0-9_]{{8}}(\.\w+)?")  # as `tempfile` calls them
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if temporary.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt as stop:
-        print(f"{PROG}: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"{PROG}: {str(stop) or 'interrupted; the same command goes on'}", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", 2))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from minari import MinariDataset
 from wm_env.agents.scripted import make_policy
 from wm_env.cli import main
 from wm_env.env import SanaWMEnv
-from wm_env.export.collect import Job, collect
+from wm_env.export.collect import RECORDING, Job, collect
 from wm_env.export.episode import Recording, load_recording, play_episode, replay, save_recording
 from wm_env.export.lerobot import VIDEO, export_lerobot
 from wm_env.export.minari import export_minari
@@ -74,6 +75,34 @@ def test_workers_record_what_one_process_records(folders: list[Path], tmp_path: 
     for path in collect(job, EPISODES, workers=2):
         one, other = load_recording(path), load_recording(folders[0].parent / path.name)
         assert np.array_equal(one.frames, other.frames) and one.facts == other.facts
+
+
+def test_a_recording_goes_on_with_what_is_missing_and_with_nothing_else(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    job = Job(
+        settings={"world": "twin", "task": "pointnav", "action_type": "multikeys"},
+        make_policy=make_policy, policy="goal", steps=STEPS, seed=3, out=tmp_path,
+    )  # fmt: skip
+    stopped = collect(job, EPISODES, workers=1)
+    kept = next(stopped)
+    stopped.close()
+    (tmp_path / ".episode_000001-abcd1234").mkdir()  # of a process that was killed
+    before = kept.stat().st_mtime_ns
+    done = list(collect(job, EPISODES, workers=1))
+    assert kept.stat().st_mtime_ns == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(path.name for path in done), RECORDING]
+    for path, expected in zip(done, folders, strict=True):
+        assert np.array_equal(load_recording(path).frames, load_recording(expected).frames)
+    with pytest.raises(FileExistsError, match="steps: 3 there, 4 now"):
+        next(collect(dataclasses.replace(job, steps=4), EPISODES, workers=1))
+    facts = json.loads((kept / "episode.json").read_text())
+    (kept / "episode.json").write_text(json.dumps({**facts, "weights_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="changed in between"):
+        list(collect(job, EPISODES + 1, workers=1))
+    (tmp_path / RECORDING).unlink()
+    with pytest.raises(FileExistsError, match=r"no recording\.json"):
+        next(collect(job, EPISODES, workers=1))
 
 
 def test_a_failed_write_leaves_no_half_episode_and_keeps_the_finished_ones(

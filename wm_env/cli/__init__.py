@@ -15,42 +15,69 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_env.model.interrupts import Interrupted
+from wm_env.model.interrupts import Interrupted, terminated_like_interrupted
 from wm_env.model.storage.atomic import atomic_path, check_writable
 
 
 class Command(NamedTuple):
-    """Where a command lives, `"module:Dataclass"` or `"module:function"`, and one line of help."""
+    """Where a command lives, `"module:Dataclass"` or `"module:function"`, and a line of help.
+
+    again: how it goes on after a signal.
+    """
 
     target: str
     help: str
+    again: str = "nothing half-written is left"
 
 
 TRAIN = "wm_env.cli.train:train"
+SAME = "the same command goes on"
 COMMANDS = {
     "info": Command("wm_env.cli.info:Info", "versions, worlds and their weights"),
-    "download": Command("wm_env.cli.download:Download", "fetch released weights"),
-    "record": Command("wm_env.cli.record:Record", "walk through a world and write a video"),
-    "bench drift": Command("wm_env.cli.bench:Drift", "how a world drifts over long episodes; HTML report"),
-    "bench throughput": Command("wm_env.cli.bench:Throughput", "cost of a step by batch size and length"),
-    "bench fidelity": Command("wm_env.cli.bench:Fidelity", "truth of frames by horizon, beside baselines"),
+    "download": Command(
+        "wm_env.cli.download:Download", "fetch released weights", "the same command fetches what is missing"
+    ),
+    "record": Command(
+        "wm_env.cli.record:Record",
+        "walk through a world and write a video",
+        "finished episodes of a dataset are kept and the same command goes on; a video starts over",
+    ),
+    "bench drift": Command(
+        "wm_env.cli.bench:Drift",
+        "how a world drifts over long episodes; HTML report",
+        "finished groups of walks are kept; the same command goes on",
+    ),
+    "bench throughput": Command(
+        "wm_env.cli.bench:Throughput",
+        "cost of a step by batch size and length",
+        "nothing is kept, for timings belong to one run; the same command starts over",
+    ),
+    "bench fidelity": Command(
+        "wm_env.cli.bench:Fidelity",
+        "truth of frames by horizon, beside baselines",
+        "finished rows are kept; the same command goes on",
+    ),
     "bench published": Command(
-        "wm_env.cli.bench_published:Published", "run a SANA-WM-Bench folder in the published layout"
+        "wm_env.cli.bench_published:Published",
+        "run a SANA-WM-Bench folder in the published layout",
+        "finished videos are kept; the same command goes on",
     ),
     "bench transfer": Command(
-        "wm_env.cli.bench_transfer:Transfer", "score policies of a learned world in the true one"
+        "wm_env.cli.bench_transfer:Transfer",
+        "score policies of a learned world in the true one",
+        "trainings and finished scores are kept; the same command goes on",
     ),
-    "train data": Command(TRAIN, "render clips of procedural scenes"),
+    "train data": Command(TRAIN, "render clips of procedural scenes", SAME),
     "train import": Command("wm_env.cli.train_import:TrainImport", "check recorded clips and make them data"),
     "train parts": Command("wm_env.cli.train_import:TrainParts", "take a world apart, to train it further"),
-    "train vae": Command(TRAIN, "train the autoencoder and its depth network"),
-    "train depth": Command(TRAIN, "train the depth network further"),
-    "train latents": Command(TRAIN, "encode clips with the autoencoder"),
-    "train refiner": Command(TRAIN, "train the pixel refiner"),
-    "train world": Command(TRAIN, "train the transformer"),
-    "train self-forcing": Command(TRAIN, "train a world on its own rollouts"),
-    "train distill": Command(TRAIN, "train a world of fewer denoising steps"),
-    "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget"),
+    "train vae": Command(TRAIN, "train the autoencoder and its depth network", SAME),
+    "train depth": Command(TRAIN, "train the depth network further", SAME),
+    "train latents": Command(TRAIN, "encode clips with the autoencoder", SAME),
+    "train refiner": Command(TRAIN, "train the pixel refiner", SAME),
+    "train world": Command(TRAIN, "train the transformer", SAME),
+    "train self-forcing": Command(TRAIN, "train a world on its own rollouts", SAME),
+    "train distill": Command(TRAIN, "train a world of fewer denoising steps", SAME),
+    "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget", SAME),
     "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
@@ -77,7 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, words: Sequence[str]) -> int:
-    """Parse the options of command `name`, run it, write its JSON result; return the exit status."""
+    """Parse the options of command `name`, run it, write its JSON result; return the exit status.
+
+    SIGINT and SIGTERM end it alike: one line, and 128 plus the signal's number.
+    """
+    try:
+        with terminated_like_interrupted():
+            return _run(name, words)
+    except KeyboardInterrupt as stop:
+        print(f"wm-env {name}: {str(stop) or f'interrupted; {COMMANDS[name].again}'}", file=sys.stderr)
+        return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
+
+
+def _run(name: str, words: Sequence[str]) -> int:
     import gymnasium as gym
     import tyro
 
@@ -97,9 +136,6 @@ def run(name: str, words: Sequence[str]) -> int:
             write_json(command.json, result)
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         return _complain(who, str(error))
-    except KeyboardInterrupt as stop:
-        _complain(who, str(stop) or "interrupted; nothing half-written is left")
-        return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ from wm_env.cli.options import (
 )
 from wm_env.cli.record_path import Clip, record_clip
 from wm_env.env import SanaWMEnv
-from wm_env.export.collect import Job, collect
+from wm_env.export.collect import RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
-from wm_env.model.storage.atomic import check_folder, check_writable
+from wm_env.model.storage.atomic import check_folder, check_writable, remove_leftovers
 from wm_env.recording import Layout, Shot, check_encoder, contact_sheet, film, record_video, save_png
 from wm_env.twin import twin_like
 
@@ -42,7 +43,8 @@ _POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
 class Record:
     """Walk through a world with a scripted policy; write OUT (mp4 or gif) and a contact sheet (png).
 
-    With --format folder, minari or lerobot, OUT is a new folder of labelled episodes instead.
+    With --format folder, minari or lerobot, OUT is a new folder of labelled episodes instead. Run again with
+    the same options to continue an interrupted recording.
     """
 
     out: Path
@@ -135,9 +137,10 @@ class Record:
                 f"--compare, --overlay and --image go with videos, not with --format {self.format}"
             )
         check_folder(self.out)
-        if self.out.exists() and any(self.out.iterdir()):
-            raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
         exporter = _exporter(self.format)  # a missing extra is told before anything is recorded
+        begun = exporter is None and (self.out / RECORDING).is_file()
+        if self.out.exists() and any(self.out.iterdir()) and not begun:
+            raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
         home = self.out if exporter is None else self.out.with_name(f"{self.out.name}-episodes")
         job = Job(
             settings={
@@ -161,6 +164,7 @@ class Record:
         jobs = collect(job, self.episodes, self.workers)
         done = sorted(tqdm(jobs, total=self.episodes, unit="episode", desc="recording", mininterval=0.5))
         if exporter is not None:
+            remove_leftovers(self.out.parent, re.escape(self.out.name))  # of an export that was killed
             exporter(done, self.out)
         print(f"{self.out}: {len(done)} episodes as {self.format}")
         return {

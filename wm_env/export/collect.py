@@ -1,22 +1,27 @@
-"""Many episodes, by several processes: each finished one is on disk, whatever happens to the others."""
+"""Many episodes, by several processes: each finished one is on disk, whatever happens to the others.
+
+`recording.json` beside the episodes says what they are, so that a recording that was cut off goes on.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import play_episode, save_recording
+from wm_env.model.storage.atomic import remove_leftovers, write_atomic
+from wm_env.model.workers import Workers
 from wm_env.recording import Policy
+
+RECORDING = "recording.json"
+_EPISODE = "episode_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,36 +39,91 @@ class Job:
     seed: int
     out: Path
 
+    def folder(self, index: int) -> Path:
+        """Return where episode `index` belongs."""
+        return self.out / f"{_EPISODE}{index:06d}"
+
     def record(self, index: int, env: SanaWMEnv) -> Path:
         """Play and write one episode; return its folder."""
         seed = self.seed + index
         played = play_episode(env, self.make_policy(self.policy, seed), seed, self.steps)
-        return save_recording(played, self.out / f"episode_{index:06d}")
+        return save_recording(played, self.folder(index))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `recording.json` holds: all that decides an episode, the weights of the world aside."""
+        facts = {
+            "settings": dict(self.settings),
+            "policy": self.policy,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+        return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
 
 def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
-    """Yield the folder of every episode as it is finished; each worker process loads the world once."""
+    """Yield the folder of every episode: first those that `job.out` holds, then others as they are finished.
+
+    Each worker process loads the world once. Left early, by an interruption too, it drops the episodes in
+    work. Raises `FileExistsError` where `job.out` holds episodes of another recording, and `ValueError` where
+    the world has other weights than the episodes that are there.
+    """
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes={episodes} and workers={workers} must be at least 1")
-    existing = sorted(job.out.glob("episode_*"))
-    if existing:
-        raise FileExistsError(f"{str(job.out)!r} holds episodes already; give another folder")
+    _claim(job)
+    missing = [index for index in range(episodes) if not job.folder(index).is_dir()]
+    there = [job.folder(index) for index in range(episodes) if index not in set(missing)]
+    yield from there
+    for path in _recorded(job, missing, workers):
+        if there and _weights(path) != _weights(there[0]):
+            raise ValueError(
+                f"{path.name} in {str(job.out)!r} has weights {_weights(path)}, {there[0].name} has "
+                f"{_weights(there[0])}: the world changed in between; record into another folder"
+            )
+        yield path
+
+
+def _claim(job: Job) -> None:
+    """Write what the folder is for, or raise `FileExistsError` where it is for something else."""
+    path = job.out / RECORDING
+    if not path.is_file():
+        if any(job.out.glob(f"{_EPISODE}*")):
+            raise FileExistsError(
+                f"{str(job.out)!r} holds episodes and no {RECORDING} that says of what; give another folder"
+            )
+        job.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(job.facts(), indent=2) + "\n").encode())
+    elif (found := json.loads(path.read_text())) != job.facts():
+        now = job.facts()
+        odd = [f"{key}: {found.get(key)} there, {now[key]} now" for key in now if found.get(key) != now[key]]
+        raise FileExistsError(
+            f"{str(job.out)!r} holds episodes of another recording ({'; '.join(odd)}); give another folder"
+        )
+    remove_leftovers(job.out)
+
+
+def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
+    if not indices:
+        return
     if workers == 1:
         env = SanaWMEnv(**job.settings)
-        for index in range(episodes):
+        for index in indices:
             yield job.record(index, env)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending = [pool.submit(_record, job, index) for index in range(episodes)]
-        try:
-            for done in as_completed(pending):
+    try:
+        with Workers(workers) as pool:
+            for done in as_completed([pool.submit(_record, job, index) for index in indices]):
                 yield done.result()
-        except BrokenProcessPool as error:
-            raise OSError("a recording process was ended from outside; its episode is lost") from error
-        finally:
-            for each in pending:
-                each.cancel()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a recording process was ended from outside; its episode is lost, the same command goes on"
+        ) from error
+    finally:
+        remove_leftovers(job.out, f"{_EPISODE}.*")  # of processes that were ended
+
+
+def _weights(episode: Path) -> str | None:
+    found: str | None = json.loads((episode / "episode.json").read_text())["weights_sha256"]
+    return found
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def export_minari(episodes: Sequence[Path], out: str | Path, name: str = "sana-w
     """
     if not episodes:
         raise ValueError("there are no episodes to export")
-    with atomic_folder(out) as temporary:
+    with atomic_folder(Path(out).absolute()) as temporary:  # Minari resolves a relative path twice
         _write_dataset(episodes, temporary, name)
     return Path(out)
 

@@ -1,0 +1,207 @@
+"""Commands that are stopped in the middle, by Ctrl-C, SIGTERM or SIGKILL, end, leave no mess, and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from wm_env.agents.run_folder import steps_of
+from wm_env.export.episode import load_recording
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = 120, 30  # seconds a command may take to begin its work on a busy machine, and to end
+
+pytestmark = pytest.mark.slow
+
+
+class Told(NamedTuple):
+    """What a command said and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+def command(*words: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "wm_env.cli", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stopped(*words: str, folder: Path, begun: Callable[[], bool], sent: signal.Signals) -> Told:
+    """Return what a command says that gets the signal `sent` as soon as `begun()`, with all its processes.
+
+    SIGTERM is sent to the command alone, as process managers do.
+    """
+    process = command(*words, folder=folder)
+    try:
+        deadline = time.monotonic() + BEGIN
+        while not begun() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None and begun(), process.communicate()
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does
+        else:
+            process.send_signal(sent)
+        out, err = process.communicate(timeout=END)  # its workers hold the same pipes: they have ended too
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return Told(process.returncode, out, err)
+
+
+def finished(*words: str, folder: Path) -> Told:
+    process = command(*words, folder=folder)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return Told(process.returncode, out, err)
+
+
+def last_line(told: Told) -> str:
+    """Return what a command said last, without the progress bars before it."""
+    assert "Traceback" not in told.err, told.err
+    return told.err.strip().splitlines()[-1]
+
+
+def hidden(folder: Path) -> list[Path]:
+    """Return the temporary files and folders of our writers."""
+    return [path for path in folder.rglob(".*") if ".cache" not in path.parts]
+
+
+WALK = ("--world", "twin", "--task", "pointnav", "--policy", "wander", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of six episodes that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished(
+        "record",
+        *WALK,
+        "--format",
+        "folder",
+        "--episodes",
+        "6",
+        "--steps",
+        "20",
+        "--out",
+        "set",
+        folder=folder,
+    )
+    return folder / "set"
+
+
+def same_walks(found: Path, expected: Path) -> bool:
+    assert [path.name for path in sorted(found.iterdir())] == [
+        path.name for path in sorted(expected.iterdir())
+    ]
+    for path in sorted(expected.glob("episode_*")):
+        one, other = load_recording(path), load_recording(found / path.name)
+        if not np.array_equal(one.frames, other.frames) or one.facts != other.facts:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("format", "workers", "sent"),
+    [
+        ("folder", "2", signal.SIGINT),
+        ("folder", "2", signal.SIGKILL),
+        ("minari", "1", signal.SIGTERM),
+    ],
+)
+def test_a_stopped_recording_keeps_its_episodes_and_goes_on_with_the_missing(
+    format: str, workers: str, sent: signal.Signals, walks: Path, tmp_path: Path
+) -> None:
+    words = ["record", *WALK, "--format", format, "--episodes", "6", "--steps", "20", "--workers", workers]
+    words += ["--out", "set"]
+    home = tmp_path / ("set" if format == "folder" else "set-episodes")
+    first = home / "episode_000000"
+    told = stopped(*words, folder=tmp_path, begun=first.is_dir, sent=sent)
+    if sent != signal.SIGKILL:
+        assert told.status == 128 + sent
+        assert "the same command goes on" in last_line(told)
+        assert not hidden(tmp_path)
+    kept = first.stat().st_mtime_ns
+    assert len(list(home.glob("episode_*"))) < 6
+    finished(*words, folder=tmp_path)
+    assert first.stat().st_mtime_ns == kept
+    assert not hidden(tmp_path)
+    assert same_walks(home, walks)
+
+
+@pytest.mark.parametrize(("format", "sign"), [("minari", "metadata.json"), ("lerobot", "meta")])
+def test_a_killed_export_is_replaced_by_the_same_command(format: str, sign: str, tmp_path: Path) -> None:
+    words = ["record", *WALK, "--format", format, "--episodes", "4", "--steps", "120", "--out", "set"]
+
+    def exporting() -> bool:
+        return any(path.name.startswith(".set-") for path in tmp_path.iterdir())
+
+    stopped(*words, folder=tmp_path, begun=exporting, sent=signal.SIGKILL)
+    assert hidden(tmp_path) and not (tmp_path / "set").exists()
+    finished(*words, folder=tmp_path)
+    assert (tmp_path / "set" / sign).exists() and not hidden(tmp_path)
+
+
+POLICY = (
+    *(
+        "--world",
+        "twin",
+        "--task",
+        "objectnav",
+        "--num-envs",
+        "2",
+        "--max-episode-steps",
+        "6",
+        "--rollout",
+        "8",
+    ),
+    *("--batch-size", "4", "--epochs", "4", "--evaluate-episodes", "2", "--threads", "1", "--steps", "320"),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "sent"),
+    [
+        ("progress.jsonl", signal.SIGINT),
+        ("progress.jsonl", signal.SIGKILL),
+        ("settings.json", signal.SIGKILL),
+        ("episode.mp4", signal.SIGTERM),
+    ],
+)
+def test_a_stopped_policy_goes_on_from_all_that_it_learned(
+    first: str, sent: signal.Signals, tmp_path: Path
+) -> None:
+    words, out = ["agent", "train", *POLICY, "--out", "run"], tmp_path / "run"
+    temporary = Path(first)
+
+    def begun() -> bool:
+        return any(out.glob(f"*{temporary.stem}*{temporary.suffix}"))
+
+    told = stopped(*words, folder=tmp_path, begun=begun, sent=sent)
+    saved = steps_of(out / "policy.zip") if (out / "policy.zip").is_file() else 0
+    if sent != signal.SIGKILL:
+        assert told.status == 128 + sent and not hidden(tmp_path)
+        assert f"{saved} " in last_line(told) and "go on with --resume" in last_line(told)
+        assert saved == 320 if first == "episode.mp4" else 16 <= saved < 320
+    told = finished(*words, "--resume", folder=tmp_path)
+    assert f"goes on after step {saved}" in told.out
+    assert json.loads((out / "policy.json").read_text())["env_steps"] == 320
+    rows = [json.loads(line)["env_steps"] for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert rows == sorted(rows) and rows[-1] <= 320 and not hidden(tmp_path)
