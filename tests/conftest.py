@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,12 @@ if not torch.cuda.is_available():  # without a GPU, Triton kernels run in its in
 
 
 def pytest_configure() -> None:
-    """One thread: at the sizes of the tests a second one only spins, for minutes on a busy machine."""
+    """One thread: at the sizes of the tests a second one only spins, for minutes on a busy machine.
+
+    And SIGINT as a terminal has it: a shell lets its background jobs ignore it, and their children too.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
