@@ -69,10 +69,20 @@ def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
     """
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes={episodes} and workers={workers} must be at least 1")
+    new = not job.out.exists()
     _claim(job)
     missing = [index for index in range(episodes) if not job.folder(index).is_dir()]
     there = [job.folder(index) for index in range(episodes) if index not in set(missing)]
     yield from there
+    try:
+        yield from _checked(job, missing, workers, there)
+    finally:
+        if new and [path.name for path in job.out.iterdir()] == [RECORDING]:  # not one episode
+            (job.out / RECORDING).unlink()
+            job.out.rmdir()
+
+
+def _checked(job: Job, missing: list[int], workers: int, there: list[Path]) -> Iterator[Path]:
     for path in _recorded(job, missing, workers):
         if there and _weights(path) != _weights(there[0]):
             raise ValueError(
