@@ -1,4 +1,4 @@
-"""Fetching released weights: one exact revision, resumable, with the disk checked first.
+"""Fetching released weights: one exact revision, resumable file by file, with the disk checked first.
 
 The hub's branch is resolved to a commit before anything is fetched; that commit, and the size and digest of
 every file, go into a manifest beside the weights. A later run continues with the same commit. The source may
@@ -112,19 +112,22 @@ def _from_hub(package: Package, target: Path, endpoint: str, revision: str | Non
         for file in siblings
     }
     _check_disk(target, files, what)
+    _drop_partial(target)  # of a process that was killed
     try:
         with Workers(1) as apart:  # the client's threads would finish their files before a signal ends them
             apart.submit(_fetch, package, target, endpoint, info.sha).result()
     except BrokenProcessPool as error:
         raise OSError(
-            f"downloading {what} was ended from outside; run the command again to resume"
+            f"downloading {what} was ended from outside; the same command fetches what is missing"
         ) from error
+    finally:
+        _drop_partial(target)
     _check_sizes(target, files)
     return {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
 
 
 def _fetch(package: Package, target: Path, endpoint: str, commit: str) -> None:
-    """Fetch the files of a commit; those that are there are kept, partial ones are continued."""
+    """Fetch the files of a commit; those that are there are kept."""
     from huggingface_hub import snapshot_download
 
     with _one_line(f"{package.repository} at {endpoint}"):
@@ -135,6 +138,12 @@ def _fetch(package: Package, target: Path, endpoint: str, commit: str) -> None:
             endpoint=endpoint,
             allow_patterns=list(package.patterns),
         )
+
+
+def _drop_partial(target: Path) -> None:
+    """Remove files that are not whole: the client begins them anew, under other names, and lets these lie."""
+    for path in (target / ".cache" / "huggingface").rglob("*.incomplete"):
+        path.unlink()
 
 
 @contextmanager

@@ -259,31 +259,40 @@ def test_stopped_timings_start_over(tmp_path: Path) -> None:
     assert (out / "throughput.json").is_file()
 
 
-def test_a_stopped_comparison_of_policies_goes_on_with_its_trainings(tmp_path: Path) -> None:
-    words = [
-        "bench",
-        "transfer",
-        "--world",
-        "tiny-pure",
-        "--task",
-        "pointnav",
+def test_a_stopped_comparison_of_policies_goes_on_with_its_trainings(pure_world: str, tmp_path: Path) -> None:
+    words = ["agent", "train", *POLICY, "--task", "pointnav", "--steps", "16", "--out", "learner"]
+    finished(*words, folder=tmp_path)
+    words = ["bench", "transfer", "--world", pure_world, "--task", "pointnav", "--learner", "learner"]
+    words += [
         "--steps",
-        "64",
+        "32",
         "--seeds",
         "1",
+        "--checkpoints",
+        "1",
+        "--max-episode-steps",
+        "4",
+        "--threads",
+        "1",
     ]
-    words += ["--episodes", "2", "--curve-episodes", "2", "--checkpoints", "1", "--max-episode-steps", "4"]
-    words += ["--num-envs", "2", "--temperatures", "0", "--out", "out"]
-    learner = ["agent", "train", *POLICY, "--task", "pointnav", "--steps", "16", "--out", "learner"]
-    finished(*learner, folder=tmp_path)
-    words += ["--learner", "learner"]
-    progress = tmp_path / "out" / "policies"
+    words += [
+        "--episodes",
+        "2",
+        "--curve-episodes",
+        "2",
+        "--num-envs",
+        "2",
+        "--temperatures",
+        "0",
+        "--out",
+        "out",
+    ]
 
     def begun() -> bool:
-        return any(progress.glob("*/progress.jsonl"))
+        return any((tmp_path / "out").glob("policies/*/progress.jsonl"))
 
     told = stopped(*words, folder=tmp_path, begun=begun, sent=signal.SIGTERM)
     assert told.status == 128 + signal.SIGTERM and not hidden(tmp_path)
     assert "kept; the same command goes on" in last_line(told)
-    finished(*words, folder=tmp_path)
+    assert "goes on after step" in finished(*words, folder=tmp_path).out
     assert (tmp_path / "out" / "transfer.json").is_file() and not hidden(tmp_path)
