@@ -1,4 +1,4 @@
-"""Fetching released weights: one exact revision, resumable, with the disk checked first.
+"""Fetching released weights: one exact revision, resumable file by file, with the disk checked first.
 
 The hub's branch is resolved to a commit before anything is fetched; that commit, and the size and digest of
 every file, go into a manifest beside the weights. A later run continues with the same commit. The source may
@@ -11,6 +11,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -20,6 +21,7 @@ from typing import Any
 from wm_env.model.gemma import INSTALL
 from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.storage.checkpoint import sha256_of
+from wm_env.model.workers import Workers
 
 MANIFEST = "wm-env-download.json"
 RESERVE = 2**30  # bytes that stay free
@@ -53,6 +55,7 @@ PACKAGES: dict[str, tuple[Package, ...]] = {
 def download(package: Package, to: Path, *, source: str = HUB, revision: str | None = None) -> dict[str, Any]:
     """Fetch one package into `to / package.folder` and return its manifest.
 
+    A process of its own fetches from an endpoint, so scripts call this under `if __name__ == "__main__"`.
     source: endpoint URL, or a folder that holds `ORGANISATION/NAME/...`. revision: a commit, branch or tag;
     None is the manifest's commit where there is one, else the main branch. Raises `OSError` in one line where
     the source cannot be reached, the disk is too small, or a file arrives wrong.
@@ -92,7 +95,7 @@ def check_download(folder: Path) -> list[str]:
 
 def _from_hub(package: Package, target: Path, endpoint: str, revision: str | None) -> dict[str, Any]:
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi
         from huggingface_hub.utils import filter_repo_objects
     except ImportError as error:
         raise ImportError(f"downloading needs huggingface_hub; {INSTALL}") from error
@@ -109,16 +112,38 @@ def _from_hub(package: Package, target: Path, endpoint: str, revision: str | Non
         for file in siblings
     }
     _check_disk(target, files, what)
-    with _one_line(what):
-        snapshot_download(
-            package.repository,
-            revision=info.sha,
-            local_dir=target,
-            endpoint=endpoint,
-            allow_patterns=patterns,
-        )
+    _drop_partial(target)  # of a process that was killed
+    try:
+        with Workers(1) as apart:  # the client's threads would finish their files before a signal ends them
+            apart.submit(_fetch, package, target, endpoint, info.sha).result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            f"downloading {what} was ended from outside; the same command fetches what is missing"
+        ) from error
+    finally:
+        _drop_partial(target)
     _check_sizes(target, files)
     return {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
+
+
+def _fetch(package: Package, target: Path, endpoint: str, commit: str) -> None:
+    """Fetch the files of a commit; those that are there are kept."""
+    from huggingface_hub import snapshot_download
+
+    with _one_line(f"{package.repository} at {endpoint}"):
+        snapshot_download(
+            package.repository,
+            revision=commit,
+            local_dir=target,
+            endpoint=endpoint,
+            allow_patterns=list(package.patterns),
+        )
+
+
+def _drop_partial(target: Path) -> None:
+    """Remove files that are not whole: the client begins them anew, under other names, and lets these lie."""
+    for path in (target / ".cache" / "huggingface").rglob("*.incomplete"):
+        path.unlink()
 
 
 @contextmanager
@@ -158,7 +183,10 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
             continue
         there.parent.mkdir(parents=True, exist_ok=True)
         partial = there.with_name(f"{there.name}.part")
-        shutil.copyfile(path, partial)
+        _continue_copy(path, partial)
+        if sha256_of(partial) != files[name.as_posix()]["sha256"]:  # of another file than the one copied now
+            partial.unlink()
+            _continue_copy(path, partial)
         partial.replace(there)
     _check_sizes(target, files)
     return {
@@ -167,6 +195,13 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
         "source": str(source),
         "files": files,
     }
+
+
+def _continue_copy(path: Path, partial: Path) -> None:
+    """Append to `partial` what of `path` it lacks."""
+    with path.open("rb") as source, partial.open("ab") as target:
+        source.seek(target.tell())
+        shutil.copyfileobj(source, target, 2**20)
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

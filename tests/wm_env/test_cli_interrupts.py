@@ -205,3 +205,94 @@ def test_a_stopped_policy_goes_on_from_all_that_it_learned(
     assert json.loads((out / "policy.json").read_text())["env_steps"] == 320
     rows = [json.loads(line)["env_steps"] for line in (out / "progress.jsonl").read_text().splitlines()]
     assert rows == sorted(rows) and rows[-1] <= 320 and not hidden(tmp_path)
+
+
+DRIFT = (
+    *("bench", "drift", "--world", "twin", "--scenes", "4", "--batch", "1", "--horizon", "6s"),
+    *("--trajectories", "forward,idle", "--pose-every", "0", "--out", "out"),
+)
+FIDELITY = (
+    *("bench", "fidelity", "--world", "twin", "--splits", "val", "heldout", "--scenes", "5"),
+    *("--horizons", "4", "8", "--long-steps", "8", "--out", "out"),
+)
+TIMES = {"date", "command", "cost"}  # what two runs never have in common
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "report"),
+    [(DRIFT, "rows.jsonl", "drift.json"), (FIDELITY, "fidelity-twin.jsonl", "fidelity-twin.json")],
+)
+def test_a_stopped_benchmark_keeps_its_rows_and_ends_with_the_same_numbers(
+    words: tuple[str, ...], rows: str, report: str, tmp_path: Path
+) -> None:
+    for name in ("whole", "stopped", "killed"):
+        (tmp_path / name).mkdir()
+    finished(*words, folder=tmp_path / "whole")
+    expected = (tmp_path / "whole" / "out" / rows).read_text()
+    for name, sent in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
+        file = tmp_path / name / "out" / rows
+
+        def begun(file: Path = file) -> bool:
+            return file.is_file() and file.read_text().count("\n") > 1
+
+        told = stopped(*words, folder=tmp_path / name, begun=begun, sent=sent)
+        if sent == signal.SIGTERM:
+            assert told.status == 128 + sent and not hidden(tmp_path / name)
+            assert "kept; the same command goes on" in last_line(told)
+        kept = file.read_text()
+        assert expected.startswith(kept) and len(kept) < len(expected)
+        finished(*words, folder=tmp_path / name)
+        assert file.read_text() == expected and not hidden(tmp_path / name)
+        found, whole = (json.loads((tmp_path / run / "out" / report).read_text()) for run in (name, "whole"))
+        assert {key: value for key, value in found.items() if key not in TIMES} == {
+            key: value for key, value in whole.items() if key not in TIMES
+        }
+
+
+def test_stopped_timings_start_over(tmp_path: Path) -> None:
+    words = ["bench", "throughput", "--world", "twin", "--envs", "1", "--length", "0", "--out", "out"]
+    out = tmp_path / "out"
+    told = stopped(*words, "--steps", "100000", folder=tmp_path, begun=out.is_dir, sent=signal.SIGTERM)
+    assert told.status == 128 + signal.SIGTERM and "starts over" in last_line(told)
+    assert not list(out.iterdir())
+    finished(*words, "--steps", "2", folder=tmp_path)
+    assert (out / "throughput.json").is_file()
+
+
+def test_a_stopped_comparison_of_policies_goes_on_with_its_trainings(pure_world: str, tmp_path: Path) -> None:
+    words = ["agent", "train", *POLICY, "--task", "pointnav", "--steps", "16", "--out", "learner"]
+    finished(*words, folder=tmp_path)
+    words = ["bench", "transfer", "--world", pure_world, "--task", "pointnav", "--learner", "learner"]
+    words += [
+        "--steps",
+        "32",
+        "--seeds",
+        "1",
+        "--checkpoints",
+        "1",
+        "--max-episode-steps",
+        "4",
+        "--threads",
+        "1",
+    ]
+    words += [
+        "--episodes",
+        "2",
+        "--curve-episodes",
+        "2",
+        "--num-envs",
+        "2",
+        "--temperatures",
+        "0",
+        "--out",
+        "out",
+    ]
+
+    def begun() -> bool:
+        return any((tmp_path / "out").glob("policies/*/progress.jsonl"))
+
+    told = stopped(*words, folder=tmp_path, begun=begun, sent=signal.SIGTERM)
+    assert told.status == 128 + signal.SIGTERM and not hidden(tmp_path)
+    assert "kept; the same command goes on" in last_line(told)
+    assert "goes on after step" in finished(*words, folder=tmp_path).out
+    assert (tmp_path / "out" / "transfer.json").is_file() and not hidden(tmp_path)

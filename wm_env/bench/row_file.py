@@ -1,7 +1,8 @@
-"""`rows.jsonl`: the walks that are already measured, so that an interrupted benchmark continues.
+"""Files of rows: what is already measured, so that an interrupted benchmark continues.
 
-Line 1 holds the settings, every other line one walk. A group of scenes counts only with all of its rows (the
-batch size is part of the arithmetic); what an interruption cut off is dropped and measured again.
+Line 1 holds the settings, every other line one walk, or one part of a smaller benchmark. A group of scenes
+counts only with all of its rows (the batch size is part of the arithmetic); what an interruption cut off is
+dropped and measured again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_env.bench.records import plain
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.atomic import atomic_path, remove_leftovers
 
 Job = tuple[str, list[int]]
 """A trajectory and the scenes that are walked along it together."""
@@ -21,25 +22,40 @@ Job = tuple[str, list[int]]
 def open_rows(
     out: Path, identity: dict[str, Any], groups: Sequence[Job], per_scene: int
 ) -> list[dict[str, Any]]:
-    """Return the rows of whole groups in `out`, made for the same settings, or start the file."""
+    """Return the rows of whole groups in `out`, made for the same settings, or start the file.
+
+    What killed writers left in `out` is removed.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     path = out / "rows.jsonl"
+    return _whole_groups(path, _open_lines(path, identity), groups, per_scene)
+
+
+def open_parts(path: Path, identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of the file `path` by their "part", made for the same settings, or start the file."""
+    return {line.pop("part"): line for line in _open_lines(path, identity)[1:]}
+
+
+def _open_lines(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of rows, the first one its settings; start it where there is none."""
+    head = {"settings": identity}
     if not path.exists():
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({"settings": identity}) + "\n")
-        return []
+            temporary.write_text(json.dumps(head) + "\n")
+        return [head]
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
     if complete != text:  # a line cut off by an interruption
         with atomic_path(path) as temporary:
             temporary.write_text(complete)
     try:
-        lines = [json.loads(line) for line in complete.splitlines()]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is corrupted ({error}); delete it or choose another --out") from error
     if not lines or lines[0].get("settings") != identity:
         raise ValueError(f"{path} holds rows of another world or other settings; choose another --out")
-    return _whole_groups(path, lines, groups, per_scene)
+    return lines
 
 
 def _whole_groups(
@@ -67,6 +83,12 @@ def append_rows(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add the rows of finished scenes."""
     with (out / "rows.jsonl").open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add one row to a file of rows."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def rounded(value: Any) -> Any:

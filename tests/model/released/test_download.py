@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +23,7 @@ from wm_env.model.released import download as module
 from wm_env.model.released.download import MANIFEST, Package, check_download, download
 
 REPOSITORY = "someone/WORLD"
+HALF = 12 * 2**20  # bytes; the client writes 10 MiB at a time
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "dit/weights.safetensors": bytes(range(256)) * 40,
@@ -25,15 +32,21 @@ FILES = {
 
 
 class Hub(NamedTuple):
-    """A server with the part of the hub's protocol that a download needs; requests seen so far."""
+    """A server with the part of the hub's protocol that a download needs; requests seen so far.
+
+    While `goes_on` is not set it sends no more than `HALF` bytes of a file.
+    """
 
     url: str
     seen: list[str]
+    goes_on: threading.Event
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     seen: list[str] = []
+    goes_on = threading.Event()
+    goes_on.set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -100,11 +113,15 @@ def hub() -> Iterator[Hub]:
                 self.send_header(key, value)
             self.end_headers()
             if body:
-                self.wfile.write(data)
+                with contextlib.suppress(ConnectionError):  # of a client that was stopped
+                    self.wfile.write(data[:HALF])
+                    goes_on.wait()
+                    self.wfile.write(data[HALF:])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Hub(f"http://127.0.0.1:{server.server_port}", seen)
+    yield Hub(f"http://127.0.0.1:{server.server_port}", seen, goes_on)
+    goes_on.set()
     server.shutdown()
     server.server_close()
 
@@ -128,6 +145,50 @@ def test_a_server_is_read_at_one_commit_and_never_twice(hub: Hub, tmp_path: Path
         download(Package(repository="someone/ELSE", folder="part"), tmp_path, source=hub.url)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_download_ends_and_fetches_what_is_missing(
+    hub: Hub, sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FILES, "dit/weights.safetensors", bytes(range(256)) * (2 * HALF // 256))
+    words = ["download", "sana-wm-streaming", "--repository", REPOSITORY, "--source", hub.url, "--to", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "wm_env.cli", *words],
+            cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def partial() -> bool:
+        return any(file.stat().st_size for file in (tmp_path / "out").rglob("*.incomplete"))
+
+    hub.goes_on.clear()
+    process = start()
+    deadline = time.monotonic() + 120
+    while not partial() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert partial() and process.poll() is None
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=30)  # the process that fetches holds the same pipe
+    if sent == signal.SIGINT:
+        assert process.returncode == 128 + sent
+        assert (
+            not partial()
+            and "the same command fetches what is missing" in said.splitlines()[-1]
+            and "Traceback" not in said
+        )
+    hub.goes_on.set()
+    process = start()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert whole(tmp_path / "out") and check_download(tmp_path / "out") == [] and not partial()
+    fetched = [
+        line.split("/")[-1].strip() for line in hub.seen if line.startswith("GET") and "/resolve/" in line
+    ]
+    assert sorted(fetched) == ["config.yaml", "weights.safetensors", "weights.safetensors"]
+
+
 def test_no_connection_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot reach") as error:
         download(Package(repository=REPOSITORY), tmp_path, source="http://127.0.0.1:9")
@@ -146,6 +207,7 @@ def test_a_mirror_folder_is_copied_resumed_and_checked(tmp_path: Path) -> None:
     weights = to / "dit" / "weights.safetensors"
     weights.write_bytes(FILES["dit/weights.safetensors"][:100])
     assert check_download(to) == [f"{weights}: 100 bytes instead of 10240"]
+    weights.rename(weights.with_name(f"{weights.name}.part"))  # a copy that was stopped goes on
     kept = (to / "config.yaml").stat().st_ino
     download(package, to, source=str(mirror))
     assert whole(to) and (to / "config.yaml").stat().st_ino == kept
@@ -153,6 +215,9 @@ def test_a_mirror_folder_is_copied_resumed_and_checked(tmp_path: Path) -> None:
     assert check_download(to) == [f"{weights}: another SHA-256 than at the source"]
     with pytest.raises(FileNotFoundError, match="the mirror has no folder"):
         download(Package(repository="someone/ELSE"), tmp_path / "x", source=str(mirror))
+    weights.rename(weights.with_name(f"{weights.name}.part"))  # of other content: copied anew
+    download(package, to, source=str(mirror))
+    assert whole(to) and check_download(to) == [] and not list(to.rglob("*.part"))
     only = Package(repository=REPOSITORY, patterns=("*.yaml",))
     assert set(download(only, tmp_path / "some", source=str(mirror))["files"]) == {"config.yaml"}
 

@@ -2,6 +2,6 @@
 
 from wm_env.bench.fidelity.report import FidelityReport, markdown
 from wm_env.bench.fidelity.rows import FidelitySettings
-from wm_env.bench.fidelity.score import appearance, fidelity, look_away
+from wm_env.bench.fidelity.score import appearance, fidelity
 
-__all__ = ["FidelityReport", "FidelitySettings", "appearance", "fidelity", "look_away", "markdown"]
+__all__ = ["FidelityReport", "FidelitySettings", "appearance", "fidelity", "markdown"]

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 from torch import Tensor
 
-from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, walks
+from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.world import World
@@ -53,6 +54,26 @@ class FidelitySettings:
             raise ValueError(f"horizons={self.horizons} must be pixel frames of at least 1")
 
 
+class Truth:
+    """The random walks of a split, rendered when they are first asked for."""
+
+    def __init__(self, world: World, split: str, settings: FidelitySettings) -> None:
+        self._world, self._split, self._settings = world, split, settings
+        self.scenes = settings.scenes
+        self._steps = -(-max(settings.horizons) // world.spec.frames_per_step)
+
+    @cached_property
+    def long(self) -> Walks:
+        """The walks of the appearance test, or of the horizons where those are longer."""
+        steps = max(self._steps, self._settings.long_steps)
+        return random_walks(self._world, self._split, self._settings, steps)
+
+    @cached_property
+    def short(self) -> Walks:
+        """Their beginnings, up to the last horizon."""
+        return take(self.long, slice(None), self._steps * self._world.spec.frames_per_step)
+
+
 def random_walks(world: World, split: str, settings: FidelitySettings, steps: int) -> Walks:
     """Return random walks of `steps` env steps through the scenes of `settings`."""
     seeds = range(settings.seed, settings.seed + settings.scenes)
@@ -60,26 +81,38 @@ def random_walks(world: World, split: str, settings: FidelitySettings, steps: in
     return walks(world.spec, split=split, seeds=seeds, keys=keys)
 
 
-def other_rows(
-    worlds: Mapping[str, World], truth: Walks, batch: int, report: Tell | None = None
-) -> dict[str, Tensor]:
-    """Return the frames of every row beside the first world, shaped like `truth.frames`.
+def compared_rows(worlds: Mapping[str, World], truth: Truth, batch: int) -> dict[str, Callable[[], Tensor]]:
+    """Return what makes the frames of every row beside the first world, shaped like `truth.short.frames`.
 
     `wrong actions` is the first world shown the next scene's poses; it needs two scenes.
     """
-    tell = report if report is not None else silent
     name, world = next(iter(worlds.items()))
-    rows = {"repeat first frame": repeat_first(truth)}
+    rows: dict[str, Callable[[], Tensor]] = {"repeat first frame": lambda: repeat_first(truth.short)}
     if isinstance(world, LearnedWorld):
-        rows["codec alone"] = codec_only(world, truth)
-    for other, ablated in worlds.items():
+        rows["codec alone"] = lambda: codec_only(world, truth.short)
+    for other in worlds:
         if other != name:
-            tell(other)
-            rows[other] = in_batches(ablated, truth, batch)
-    if len(truth.prompts) > 1 and not world.spec.sees_scene:
-        tell("wrong actions")
-        rows["wrong actions"] = in_batches(world, truth._replace(c2w=truth.c2w.roll(1, dims=0)), batch)
+            rows[other] = partial(_shown, worlds[other], truth, batch)
+    if truth.scenes > 1 and not world.spec.sees_scene:
+        rows["wrong actions"] = lambda: in_batches(
+            world, truth.short._replace(c2w=truth.short.c2w.roll(1, dims=0)), batch
+        )
     return rows
+
+
+def turns(world: World, settings: FidelitySettings) -> dict[str, tuple[int, list[str]]]:
+    """Return the look-away tests by name: steps forward, and the keys of the turn after them.
+
+    `lead_N`: N steps forward, `look_steps` aside and back again. `full_turn`: `lead_steps` forward, once
+    around.
+    """
+    away = ["d"] * settings.look_steps + ["a"] * settings.look_steps
+    tests = {f"lead_{lead}": (lead, away) for lead in sorted({0, settings.lead_steps})}
+    return tests | {"full_turn": (settings.lead_steps, ["d"] * steps_around(world.spec))}
+
+
+def _shown(world: World, truth: Truth, batch: int) -> Tensor:
+    return in_batches(world, truth.short, batch)
 
 
 def silent(what: str) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wm_env.bench.fidelity.report import FidelityReport, markdown
 from wm_env.bench.fidelity.rows import FidelitySettings
-from wm_env.bench.fidelity.score import fidelity
+from wm_env.bench.fidelity.score import fidelity, part_names
 from wm_env.bench.provenance import command_line
-from wm_env.bench.row_file import write_json
+from wm_env.bench.row_file import append_line, open_parts, write_json
 from wm_env.bench.worlds import with_ablations
-from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.storage.atomic import atomic_path, check_writable, remove_leftovers
 
 
 def run(
@@ -24,18 +28,28 @@ def run(
 ) -> tuple[FidelityReport, list[Path]]:
     """Return the report of a world and its ablations, and the files written: Markdown and JSON in `out`.
 
-    world: preset or checkpoint folder. progress: called with (parts in all, the part that begins).
+    world: preset or checkpoint folder. progress: called with (parts in all, the part that begins). Parts that
+    `out` holds of the same world and settings are not measured again.
     """
     worlds = with_ablations(world, device)
     out.mkdir(parents=True, exist_ok=True)
-    text, table = (check_writable(out / f"fidelity-{Path(world).name}.{kind}") for kind in ("md", "json"))
-    parts = len(settings.splits) * (4 + len(worlds) - int(len(worlds) == 1))
+    name = f"fidelity-{Path(world).name}"
+    remove_leftovers(out, re.escape(name))
+    text, table = (check_writable(out / f"{name}.{kind}") for kind in ("md", "json"))
+    total = len(part_names(worlds, settings))
+    spec = next(iter(worlds.values())).spec
+    identity = {"world": spec.label, "weights_sha256": spec.weights_sha256, **asdict(settings)}
+    rows = out / f"{name}.jsonl"
+    parts = open_parts(rows, json.loads(json.dumps({**identity, "rows": list(worlds)})))
 
     def tell(what: str) -> None:
         if progress is not None:
-            progress(parts, what)
+            progress(total, what)
 
-    report = fidelity(worlds, settings, command_line("fidelity"), tell)
+    def keep(part: str, found: dict[str, Any]) -> None:
+        append_line(rows, {"part": part, **found})
+
+    report = fidelity(worlds, settings, command_line("fidelity"), tell, parts, keep)
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
         temporary.write_text(markdown(report))

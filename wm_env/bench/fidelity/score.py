@@ -1,95 +1,152 @@
-"""From walks to the numbers of a fidelity report."""
+"""From walks to the numbers of a fidelity report, by parts that are measured once.
+
+A part is one row of one split, or one row of one look-away test: lists of numbers, one a scene, that JSON
+holds. Parts that are there already are not walked again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from wm_env.bench.fidelity.report import Appearance, FidelityReport, Split, View
-from wm_env.bench.fidelity.rows import FidelitySettings, Tell, other_rows, random_walks, silent
+from wm_env.bench.fidelity.rows import FidelitySettings, Tell, Truth, compared_rows, silent, turns
 from wm_env.bench.provenance import provenance
-from wm_env.bench.walks import in_batches, steps_around, take, walks
+from wm_env.bench.walks import Walks, in_batches, walks
 from wm_env.model.metrics.appearance import clip_statistics
 from wm_env.model.metrics.images import psnr
 from wm_env.model.metrics.intervals import Band, band, ratio_band
 from wm_env.model.metrics.motion import freeze_share
 from wm_env.model.world import World
 
+Parts = dict[str, dict[str, Any]]
+"""What is measured by the name of the part: numbers by scene, in lists by name or by pixel frame."""
+
 
 def fidelity(
-    worlds: Mapping[str, World], settings: FidelitySettings, command: str, report: Tell | None = None
+    worlds: Mapping[str, World],
+    settings: FidelitySettings,
+    command: str,
+    report: Tell | None = None,
+    parts: Parts | None = None,
+    keep: Callable[[str, dict[str, Any]], None] = lambda name, part: None,
 ) -> FidelityReport:
     """Return the whole report of `worlds`: the one that is judged first, its ablations after it.
 
-    An ablation named `ablate=gdn_state` also takes part in the look-away test.
+    An ablation named `ablate=gdn_state` also takes part in the look-away test. parts: those measured before
+    for the same worlds and settings, not measured again; keep(name, part): called with every other one.
     """
     tell = report if report is not None else silent
+    found = dict(parts or {})
     name, world = next(iter(worlds.items()))
     splits = {}
-    steps = -(-max(settings.horizons) // world.spec.frames_per_step)
     for split in settings.splits:
-        say = _prefixed(tell, split)
-        say("truth")
-        truth = random_walks(world, split, settings, max(steps, settings.long_steps))
-        say(name)
-        shown = in_batches(world, truth, settings.batch)
-        short = take(truth, slice(None), steps * world.spec.frames_per_step)
-        rows = {name: shown[:, : short.frames.shape[1]]}
-        rows |= other_rows(worlds, short, settings.batch, say)
-        scores = {row: _at_horizons(frames, short.frames, settings.horizons) for row, frames in rows.items()}
-        last = (settings.long_steps * world.spec.frames_per_step) // 4
-        say("look away")
-        splits[split] = Split(
-            psnr={row: _bands(score) for row, score in scores.items()},
-            gain_over={
-                row: _bands({h: scores[name][h] - score[h] for h in score})
-                for row, score in scores.items()
-                if row != name
-            },
-            look_away=look_away(worlds, split, settings),
-            appearance=appearance(shown, truth.frames, last),
-        )
+        for key, measure in _measures(worlds, split, settings):
+            tell(key)
+            if key not in found:
+                found[key] = measure()
+                keep(key, found[key])
+        own = {
+            key.removeprefix(f"{split}: "): part
+            for key, part in found.items()
+            if key.startswith(f"{split}: ")
+        }
+        splits[split] = _split(own, name)
     return FidelityReport(
         benchmark="fidelity", **provenance(world.spec, command), settings=settings, splits=splits
     )
 
 
-def look_away(
-    worlds: Mapping[str, World], split: str, settings: FidelitySettings
-) -> dict[str, dict[str, View]]:
-    """Return PSNR of the view after turning away and coming back, by test and world.
+def part_names(worlds: Mapping[str, World], settings: FidelitySettings) -> list[str]:
+    """Return the names of all parts, in order."""
+    return [key for split in settings.splits for key, _ in _measures(worlds, split, settings)]
 
-    `lead_N`: N steps forward, `look_steps` aside and back again. `full_turn`: `lead_steps` forward, once
-    around. The last frame has the pose of the frame before the turn. `truth`: against the renderer. `itself`:
-    against what the world showed before the turn; a world may agree with itself and be wrong. With lead-in 0
-    that is the start image, which a softmax window with a sink never loses; after a walk forward it is not.
-    """
+
+def _measures(
+    worlds: Mapping[str, World], split: str, settings: FidelitySettings
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield every part of a split: its name and the function that measures it."""
     name, world = next(iter(worlds.items()))
-    compared = [row for row in worlds if row in (name, "ablate=gdn_state", "ablate=memory")]
-    seeds = range(settings.seed, settings.seed + settings.scenes)
-    result = {}
-    away = ["d"] * settings.look_steps + ["a"] * settings.look_steps
-    tests = {f"lead_{lead}": (lead, away) for lead in sorted({0, settings.lead_steps})}
-    tests["full_turn"] = (settings.lead_steps, ["d"] * steps_around(world.spec))
-    for test, (lead, turning) in tests.items():
-        keys = ["w"] * lead + turning
-        truth = walks(world.spec, split=split, seeds=seeds, keys=[keys] * len(seeds))
+    truth = Truth(world, split, settings)
+    last = (settings.long_steps * world.spec.frames_per_step) // 4
+
+    def judged() -> dict[str, Any]:
+        shown = in_batches(world, truth.long, settings.batch)
+        short = shown[:, : truth.short.frames.shape[1]]
+        return {
+            "psnr": _at_horizons(short, truth.short.frames, settings.horizons),
+            "appearance": _statistics(shown, truth.long.frames, last),
+        }
+
+    def compared(make: Callable[[], Tensor]) -> dict[str, Any]:
+        return {"psnr": _at_horizons(make(), truth.short.frames, settings.horizons)}
+
+    yield f"{split}: {name}", judged
+    for row, make in compared_rows(worlds, truth, settings.batch).items():
+        yield f"{split}: {row}", partial(compared, make)
+    for test, (lead, turning) in turns(world, settings).items():
+        seeds = range(settings.seed, settings.seed + settings.scenes)
+        keys = [["w"] * lead + turning] * len(seeds)
+        around = cache(partial(walks, world.spec, split=split, seeds=seeds, keys=keys))
         before = lead * world.spec.frames_per_step
-        scores = {}
-        for row in compared:
-            frames = in_batches(worlds[row], truth, settings.batch)
-            scores[row] = {
-                "truth": psnr(frames[:, -1], truth.frames[:, -1]).numpy(),
-                "itself": psnr(frames[:, -1], frames[:, before]).numpy(),
-            }
-        result[test] = {row: _view(score) for row, score in scores.items()} | {
-            f"{name} minus {row}": _view({key: scores[name][key] - score[key] for key in score})
+        for row in worlds:
+            if row in (name, "ablate=gdn_state", "ablate=memory"):
+                yield (
+                    f"{split}: {test}: {row}",
+                    partial(_look_away, worlds[row], around, before, settings.batch),
+                )
+
+
+def _look_away(world: World, walked: Callable[[], Walks], before: int, batch: int) -> dict[str, Any]:
+    """Return PSNR of the view after turning away and coming back.
+
+    walked: the truth; its last frame has the pose of frame `before`, the one before the turn. `truth`:
+    against the renderer. `itself`: against what the world showed before the turn; a world may agree with
+    itself and be wrong. With lead-in 0 that is the start image, which a softmax window with a sink never
+    loses; after a walk forward it is not.
+    """
+    truth = walked()
+    frames = in_batches(world, truth, batch)
+    return {
+        "truth": psnr(frames[:, -1], truth.frames[:, -1]).tolist(),
+        "itself": psnr(frames[:, -1], frames[:, before]).tolist(),
+    }
+
+
+def _split(parts: Parts, name: str) -> Split:
+    """Return the numbers of a split; parts are without its name."""
+    scores = {
+        row: {h: np.array(values) for h, values in part["psnr"].items()}
+        for row, part in parts.items()
+        if "psnr" in part
+    }
+    seen: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for key, part in parts.items():
+        if "itself" in part:
+            test, _, row = key.partition(": ")
+            seen.setdefault(test, {})[row] = {how: np.array(values) for how, values in part.items()}
+    return Split(
+        psnr={row: _bands(score) for row, score in scores.items()},
+        gain_over={
+            row: _bands({h: scores[name][h] - score[h] for h in score})
             for row, score in scores.items()
             if row != name
-        }
-    return result
+        },
+        look_away={
+            test: {row: _view(score) for row, score in rows.items()}
+            | {
+                f"{name} minus {row}": _view({key: rows[name][key] - score[key] for key in score})
+                for row, score in rows.items()
+                if row != name
+            }
+            for test, rows in seen.items()
+        },
+        appearance=_appearance(parts[name]["appearance"]),
+    )
 
 
 def appearance(frames: Tensor, truth: Tensor, last: int) -> Appearance:
@@ -99,25 +156,32 @@ def appearance(frames: Tensor, truth: Tensor, last: int) -> Appearance:
     within a frame. saturation: mean of max(RGB) - min(RGB). freeze: share of the frames in which the truth
     moves that change less than a tenth of what the true one does.
     """
+    return _appearance(_statistics(frames, truth, last))
+
+
+def _statistics(frames: Tensor, truth: Tensor, last: int) -> dict[str, Any]:
+    """Return the same by scene, before it is averaged."""
     own, true = clip_statistics(frames[:, -last:]), clip_statistics(truth[:, -last:])
-    ratios = {key: ratio_band(own[key], true[key]) for key in own}
     frozen = freeze_share(frames[:, -last - 1 :], truth[:, -last - 1 :])
-    return Appearance(**ratios, freeze=band(frozen))
+    return {
+        "own": {key: own[key].tolist() for key in own},
+        "true": {key: true[key].tolist() for key in true},
+        "freeze": frozen.tolist(),
+    }
 
 
-def _at_horizons(frames: Tensor, truth: Tensor, horizons: Sequence[int]) -> dict[int, np.ndarray]:
-    return {h: psnr(frames[:, h], truth[:, h]).numpy() for h in horizons}
+def _appearance(found: Mapping[str, Any]) -> Appearance:
+    own, true = ({key: np.array(values) for key, values in found[which].items()} for which in ("own", "true"))
+    ratios = {key: ratio_band(own[key], true[key]) for key in own}
+    return Appearance(**ratios, freeze=band(np.array(found["freeze"])))
 
 
-def _bands(scores: Mapping[int, np.ndarray]) -> dict[str, Band]:
-    return {str(key): band(values) for key, values in scores.items()}
+def _at_horizons(frames: Tensor, truth: Tensor, horizons: Sequence[int]) -> dict[str, list[float]]:
+    return {str(h): psnr(frames[:, h], truth[:, h]).tolist() for h in horizons}
 
 
-def _prefixed(tell: Tell, split: str) -> Tell:
-    def say(what: str) -> None:
-        tell(f"{split}: {what}")
-
-    return say
+def _bands(scores: Mapping[str, np.ndarray]) -> dict[str, Band]:
+    return {key: band(values) for key, values in scores.items()}
 
 
 def _view(scores: Mapping[str, np.ndarray]) -> View:

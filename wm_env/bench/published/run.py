@@ -13,8 +13,9 @@ from wm_env.bench.published.report import Info, PublishedReport
 from wm_env.bench.published.results import EVALUATIONS, Results, read_results, write_results
 from wm_env.bench.published.rows import film_scene, video_path, write_video
 from wm_env.bench.published.score import score_revisits
+from wm_env.bench.records import read_json
 from wm_env.bench.row_file import write_json
-from wm_env.model.storage.atomic import check_writable
+from wm_env.model.storage.atomic import check_writable, remove_leftovers
 from wm_env.model.world import World
 from wm_env.worlds import resolve_world
 
@@ -48,6 +49,7 @@ def run(
         resolution=tuple(made.spec.frame_size),
         seed=seed,
     )
+    _claim(out, info.to_json())
     found: dict[str, dict[str, Any]] = {}
     problems: dict[str, dict[str, str]] = {}
     for split, folder in folders.items():
@@ -74,6 +76,21 @@ def run(
     )
     write_json(out / "report.json", report.to_json(), indent=2)
     return report
+
+
+def _claim(out: Path, info: dict[str, Any]) -> None:
+    """Write whose videos `out` holds, or raise `ValueError` where it holds another world's."""
+    path = out / "method_info.json"
+    if path.is_file():
+        there = read_json(path)
+        odd = [
+            f"{key}: {there.get(key)} there, {info[key]} now" for key in info if there.get(key) != info[key]
+        ]
+        if odd and any(out.glob("*/*_generated.mp4")):
+            raise ValueError(f"{out} holds videos of another run ({'; '.join(odd)}); choose another --out")
+    for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
+        remove_leftovers(folder)
+    write_json(path, info, indent=2)
 
 
 def _film(world: World, scenes: Sequence[BenchScene], out: Path, split: str, seed: int) -> dict[str, str]:
