@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TIDYING = 2.0  # seconds that nothing cuts off after a first signal
@@ -123,3 +126,14 @@ def without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process after a signal, all being saved, without Python's own tidying up.
+
+    With torch loaded that takes about half a second of CPU, and seconds on a busy machine.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a closed pipe
+            stream.flush()
+    os._exit(status)

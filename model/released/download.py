@@ -126,7 +126,7 @@ def _from_hub(package: Package, target: Path, endpoint: str, revision: str | Non
     return {"repository": package.repository, "revision": info.sha, "source": endpoint, "files": files}
 
 
-def _fetch(package: Package, target: Path, endpoint: str, commit: str) -> None:
+def _fetch(package: Package, target: Path, endpoint: str, commit: str | None) -> None:
     """Fetch the files of a commit; those that are there are kept."""
     from huggingface_hub import snapshot_download
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from wm_env.model.interrupts import end_process
 from wm_env.model.training.command import PROG, main
 
 if __name__ == "__main__":
@@ -9,7 +10,7 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt as stop:
         print(f"{PROG}: {str(stop) or 'interrupted; the same command goes on'}", file=sys.stderr)
-        sys.exit(128 + getattr(stop, "signal", 2))
+        end_process(128 + getattr(stop, "signal", 2))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from wm_env.agents.run_folder import steps_of
+from wm_env.cli import bench as cli_bench
+from wm_env.cli import main
 from wm_env.export.episode import load_recording
+from wm_env.model.interrupts import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = 120, 30  # seconds a command may take to begin its work on a busy machine, and to end
-
-pytestmark = pytest.mark.slow
 
 
 class Told(NamedTuple):
@@ -84,6 +85,25 @@ def hidden(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if ".cache" not in path.parts]
 
 
+@pytest.mark.parametrize("sent", SIGNALS)
+def test_a_signal_is_one_line_that_says_how_to_go_on(
+    sent: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        signal.raise_signal(sent)
+
+    monkeypatch.setattr(cli_bench.drift, "run", work)
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "drift", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 128 + sent
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith(
+        "wm-env bench drift: interrupted; finished groups of walks are kept; the same command goes on"
+    )
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
 WALK = ("--world", "twin", "--task", "pointnav", "--policy", "wander", "--seed", "3")
 
 
@@ -118,6 +138,7 @@ def same_walks(found: Path, expected: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "workers", "sent"),
     [
@@ -146,6 +167,7 @@ def test_a_stopped_recording_keeps_its_episodes_and_goes_on_with_the_missing(
     assert same_walks(home, walks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "sign"), [("minari", "metadata.json"), ("lerobot", "meta")])
 def test_a_killed_export_is_replaced_by_the_same_command(format: str, sign: str, tmp_path: Path) -> None:
     words = ["record", *WALK, "--format", format, "--episodes", "4", "--steps", "120", "--out", "set"]
@@ -176,6 +198,7 @@ POLICY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "sent"),
     [
@@ -219,6 +242,7 @@ FIDELITY = (
 TIMES = {"date", "command", "cost"}  # what two runs never have in common
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "rows", "report"),
     [(DRIFT, "rows.jsonl", "drift.json"), (FIDELITY, "fidelity-twin.jsonl", "fidelity-twin.json")],
@@ -250,6 +274,7 @@ def test_a_stopped_benchmark_keeps_its_rows_and_ends_with_the_same_numbers(
         }
 
 
+@pytest.mark.slow
 def test_stopped_timings_start_over(tmp_path: Path) -> None:
     words = ["bench", "throughput", "--world", "twin", "--envs", "1", "--length", "0", "--out", "out"]
     out = tmp_path / "out"
@@ -260,6 +285,7 @@ def test_stopped_timings_start_over(tmp_path: Path) -> None:
     assert (out / "throughput.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_of_policies_goes_on_with_its_trainings(pure_world: str, tmp_path: Path) -> None:
     words = ["agent", "train", *POLICY, "--task", "pointnav", "--steps", "16", "--out", "learner"]
     finished(*words, folder=tmp_path)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_env.model.interrupts import Interrupted, terminated_like_interrupted
+from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
 from wm_env.model.storage.atomic import atomic_path, check_writable
 
 
@@ -88,7 +89,10 @@ INTERRUPTED = 130  # of a command that was ended by Ctrl+C, as shells count it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command line and exit: 0 on success only, 2 with one line on standard error on bad input."""
+    """Run one command line and exit: 0 on success only, 2 with one line on standard error on bad input.
+
+    arguments: by default those of this process, which then ends at once after a signal.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
@@ -100,7 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0 if words[1:2] in (["-h"], ["--help"]) else BAD_INPUT)
     if name is None:
         sys.exit(_complain("wm-env", f"unknown command {words[0]!r}; see `wm-env --help`"))
-    sys.exit(run(name, words[len(name.split()) :]))
+    status = run(name, words[len(name.split()) :])
+    if status > INTERRUPTED - signal.SIGINT and arguments is None:
+        end_process(status)
+    sys.exit(status)
 
 
 def run(name: str, words: Sequence[str]) -> int:

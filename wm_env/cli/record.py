@@ -139,6 +139,8 @@ class Record:
         check_folder(self.out)
         exporter = _exporter(self.format)  # a missing extra is told before anything is recorded
         begun = exporter is None and (self.out / RECORDING).is_file()
+        if exporter is None:
+            remove_leftovers(self.out, "recording")  # of a recording that was killed at its first file
         if self.out.exists() and any(self.out.iterdir()) and not begun:
             raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
         home = self.out if exporter is None else self.out.with_name(f"{self.out.name}-episodes")

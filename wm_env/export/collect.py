@@ -22,6 +22,7 @@ from wm_env.recording import Policy
 
 RECORDING = "recording.json"
 _EPISODE = "episode_"
+_OURS = rf"{_EPISODE}\d+|recording"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ class Job:
         """Play and write one episode; return its folder."""
         seed = self.seed + index
         played = play_episode(env, self.make_policy(self.policy, seed), seed, self.steps)
+        path = self.out / RECORDING
+        if not path.is_file():  # other processes may write the same
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, (json.dumps(self.facts(), indent=2) + "\n").encode())
         return save_recording(played, self.folder(index))
 
     def facts(self) -> dict[str, Any]:
@@ -69,20 +74,10 @@ def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
     """
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes={episodes} and workers={workers} must be at least 1")
-    new = not job.out.exists()
-    _claim(job)
+    _check(job)
     missing = [index for index in range(episodes) if not job.folder(index).is_dir()]
     there = [job.folder(index) for index in range(episodes) if index not in set(missing)]
     yield from there
-    try:
-        yield from _checked(job, missing, workers, there)
-    finally:
-        if new and [path.name for path in job.out.iterdir()] == [RECORDING]:  # not one episode
-            (job.out / RECORDING).unlink()
-            job.out.rmdir()
-
-
-def _checked(job: Job, missing: list[int], workers: int, there: list[Path]) -> Iterator[Path]:
     for path in _recorded(job, missing, workers):
         if there and _weights(path) != _weights(there[0]):
             raise ValueError(
@@ -92,23 +87,22 @@ def _checked(job: Job, missing: list[int], workers: int, there: list[Path]) -> I
         yield path
 
 
-def _claim(job: Job) -> None:
-    """Write what the folder is for, or raise `FileExistsError` where it is for something else."""
+def _check(job: Job) -> None:
+    """Raise `FileExistsError` where the folder is for something else; remove what killed processes left."""
     path = job.out / RECORDING
-    if not path.is_file():
-        if any(job.out.glob(f"{_EPISODE}*")):
-            raise FileExistsError(
-                f"{str(job.out)!r} holds episodes and no {RECORDING} that says of what; give another folder"
-            )
-        job.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(job.facts(), indent=2) + "\n").encode())
-    elif (found := json.loads(path.read_text())) != job.facts():
-        now = job.facts()
+    if path.is_file():
+        found, now = json.loads(path.read_text()), job.facts()
         odd = [f"{key}: {found.get(key)} there, {now[key]} now" for key in now if found.get(key) != now[key]]
+        if odd:
+            raise FileExistsError(
+                f"{str(job.out)!r} holds episodes of another recording ({'; '.join(odd)}); "
+                "give another folder"
+            )
+    elif any(job.out.glob(f"{_EPISODE}*")):
         raise FileExistsError(
-            f"{str(job.out)!r} holds episodes of another recording ({'; '.join(odd)}); give another folder"
+            f"{str(job.out)!r} holds episodes and no {RECORDING} that says of what; give another folder"
         )
-    remove_leftovers(job.out)
+    remove_leftovers(job.out, _OURS)
 
 
 def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
@@ -128,7 +122,7 @@ def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
             "a recording process was ended from outside; its episode is lost, the same command goes on"
         ) from error
     finally:
-        remove_leftovers(job.out, f"{_EPISODE}.*")  # of processes that were ended
+        remove_leftovers(job.out, _OURS)  # of processes that were ended
 
 
 def _weights(episode: Path) -> str | None:
