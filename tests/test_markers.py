@@ -11,7 +11,6 @@ ALL_SLOW = {  # and why
     "examples/test_train_own_world.py": "the script trains in a process of its own",
     "model/released/measure/test_against_diffusers.py": "importing diffusers takes longer than a test may",
     "model/training/test_recipe_run.py": "trainings, if short ones",
-    "wm_env/test_cli_interrupts.py": "every test starts a command, stops it and lets it end",
 }
 
 
