@@ -65,6 +65,14 @@ def test_a_frame_in_true_contrast_costs_nothing_but_haze_and_grain_do() -> None:
         assert float(appearance_distance(other, true).mean()) > 0.1
 
 
+def test_the_distance_is_relative_to_the_mean_statistics_of_the_truth() -> None:
+    """Contrast and saturation of c y are c times those of y: A = (1 - c)^2 where y is alone in its batch."""
+    true = cells(1, 4, 4, 4, 4)
+    for scale in (0.4, 1.5):
+        assert abs(float(appearance_distance(scale * true, true)) - (1 - scale) ** 2) < 1e-3
+        assert abs(float(appearance_distance(scale * 0.2 * true, 0.2 * true)) - (1 - scale) ** 2) < 1e-3
+
+
 def minimum(loss: Callable[[Tensor, Tensor], Tensor], truth: Tensor) -> Tensor:
     """Return the one frame `(1, 3, 1, 1)` that is best for all of `truth`."""
     guess = torch.zeros(1, 3, 1, 1, requires_grad=True)

@@ -108,6 +108,21 @@ def test_matching_brings_a_gaussian_to_where_the_real_score_is() -> None:
     assert abs(float(mean.detach()) - real_mean) < 0.3
 
 
+def test_the_gradient_of_matching_is_scaled_by_how_far_each_frame_is_off() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, fake, real = (torch.randn(2, 3, 4, 2, 2, generator=generator) for _ in range(3))
+    real = real * torch.tensor([1.0, 1.0, 5.0, 20.0])[:, None, None]  # frames that are off by more and more
+    weights = torch.tensor([2.0, 0.7, 0.3])
+    x.requires_grad_(True)
+    matching_loss(x, fake, real, weights).backward()
+    assert x.grad is not None and not x.grad[:, :, 0].any()
+    for clip in range(2):
+        for t in range(1, 4):
+            size = (x.detach()[clip, :, t] - real[clip, :, t]).abs().mean()
+            step = weights[:, None, None] * (fake[clip, :, t] - real[clip, :, t]) / size
+            assert torch.allclose(x.grad[clip, :, t], step / x[:, :, 1:].numel(), atol=1e-7)
+
+
 @pytest.mark.slow
 def test_smoke_regression_brings_two_steps_closer_to_many_than_the_teacher_itself(
     teacher: Path, clips: Path, latents: Path, vae_run: Path, tmp_path: Path

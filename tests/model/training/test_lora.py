@@ -83,6 +83,21 @@ def test_only_the_corrections_train_and_the_export_is_plain(tmp_path: Path) -> N
     assert not any(part in name for name in moved for part in ("beta", "decay", "modulation"))
 
 
+def test_the_seed_alone_decides_where_corrections_start() -> None:
+    def corrections(seed: int) -> dict[str, torch.Tensor]:
+        model = job.model()
+        add_lora(model, 2, seed=seed)
+        return {name: tensor for name, tensor in model.state_dict().items() if name.endswith("lora_down")}
+
+    before = torch.get_rng_state()
+    first = corrections(1)
+    torch.rand(3)
+    again, other = corrections(1), corrections(2)
+    torch.set_rng_state(before)
+    assert first and all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    assert not any(torch.equal(other[name], tensor) for name, tensor in first.items())
+
+
 def test_a_rank_that_saves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rank=16 must be in \[1, 15\]"):
         add_lora(job.model(), 16)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +38,38 @@ def test_smoke_training_of_the_autoencoder_reaches_its_bound(vae_run: Path) -> N
     _, card = load_vae(vae_run / "vae.safetensors")
     assert card["metrics"]["psnr"] > SMOKE_PSNR
     assert {"seed", "commit", "steps", "wall_seconds", "hardware", "settings", "sha256"} <= set(card)
+
+
+@pytest.mark.parametrize("sigmas", [(), (0.5, 0.0)])
+def test_an_error_of_inverse_depth_counts_half(sigmas: tuple[float, ...]) -> None:
+    """Half in |e|, a quarter in e^2; the flow's velocity is off by e / s where its aim is off by e."""
+
+    class Off:
+        """A refiner that is off by `error` in one channel."""
+
+        config = SimpleNamespace(sigmas=sigmas)
+
+        def __init__(self, channel: int, error: float) -> None:
+            self.error = torch.zeros(4, 1, 1).index_fill(0, torch.tensor([channel]), error)
+
+        def __call__(self, decoded: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            return goal + self.error
+
+        def aim(
+            self, decoded: torch.Tensor, seen: torch.Tensor, x: torch.Tensor, s: torch.Tensor
+        ) -> torch.Tensor:
+            return goal + self.error
+
+    generator = torch.Generator().manual_seed(0)
+    goal, decoded = (torch.randn(2, 4, 4, 8, 8, generator=generator) for _ in range(2))
+
+    def loss(channel: int, error: float) -> float:
+        refiner: Any = Off(channel, error)
+        drawn = torch.Generator().manual_seed(1)
+        return float(refiner_training.refiner_loss(refiner, decoded, decoded, goal, drawn))
+
+    assert loss(3, 0.2) == pytest.approx(loss(0, 0.1), rel=1e-4)
+    assert loss(0, 0.1) == pytest.approx(loss(1, 0.1), rel=1e-4) and loss(0, 0.2) > 1.9 * loss(0, 0.1)
 
 
 @torch.no_grad()
