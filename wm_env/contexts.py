@@ -15,7 +15,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,8 +24,8 @@ from torch import Tensor
 
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.geometry import assemble, invert_rigid
-from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
-from wm_env.model.scenes.paths import held_keys, resolver, trajectory
+from wm_env.model.kinematics import KeyMotion
+from wm_env.model.scenes.paths import trajectory, walk_keys
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, nbytes, select, tree_map
@@ -107,12 +106,9 @@ def walk(scene: Scene, seed: int, start_c2w: Tensor, spec: WorldSpec) -> Tensor:
     motion = KeyMotion(
         translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
     )
-    state = start_motion(1)._replace(c2w=start_c2w[None].double())
-    path = [start_c2w[None].double()]
-    for keys in trajectory("random_walk", STEPS, seed):
-        poses, state = step_keys(state, held_keys(keys)[None], spec.frames_per_step, motion, resolver(scene))
-        path.append(poses[0])
-    relative = invert_rigid(start_c2w.double())[None] @ torch.cat(path).flip(0)
+    keys = trajectory("random_walk", STEPS, seed)
+    path = walk_keys(scene, start_c2w[None], keys, motion, spec.frames_per_step)[0]
+    relative = invert_rigid(start_c2w.double())[None] @ path.flip(0)
     relative[-1] = torch.eye(4, dtype=torch.float64)
     return relative
 
@@ -143,9 +139,8 @@ def _key(spec: WorldSpec, start: Start) -> Hashable | None:
     """Return what decides a state after a context but for its noise seed; None where nobody can tell."""
     if start.context is None or start.context.key is None or spec.weights_sha256 is None:
         return None
-    told = replace(start, image=None, context=None, noise_seed=0)  # type: ignore[arg-type]
     own = (spec.name, tuple(sorted(spec.options.items())), spec.weights_sha256, spec.frame_size)
-    return (own, start.context.key, told.prompt, told.temperature, told.intrinsics)
+    return (own, start.context.key, start.prompt, start.temperature, start.intrinsics)
 
 
 def _keep(key: Hashable, value: tuple[Chunk, Any]) -> None:

@@ -134,8 +134,10 @@ def resolver(scene: Scene, radius: float = RADIUS) -> Callable[[Tensor, Tensor],
     return lambda start, end: slide(scene, start, end, radius)[0].to(end.device)
 
 
-def walk_keys(scene: Scene, start: Tensor, keys: list[str], motion: KeyMotion = MOTION) -> Tensor:
-    """Return the poses `(B, 1 + CHUNK * len(keys), 4, 4)` of one key list walked in all scenes.
+def walk_keys(
+    scene: Scene, start: Tensor, keys: list[str], motion: KeyMotion = MOTION, chunk_frames: int = CHUNK
+) -> Tensor:
+    """Return the poses `(B, 1 + chunk_frames * len(keys), 4, 4)` of one key list walked in all scenes.
 
     start: `(B, 4, 4)` absolute poses. keys: held keys per chunk, as `trajectory` returns them.
     """
@@ -143,7 +145,7 @@ def walk_keys(scene: Scene, start: Tensor, keys: list[str], motion: KeyMotion = 
     poses = [start.double()[:, None]]
     for chunk in keys:
         path, state = step_keys(
-            state, held_keys(chunk).expand(start.shape[0], 8), CHUNK, motion, resolver(scene)
+            state, held_keys(chunk).expand(start.shape[0], 8), chunk_frames, motion, resolver(scene)
         )
         poses.append(path)
     return torch.cat(poses, dim=1)
