@@ -25,7 +25,7 @@ import torch
 
 from wm_env.model.embedded import world_path
 from wm_env.model.interrupts import terminated_like_interrupted
-from wm_env.model.placement import check_device
+from wm_env.model.options import LEAST, POSITIVE, check_options
 from wm_env.model.storage.atomic import check_folder, check_writable, write_atomic
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training import recipe, table
@@ -211,7 +211,9 @@ def main(
     """
     parser = build_parser(prog)
     options = parser.parse_args(arguments)
-    check_options(vars(options))
+    check_options(vars(options), LEAST | {"total_steps": 1, "workers": 0}, (*POSITIVE, "learning_rate"))
+    if getattr(options, "kl", None) is not None and options.kl < 0:
+        raise ValueError(f"--kl {options.kl} is a weight and cannot be negative")
     if options.json is not None:
         check_writable(options.json)
     torch.set_num_threads(options.threads)
@@ -221,22 +223,6 @@ def main(
     if options.json is not None:
         write_atomic(options.json, (json.dumps(result, indent=2) + "\n").encode())
     return result
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Raise `ValueError` where an option that many commands have makes no sense; None is left to them."""
-    for name, least in (("threads", 1), ("steps", 1), ("total_steps", 1), ("seed", 0), ("workers", 0)):
-        value = options.get(name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}")
-    for name in ("seconds", "learning_rate"):
-        value = options.get(name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value} must be above 0")
-    if options.get("kl") is not None and options["kl"] < 0:
-        raise ValueError(f"--kl {options['kl']} is a weight and cannot be negative")
-    if options.get("device") is not None:
-        check_device(options["device"])
 
 
 def lines(unit: str) -> Progress:

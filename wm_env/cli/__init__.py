@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
+from wm_env.model.options import check_options
 from wm_env.model.storage.atomic import atomic_path, check_writable
 
 
@@ -135,7 +136,7 @@ def _run(name: str, words: Sequence[str]) -> int:
             found(name, words)
             return 0
         command: Any = tyro.cli(found, args=list(words), prog=who)
-        _check_shared_options(vars(command))
+        check_options(vars(command))
         if command.json is not None:
             check_writable(command.json)
         result = command.run()
@@ -144,21 +145,6 @@ def _run(name: str, words: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         return _complain(who, str(error))
     return 0
-
-
-def _check_shared_options(options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where an option that many commands have makes no sense; None is left to them."""
-    for name, least in (("threads", 1), ("steps", 1), ("seed", 0)):
-        value = options.get(name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} {value} must be at least {least}")
-    seconds = options.get("seconds")
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"--seconds {seconds} must be above 0")
-    if "device" in options:
-        from wm_env.model.placement import check_device  # imports torch, which `wm-env --help` does not need
-
-        check_device(options["device"])
 
 
 def overview(commands: Mapping[str, Command] = COMMANDS) -> str:

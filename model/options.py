@@ -1,0 +1,33 @@
+"""Numbers that many commands take: what no command can do with is refused by one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LEAST = {"threads": 1, "steps": 1, "seed": 0}
+POSITIVE = ("seconds",)
+
+
+def check_options(
+    options: Mapping[str, Any], least: Mapping[str, int] = LEAST, positive: Sequence[str] = POSITIVE
+) -> None:
+    """Raise `ValueError` where an option makes no sense; what is absent or None is left to its command.
+
+    options: values by name, as `vars` of a parsed command has them. least: smallest value by name.
+    positive: those that must be above 0. A `device` must be one that torch finds.
+    """
+    for name, smallest in least.items():
+        value = options.get(name)
+        if value is not None and value < smallest:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+    for name in positive:
+        value = options.get(name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be above 0")
+    if options.get("device") is not None:
+        from wm_env.model.placement import (
+            check_device,  # imports torch, which a list of commands does not need
+        )
+
+        check_device(options["device"])
