@@ -129,7 +129,7 @@ class PosedClip:
         try:
             found = find_clip(Path(path), pictures, intrinsics)
             return _read(found, fps, scale, size)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
 
     def save(self, path: str | Path) -> Path:

@@ -6,7 +6,6 @@ the readers need nothing but torch and numpy.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
+from wm_env.model.storage.facts import read_json as read_object
 
 MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -70,23 +70,18 @@ def these_frames(paths: Sequence[Path], pictures: Pictures) -> Iterator[np.ndarr
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise `ValueError` where there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path.name} holds a {type(values).__name__}; expected an object of names and values"
-        )
-    return values
+    """Return the object in a JSON file; NaN may stand in it, poses and cameras are checked for themselves.
+
+    Raises `ValueError` where there is none.
+    """
+    return read_object(path, path.name, finite=False)
 
 
 def listed(name: str, read: Callable[..., RecordedClip], *arguments: Any) -> ClipRef:
     """Return the clip, or the problem in its place."""
     try:
         return read(name, *arguments)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # a number that no float or int64 holds
         return Problem(name, str(error))
 
 
