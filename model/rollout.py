@@ -32,6 +32,7 @@ from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal
+from wm_env.model.config import check_ranges
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
 from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
@@ -58,11 +59,10 @@ class SamplerConfig:
     history_timestep: int = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"history_timestep": (0, 1000)}, {"sigmas": (0, 1)})
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0 or self.sigmas[0] > 1:
+        if len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0:
             raise ValueError(f"sigmas={self.sigmas} must fall from at most 1 to exactly 0")
-        if not 0 <= self.history_timestep <= 1000:
-            raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
 
 
 class ChunkInput(NamedTuple):
