@@ -49,10 +49,11 @@ def open_run(folder: Path, settings: PPOSettings) -> Path | None:
     What killed processes left is removed, and lines of `progress.jsonl` from after that state are dropped.
     """
     begun = (folder / "settings.json").is_file()
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for home in (folder, folder / "checkpoints"):
         remove_leftovers(home)
     write_atomic(folder / "settings.json", (json.dumps(asdict(settings), indent=2) + "\n").encode())
+    (folder / "checkpoints").mkdir(exist_ok=True)  # a run that has begun has settings
     saved = [*folder.glob("checkpoints/step-*.zip"), *folder.glob(NEWEST)]
     newest = max(saved, key=steps_of, default=None)
     if begun:

@@ -23,6 +23,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.checkpoint import (
     Card,
     Network,
@@ -103,7 +104,7 @@ def world_path(world: str | Path) -> Path:
     """Return the weight file of a preset name or of a folder holding exactly one `.safetensors`."""
     if str(world) in EMBEDDED:
         return Path(__file__).resolve().parent / "weights" / f"{world}.safetensors"
-    found = sorted(Path(world).glob("*.safetensors"))
+    found = sorted(p for p in expanded(world).glob("*.safetensors") if not p.name.startswith("."))
     if len(found) != 1:
         names = [path.name for path in found]
         raise FileNotFoundError(

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics, intrinsics_from_fov
+from wm_env.model.storage.atomic import expanded
 
 DEFAULT_FOV_DEG = 90.0
 
@@ -71,10 +72,10 @@ def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
 def _open(source: Any) -> Image.Image:
     """Return an RGB picture, or raise `ValueError` saying why this is none."""
     if isinstance(source, str | Path):
-        if not Path(source).is_file():
+        if not expanded(source).is_file():
             raise ValueError(f"the image file {str(source)!r} does not exist")
         try:
-            with Image.open(source) as opened:
+            with Image.open(expanded(source)) as opened:
                 picture = ImageOps.exif_transpose(opened)
                 picture.load()
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

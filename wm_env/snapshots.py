@@ -27,7 +27,7 @@ from torch import Tensor
 from wm_env.core import EpisodeRules, State, initial
 from wm_env.episodes import ResetOptions, draw_episode
 from wm_env.model.state import leaves, tree_map, unflatten
-from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.atomic import expanded, write_atomic
 from wm_env.model.storage.facts import check_fact, check_finite, content_sha256, parse_json, shown, whole
 
 _METADATA_KEY = "wm_env.snapshot"
@@ -74,9 +74,9 @@ def load_snapshot(path: str | Path) -> Snapshot:
     warning.
     """
     source = repr(str(path))
-    if not Path(path).is_file():
+    if not expanded(path).is_file():
         raise FileNotFoundError(f"the snapshot file {source} does not exist")
-    data = Path(path).read_bytes()
+    data = expanded(path).read_bytes()
     try:
         tensors = load_bytes(data)  # copies of their own, no map of the file
     except SafetensorError as error:

@@ -25,6 +25,7 @@ from wm_env.model.released.presets import (
     released_name,
 )
 from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.world import World
 from wm_env.twin import TwinWorld, twin_like
 
@@ -144,7 +145,7 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     any weight is read.
     """
     check_device(device)
-    world = str(name)
+    world = str(expanded(name)) if str(name).startswith("~") else str(name)
     _refuse_variant(world)
     family = _family_of(world)
     chosen = family.options(**_known(world, family, options))

@@ -33,7 +33,7 @@ from wm_env.model.data.recorded import (
 from wm_env.model.geometry import relative_to_last
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
 from wm_env.model.png import png_bytes
-from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder, expanded
 
 MIN_FRAMES = 5  # the start and one chunk of 4 frames; worlds with longer chunks need more (`ending`)
 MIN_RATE = 0.75  # of the wanted frame rate; a slower clip is refused, since frames cannot be made up
@@ -127,7 +127,7 @@ class PosedClip:
 
         pictures: Pictures = ClipFiles()
         try:
-            found = find_clip(Path(path), pictures, intrinsics)
+            found = find_clip(expanded(path), pictures, intrinsics)
             return _read(found, fps, scale, size)
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
@@ -148,7 +148,7 @@ class PosedClip:
                 "caption": self.caption,
             }
             (temporary / "camera.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
-        return Path(path)
+        return expanded(path)
 
     def from_last(self) -> np.ndarray:
         """Return the poses `(F, 4, 4)` float64 relative to the last frame, whose pose is the identity."""

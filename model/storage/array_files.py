@@ -33,4 +33,6 @@ def read_arrays(path: Path, source: str | None = None) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except _DAMAGE as error:
         name = repr(str(path)) if source is None else source
-        raise ValueError(f"{name} cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(
+            f"{name} cannot be read, it is corrupted: {error or type(error).__name__}"
+        ) from error

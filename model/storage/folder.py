@@ -139,7 +139,12 @@ _EXPECTED: dict[Variant, str] = {
 
 def _files(path: Path, pattern: str) -> list[Path]:
     found = (file for depth in range(_DEPTH) for file in path.glob("*/" * depth + pattern))
-    return sorted(file for file in found if file.is_file() and not file.parent.name.startswith("."))
+    hidden = (".", "__MACOSX")  # and what other systems leave beside files
+    return sorted(
+        file
+        for file in found
+        if file.is_file() and not any(p.startswith(hidden) for p in file.relative_to(path).parts)
+    )
 
 
 def _component(config: Path) -> Component:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from wm_env.model.released.rollout import teacher_sampler
 from wm_env.model.storage.array_files import read_arrays
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.facts import read_json
+from wm_env.model.storage.film import film_file
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
 STRIDE, FPS = 8, 16
@@ -45,6 +45,7 @@ class Clip:
     seed: int
     device: str
     sampler_steps: int
+    overwrite: bool
     settings: ReleasedSettings
 
 
@@ -94,14 +95,9 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    with (
-        atomic_path(out) as temporary,
-        imageio.get_writer(
-            temporary, format="FFMPEG", fps=FPS, codec="libx264", quality=8, macro_block_size=1
-        ) as writer,
-    ):
+    with atomic_path(out, overwrite=clip.overwrite) as temporary, film_file(temporary, fps=FPS) as append:
         for frame in frames.numpy():
-            writer.append_data(frame)  # type: ignore[attr-defined]
+            append(frame)
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),

@@ -25,7 +25,7 @@ from PIL import Image
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.array_files import read_arrays
-from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder, expanded
 from wm_env.model.storage.facts import check_fact, content_sha256, number, read_json, whole
 from wm_env.recording import Policy
 
@@ -127,7 +127,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def save_recording(recording: Recording, folder: str | Path) -> Path:
     """Write the episode's folder; it appears when it is complete, and an existing one is never touched."""
-    target = Path(folder)
+    target = expanded(folder)
     if target.exists():
         raise FileExistsError(f"{str(target)!r} exists; recorded episodes are never overwritten")
     arrays = _arrays(recording)
@@ -166,7 +166,7 @@ def load_recording(folder: str | Path) -> Recording:
     Raises `FileNotFoundError` where the folder is none of an episode, `ValueError` naming the file and the
     entry where it is not as it was written.
     """
-    source = Path(folder)
+    source = expanded(folder)
     if not (source / "episode.json").is_file():
         raise FileNotFoundError(f"{str(source)!r} is not the folder of a recorded episode: no episode.json")
     facts = read_json(source / "episode.json")

@@ -46,11 +46,19 @@ def by_name(path: Path) -> tuple[tuple[int, str], ...]:
     return tuple((int(piece), "") if piece.isdigit() else (0, piece) for piece in pieces)
 
 
+def is_visible(below: Path) -> bool:
+    """Return whether a path below a folder is none that systems leave there: ._a.png, .x/a.png, __MACOSX."""
+    return not any(part.startswith((".", "__MACOSX")) for part in below.parts)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures that lie in a folder, by name; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=by_name)
+    found = (
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGES and is_visible(Path(path.name))
+    )
+    return sorted(found, key=by_name)
 
 
 def all_frames(path: Path, pictures: Pictures) -> Iterator[np.ndarray]:
@@ -100,4 +108,6 @@ def folder_clips(
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes)
+    """Return the files below a folder that end so, by path, without those that `is_visible` leaves out."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes)
+    return sorted(path for path in found if is_visible(path.relative_to(folder)))
