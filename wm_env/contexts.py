@@ -74,6 +74,11 @@ class ClipContext(NamedTuple):
     caption: str | None
     context: Context
 
+    def clip(self, fps: float) -> PosedClip:
+        """Return it as a clip again, of `fps` frames per second."""
+        seen = self.context.load()
+        return PosedClip(seen.frames, seen.c2w, np.array(self.intrinsics), fps, self.caption)
+
 
 def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext:
     """Return a clip, or the one that a path holds, as a world takes it: its rate, its size, whole chunks.

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from wm_env.config import EnvConfig
-from wm_env.contexts import shown_frames
+from wm_env.contexts import ClipContext, shown_frames
 from wm_env.core import (
     State,
     check_reset_options,
@@ -220,6 +220,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def prompt(self) -> str:
         """The prompt in force."""
         return self._prompt
+
+    @property
+    def start_clip(self) -> PosedClip | None:
+        """The clip of `context=`, at the world's rate and size and relative to its last frame, or None."""
+        given = self._defaults.context
+        return given.clip(self._world.spec.fps) if isinstance(given, ClipContext) else None
 
     @property
     def frames_per_step(self) -> int:
