@@ -5,6 +5,7 @@
                            format 2 and the SHA-256 of the whole folder (format 1, of 0.1, has neither)
         steps.npz          actions, rewards, c2w, terminated, truncated, the task's entries of observations
         frames/000000.png  every pixel frame, lossless; 0 is the start, step k made frames kK+1 .. (k+1)K
+        context/           the clip that it was started from, where it was one, as the world took it
 
 The settings and the seed determine an episode on the same machine, so a replay gives the same frames.
 A folder appears only when it is complete.
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.array_files import read_arrays
 from wm_env.model.storage.atomic import atomic_folder, expanded
@@ -31,6 +33,7 @@ from wm_env.recording import Policy
 
 FORMAT = 2
 _STAMP = ("format", "sha256")  # of episode.json alone, not facts of the episode
+_CONTEXT = "context"
 _VIEW = "image"  # the entry of a Dict observation that repeats the newest frame
 
 
@@ -41,7 +44,7 @@ class Recording:
     facts: what `episode.json` holds. frames: uint8 `(1 + S K, h, w, 3)`. c2w: float64 `(1 + S K, 4, 4)`,
     relative to the start. actions: `(S, 8)` int8, keys held in the order of `kinematics.KEYS`. rewards:
     float64 `(S,)`. terminated, truncated: of the last step. extras: the task's entries of the observation,
-    each `(S + 1, ...)`.
+    each `(S + 1, ...)`. context: the clip that it was started from, None for another start.
     """
 
     facts: Mapping[str, Any]
@@ -52,6 +55,7 @@ class Recording:
     terminated: bool
     truncated: bool
     extras: Mapping[str, np.ndarray]
+    context: PosedClip | None = None
 
     @property
     def frames_per_step(self) -> int:
@@ -67,7 +71,9 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         )
     if env.config.obs_size is not None or env.config.obs_type != "rgb":
         raise ValueError("episodes are recorded with obs_type 'rgb' at the world's own size")
-    settings = _plain(env.config.keywords())
+    context = env.start_clip
+    settings = env.config.keywords() | ({} if context is None else {"context": _CONTEXT})
+    settings = _plain(settings)
     seen, info = env.reset(seed=seed)
     observed, actions, rewards = [seen], list[np.ndarray](), list[float]()
     frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
@@ -93,6 +99,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         "scene": int(env.state.scene_seed[0]),
         "noise_seed": int(env.state.noise_seed[0]),
         "prompt": env.prompt,
+        "context_frames": info["context_frames"],
         "fps": spec.fps,
         "frames_per_step": spec.frames_per_step,
         "intrinsics": env.state.intrinsics[0].tolist(),
@@ -112,6 +119,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         terminated=terminated,
         truncated=not terminated,
         extras={name: np.stack([each[name] for each in extras]) for name in extras[0]},
+        context=context,
     )
 
 
@@ -132,12 +140,14 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
         raise FileExistsError(f"{str(target)!r} exists; recorded episodes are never overwritten")
     arrays = _arrays(recording)
     facts = {**recording.facts, "format": FORMAT}
-    stamped = {**facts, "sha256": _digest(facts, arrays, recording.frames)}
+    stamped = {**facts, "sha256": _digest(facts, arrays, recording.frames, recording.context)}
     with atomic_folder(target) as temporary:
         (temporary / "frames").mkdir()
         for index, frame in enumerate(recording.frames):
             Image.fromarray(frame).save(temporary / "frames" / f"{index:06d}.png")
         np.savez_compressed(temporary / "steps.npz", **arrays)
+        if recording.context is not None:
+            recording.context.save(temporary / _CONTEXT)
         text = json.dumps(stamped, indent=2, allow_nan=False) + "\n"
         (temporary / "episode.json").write_text(text, encoding="utf-8")
     return target
@@ -155,9 +165,18 @@ def _arrays(recording: Recording) -> dict[str, Any]:
     return arrays | {f"extra.{name}": np.asarray(values) for name, values in recording.extras.items()}
 
 
-def _digest(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], frames: np.ndarray) -> str:
-    tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
-    return content_sha256({**tensors, "frames": torch.from_numpy(np.array(frames))}, facts)
+def _digest(
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    frames: np.ndarray,
+    context: PosedClip | None,
+) -> str:
+    """Return the SHA-256 over all that an episode's folder holds."""
+    everything, told = {**arrays, "frames": frames}, dict(facts)
+    if context is not None:
+        everything |= {f"context.{name}": vars(context)[name] for name in ("frames", "c2w", "intrinsics")}
+        told |= {f"context.{name}": vars(context)[name] for name in ("fps", "caption")}
+    return content_sha256({name: torch.from_numpy(np.array(each)) for name, each in everything.items()}, told)
 
 
 def load_recording(folder: str | Path) -> Recording:
@@ -172,12 +191,13 @@ def load_recording(folder: str | Path) -> Recording:
     facts = read_json(source / "episode.json")
     arrays = read_arrays(source / "steps.npz")
     frames = [_picture(path) for path in sorted((source / "frames").glob("[0-9]*.png"))]
+    context = PosedClip.load(source / _CONTEXT) if (source / _CONTEXT).is_dir() else None
     try:
         _check(facts, arrays, frames)
         stacked = np.stack(frames)
-        if facts.get("format", 1) > 1:
+        if "sha256" in facts or facts.get("format", 1) > 1:
             claimed = facts.pop("sha256", None)
-            if claimed != _digest(facts, arrays, stacked):
+            if claimed != _digest(facts, arrays, stacked, context):
                 raise ValueError("its SHA-256 is not the one that was written; it was damaged or changed")
     except ValueError as error:
         raise ValueError(f"{str(source)!r} is not a usable episode: {error}") from error
@@ -190,6 +210,7 @@ def load_recording(folder: str | Path) -> Recording:
         terminated=bool(arrays["terminated"]),
         truncated=bool(arrays["truncated"]),
         extras={name[6:]: values for name, values in arrays.items() if name.startswith("extra.")},
+        context=context,
     )
 
 
@@ -248,7 +269,10 @@ def replay(recording: Recording) -> np.ndarray:
 
     Raises `ValueError` where the world's weights are no longer those of the recording.
     """
-    env = SanaWMEnv(**recording.facts["settings"])
+    settings = dict(recording.facts["settings"])
+    if recording.context is not None:
+        settings["context"] = recording.context
+    env = SanaWMEnv(**settings)
     if env.world.spec.weights_sha256 != recording.facts["weights_sha256"]:
         raise ValueError(
             f"the episode was recorded with weights {recording.facts['weights_sha256']}; "
