@@ -18,6 +18,7 @@ from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.core import State
 from wm_env.model.config import check_ranges
+from wm_env.model.isolation import undisturbed
 from wm_env.model.rollout import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.storage.facts import check_fact, read_json, shown, whole
@@ -239,6 +240,7 @@ def policy_path(policy: str | Path) -> Path:
     return target / "policy.safetensors" if target.is_dir() else target
 
 
+@undisturbed()
 def load_policy(
     policy: str | Path, device: str = "cpu", *, deterministic: bool = False
 ) -> tuple[Agent, PPOSettings]:

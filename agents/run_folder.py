@@ -76,7 +76,7 @@ def _drop_after(path: Path, done: int) -> None:
     """Drop the lines of later steps from `progress.jsonl`, and one that was cut off."""
     if not path.is_file():
         return
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     kept = "".join(line for line in lines if json.loads(line)["env_steps"] <= done)
     if kept != text:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from wm_env.core import EpisodeRules, State, initial
 from wm_env.episodes import ResetOptions, draw_episode
+from wm_env.model.isolation import undisturbed
 from wm_env.model.state import leaves, tree_map, unflatten
 from wm_env.model.storage.atomic import expanded, write_atomic
 from wm_env.model.storage.facts import check_fact, check_finite, content_sha256, parse_json, shown, whole
@@ -48,6 +49,7 @@ class Snapshot:
         """Steps taken in the episode."""
         return int(self.facts["steps"])
 
+    @undisturbed()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; an existing file stays whole until the new one is complete."""
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
@@ -66,6 +68,7 @@ class Moment:
         self.state, self.prompt, self.generator, self.seed = state, prompt, generator, seed
 
 
+@undisturbed()
 def load_snapshot(path: str | Path) -> Snapshot:
     """Return the snapshot that `Snapshot.save` wrote; nothing that happens to the file later changes it.
 
@@ -107,7 +110,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
     if content["format"] == 1:
         warnings.warn(
             f"{source} is a snapshot of format 1, which has no SHA-256: damage cannot be seen; save it again",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Snapshot(config=_with_options(config), facts=facts, tensors=tensors)
 

@@ -33,6 +33,7 @@ from wm_env.core import (
 )
 from wm_env.episodes import ResetOptions, draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
+from wm_env.model.isolation import undisturbed
 from wm_env.model.state import put, repeat, select
 from wm_env.model.world import PosedFrames, World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
@@ -64,6 +65,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
+    @undisturbed()
     def __init__(
         self,
         num_envs: int = 1,
@@ -106,6 +108,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._ended = np.zeros(num_envs, bool)
         self._steps = Tally()
 
+    @undisturbed()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -126,6 +129,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._start(mask, asked)
         return observation(self._rules, self._current()), self._infos(mask)
 
+    @undisturbed()
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move every slot for one chunk; ended slots are handled by the autoreset mode."""
         state = self._current()
@@ -156,6 +160,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._steps.add(started)
         return observed, rewards, terminated, truncated, info
 
+    @undisturbed()
     def render(self) -> tuple[Any, ...] | None:
         """Return each slot's newest frame, or the pixel frames of its last step (`rgb_array_list`)."""
         if self.render_mode is None:
@@ -170,18 +175,21 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     # State as a value -------------------------------------------------------------------------------------
 
+    @undisturbed()
     def snapshot(self, slot: int) -> Snapshot:
         """Return the moment of one slot; it restores into any environment of equal configuration."""
         state = select(self._current(), [slot])
         moment = Moment(state, self._prompts[slot], self._generator(slot), self._seeds[slot])
         return pack(self._rules, moment)
 
+    @undisturbed()
     def restore(self, snapshot: Snapshot) -> None:
         """Put one moment into every slot, with shared noise: equal actions give equal futures."""
         self._check_open()
         like = None if self._state is None else select(self._state, [0])
         self.adopt(unpack(self._rules, snapshot, like), independent_noise=False)
 
+    @undisturbed()
     def adopt(self, moment: Moment, independent_noise: bool) -> None:
         """Make every slot a future of `moment`; independent noise gives each slot a noise seed of its own."""
         state = repeat(moment.state, self.num_envs)
@@ -202,6 +210,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._elapsed = np.full(self.num_envs, chunk, np.int64)
         self._ended = state.terminated.numpy().copy()
 
+    @undisturbed()
     def observe(self, clips: Sequence[PosedClip | str | Path | None]) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to running episodes, a clip or None a slot, as `SanaWMEnv.observe` does.
 
@@ -228,6 +237,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             self._state = shown(self._rules, state, seen)
         return observation(self._rules, self._current()), self._infos(mask)
 
+    @undisturbed()
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
         state = self._current()

@@ -149,7 +149,7 @@ def _files(path: Path, pattern: str) -> list[Path]:
 
 def _component(config: Path) -> Component:
     try:
-        content = json.loads(config.read_text())
+        content = json.loads(config.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{config} is not JSON: {error}") from error
     return Component(path=config.parent, config=content if isinstance(content, dict) else {})
@@ -203,7 +203,7 @@ def _preamble(path: Path) -> str | None:
         ) from error
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
         section = content.get("text_encoder") if isinstance(content, dict) else None

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -165,9 +166,13 @@ def write_json(path: Path, result: dict[str, Any], *, overwrite: bool = True) ->
 
 
 def _at_home(command: Any) -> Any:
-    """Return a command with `~` in its paths as the home folder."""
-    paths = {name: value for name, value in vars(command).items() if isinstance(value, Path)}
-    return dataclasses.replace(command, **{name: expanded(value) for name, value in paths.items()})
+    """Return a command with `~` in its paths as the home folder, and a prompt in UTF-8 in any locale."""
+    values: dict[str, Any] = {
+        name: expanded(value) for name, value in vars(command).items() if isinstance(value, Path)
+    }
+    if isinstance(vars(command).get("prompt"), str):
+        values["prompt"] = os.fsencode(command.prompt).decode("utf-8", "replace")
+    return dataclasses.replace(command, **values)
 
 
 def _check_json(command: Any) -> None:

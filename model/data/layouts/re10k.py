@@ -30,7 +30,7 @@ def re10k_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
 
 def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
     """Return timestamps in microseconds, c2w `(F, 4, 4)` and normalised intrinsics `(F, 4)`, float64."""
-    lines = path.read_text(errors="replace").splitlines()[1:]  # the first is the URL
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]  # the first is the URL
     rows = []
     for number, line in enumerate(lines, start=2):
         words = line.split()
