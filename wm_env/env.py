@@ -106,10 +106,18 @@ class SanaWMEnv(gym.Env[Any, Any]):
         spec = self._world.spec
         asked = reset_options(self._defaults, options, spec)
         check_reset_options(self._rules, asked)
+        generator, used = self._np_random, self._np_random_seed
+        numbers = None if generator is None else generator.bit_generator.state
         super().reset(seed=seed)
-        with cpu_threads(self._threads):
-            episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
-            state = initial(self._rules, [episode])
+        try:
+            with cpu_threads(self._threads):
+                episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
+                state = initial(self._rules, [episode])
+        except BaseException:  # a refusal changes nothing, nor does an interruption
+            self._np_random, self._np_random_seed = generator, used
+            if generator is not None and numbers is not None:
+                generator.bit_generator.state = numbers
+            raise
         self._enter(state, episode.prompt)
         return self._seen()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,12 +65,20 @@ def check_fact(facts: Mapping[str, Any], name: str, fits: Callable[[Any], bool],
 
 def whole(value: Any, least: int = 0, most: int = INT64) -> bool:
     """Return whether a value is an integer, and no bool, in `least` .. `most`."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    return isinstance(value, int) and not isinstance(value, bool) and bool(least <= value <= most)
+
+
+def as_integer(value: Any) -> Any:
+    """Return an integer of Python or NumPy, but no bool, as Python's, and anything else as None."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def number(value: Any, least: float, most: float) -> bool:
-    """Return whether a value is a finite number, and no bool, in `least` .. `most`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    """Return whether a value is a finite number of Python or NumPy, and no bool, in `least` .. `most`."""
+    numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return numeric and bool(least <= value <= most)
 
 
 def shown(value: Any) -> str:
