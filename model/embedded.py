@@ -60,7 +60,7 @@ class EmbeddedConfig:
     trained_steps: int
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"trained_steps": (1, 2**31)}, {})
+        check_ranges(self, {"trained_steps": (0, 2**31)}, {})
         dit = self.dit
         equal = {
             "dit.latent_channels": (dit.latent_channels, self.vae.channels, "vae.channels"),

@@ -132,7 +132,7 @@ SETTINGS: list[tuple[tuple[str, ...], Any]] = [
     (("vae",), None),
     (("sampler",), 3),
     (("refiner",), "tiny"),
-    (("trained_steps",), 0),
+    (("trained_steps",), -1),
     (("trained_steps",), 1e400),
     (("dit", "heads"), 0),
     (("dit", "heads"), True),
