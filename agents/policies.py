@@ -155,6 +155,7 @@ class PolicyAgent:
         self.model, self._blind, self._deterministic = model, blind, deterministic
         self._memory: Any = None
 
+    @undisturbed()
     def __call__(self, observations: Any, state: State | None, starts: np.ndarray) -> np.ndarray:
         if bool(starts.all()):
             self._memory = None
