@@ -18,7 +18,7 @@ from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.core import State
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.world import WorldSpec
 from wm_env.observations import ObservationSpec

@@ -20,7 +20,8 @@ from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import Ablation, Reading, SamplerConfig
 from wm_env.model.storage.checkpoint import (
     Card,
     file_sha256,
@@ -44,7 +45,8 @@ class EmbeddedConfig:
     """What it takes to rebuild an embedded world around its weights.
 
     trained_steps: latent frames of the longest training clip, less the start. refiner: None for a world
-    without memory.
+    without memory. memory_reading: how views of the memory are made (`LearnedWorld`); cards that do not say
+    it are of worlds that read four frames.
     """
 
     dit: DiTConfig
@@ -52,6 +54,7 @@ class EmbeddedConfig:
     refiner: TinyRefinerConfig | None
     sampler: SamplerConfig
     trained_steps: int
+    memory_reading: Reading = "composed"
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -67,6 +70,7 @@ class EmbeddedConfig:
                 refiner=None if refiner is None else TinyRefinerConfig(**refiner),
                 sampler=SamplerConfig(**_tuples(values["sampler"])),
                 trained_steps=values["trained_steps"],
+                memory_reading=values.get("memory_reading", "four"),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -151,6 +155,7 @@ def build_world(
         refiner=None if refiner == "none" else own,
         text=text,
         sampler=config.sampler,
+        memory_reading=config.memory_reading,
         ablate=ablate,
         dtype=DTYPES[dtype],
     )

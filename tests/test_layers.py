@@ -45,10 +45,11 @@ FILES = {
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
-            attention dit flow point_memory""",
+            attention dit flow
+            point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
-        "embedded worlds": "rollout embedded cards",
+        "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
             released.download released.plan released.report released.measure.budget released.measure.record
             released.measure.runner released.measure.step released.measure.parts released.measure.pages

@@ -13,7 +13,7 @@ from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.released.rollout import Offload
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
 from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task

@@ -24,7 +24,8 @@ from wm_env.model.released.presets import (
     load_released_world,
     released_name,
 )
-from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import ABLATIONS, Ablation
 from wm_env.model.world import World
 from wm_env.twin import TwinWorld, twin_like
 

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import RolloutState, View
 from wm_env.model.state import DiTState
 from wm_env.model.world import World
 from wm_env.vector import SanaWMVectorEnv
