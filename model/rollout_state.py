@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.camera import CameraInput
+from wm_env.model.config import check_ranges
 from wm_env.model.point_memory import MemoryState
 from wm_env.model.state import DiTState
 from wm_env.model.text import TextTokens
@@ -32,11 +33,10 @@ class SamplerConfig:
     history_timestep: int = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"history_timestep": (0, 1000)}, {"sigmas": (0, 1)})
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0 or self.sigmas[0] > 1:
+        if len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0:
             raise ValueError(f"sigmas={self.sigmas} must fall from at most 1 to exactly 0")
-        if not 0 <= self.history_timestep <= 1000:
-            raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
 
 
 class ChunkInput(NamedTuple):

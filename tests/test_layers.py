@@ -39,9 +39,11 @@ ORDER = (
 # of a folder stand together, so no two folders import each other. An `__init__` without imports has no place.
 FILES = {
     "model": {
-        "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
+        "signals": "interrupts",
+        "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
+            storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages interrupts options workers""",
+            text gemma png marked_pages isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross

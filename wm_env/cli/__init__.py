@@ -8,8 +8,11 @@ for they also run on a bare checkout (`model/training/command.py`). To add one, 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +21,7 @@ from typing import Any, NamedTuple
 
 from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
 from wm_env.model.options import check_options
-from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.storage.atomic import check_writable, expanded, same_file, write_text
 
 
 class Command(NamedTuple):
@@ -95,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments: by default those of this process, which then ends at once after a signal.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if words else BAD_INPUT)
@@ -135,13 +141,13 @@ def _run(name: str, words: Sequence[str]) -> int:
         if not isinstance(found, type):
             found(name, words)
             return 0
-        command: Any = tyro.cli(found, args=list(words), prog=who)
+        command: Any = _at_home(tyro.cli(found, args=list(words), prog=who))
         check_options(vars(command))
         if command.json is not None:
-            check_writable(command.json)
+            _check_json(command)
         result = command.run()
         if command.json is not None:
-            write_json(command.json, result)
+            write_json(command.json, result, overwrite=command.overwrite)
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         return _complain(who, str(error))
     return 0
@@ -154,10 +160,29 @@ def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
     return "\n".join(["usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them", "", *rows])
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
+def write_json(path: Path, result: dict[str, Any], *, overwrite: bool = True) -> None:
     """Write a command's result; the file appears only when it is complete."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result, indent=2) + "\n", overwrite=overwrite)
+
+
+def _at_home(command: Any) -> Any:
+    """Return a command with `~` in its paths as the home folder, and a prompt in UTF-8 in any locale."""
+    values: dict[str, Any] = {
+        name: expanded(value) for name, value in vars(command).items() if isinstance(value, Path)
+    }
+    if isinstance(vars(command).get("prompt"), str):
+        values["prompt"] = os.fsencode(command.prompt).decode("utf-8", "replace")
+    return dataclasses.replace(command, **values)
+
+
+def _check_json(command: Any) -> None:
+    """Raise `ValueError` or `OSError` where the result would replace what it must not."""
+    for name, value in vars(command).items():
+        if name != "json" and isinstance(value, Path) and same_file(value, command.json):
+            raise ValueError(
+                f"--json {str(command.json)!r} is the file of --{name.replace('_', '-')}; rename it"
+            )
+    check_writable(command.json, overwrite=command.overwrite)
 
 
 def _complain(who: str, what: str) -> int:

@@ -47,6 +47,8 @@ class Fidelity:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = FidelitySettings(
@@ -103,6 +105,8 @@ class Drift:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = DriftSettings(
@@ -157,6 +161,8 @@ class Throughput:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = ThroughputSettings(

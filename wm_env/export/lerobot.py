@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
 from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.film import film_file
 
 try:
     import pyarrow as pa
@@ -56,8 +56,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
     tasks: dict[str, int] = {}
     tables, rows, stats = [], [], []
     done = 0
-    film: Any = imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1)
-    with film:
+    with film_file(video, fps=fps, crf=5) as append:
         for index, path in enumerate(episodes):
             recording = load_recording(path)
             length = len(recording.frames) - 1
@@ -67,7 +66,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
             columns = _columns(recording, index, done, tasks.setdefault(task, len(tasks)), fps)
             tables.append(_table(columns))
             for frame in recording.frames[:-1]:
-                film.append_data(frame)
+                append(frame)
             stats.append(_statistics(columns, recording.frames[:-1]))
             rows.append(_episode_row(index, task, done, length, fps, stats[-1]))
             done += length
@@ -242,4 +241,4 @@ def _info(
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n")
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

@@ -203,7 +203,7 @@ def resident_peak() -> float | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
