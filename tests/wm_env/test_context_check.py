@@ -111,7 +111,7 @@ def test_what_is_no_clip_is_refused_in_one_sentence(run: Run, tmp_path: Path) ->
         "nowhere": "nowhere",
         "empty": "'empty'",
         "two": "2 frames are too short: at least 5 are needed; film longer",
-        "small": "frames of 32x32 would be enlarged to 64x64; film larger",
+        "small": "frames of 32x32 would be enlarged to 64x64",
         "tum": "intrinsics",
         "room --world twin": "world 'twin' has no depth network; expected tiny, tiny-pure or the folder of",
         "room --scale 0": "scale is 0.0; expected a positive number",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from wm_env.context_check import check_context, fixed_clip
+from wm_env.context_check import check_context, depth_network, fixed_clip
 from wm_env.model.data.pose_check.check import PoseCheck
 from wm_env.model.data.pose_check.hypotheses import Hypothesis
 from wm_env.model.data.pose_check.search import UNITS, USUAL
@@ -48,7 +48,10 @@ class ContextCheck:
         if self.fix is not None and check_folder(self.fix).exists() and any(self.fix.iterdir()):
             raise FileExistsError(f"--fix {str(self.fix)!r} is not empty; give another folder")
         torch.set_num_threads(1)
-        clip = PosedClip.load(self.clip, fps=self.fps, scale=self.scale, intrinsics=self.intrinsics)
+        size = None if self.fix is not None else depth_network(self.world)[1]  # a long film would not fit
+        clip = PosedClip.load(
+            self.clip, fps=self.fps, scale=self.scale, intrinsics=self.intrinsics, size=size
+        )
         check = check_context(clip, world=self.world)
         print("\n".join(lines(check)))
         result = {"clip": str(self.clip), "frames": len(clip), "world": self.world, **check.to_dict()}
