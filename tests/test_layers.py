@@ -27,6 +27,7 @@ ORDER = (
         "images",
         "observations",
         "contexts",
+        "context_check",
         "episodes",
         "tasks",
         "core",
@@ -62,7 +63,9 @@ FILES = {
             data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
             data.clip_files data.posed_clip data.importing data.latents data.latent_zip
-            data.procedural data.rendered data.stream""",
+            data.procedural data.rendered data.stream data.pose_check.warping data.pose_check.free_motion
+            data.pose_check.hypotheses data.pose_check.search data.pose_check.scale_steps
+            data.pose_check.evidence data.pose_check.check""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export
             training.run training.lora training.cost""",

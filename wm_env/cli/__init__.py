@@ -47,6 +47,7 @@ COMMANDS = {
         "walk through a world and write a video",
         "finished episodes of a dataset are kept and the same command goes on; a video starts over",
     ),
+    "context check": Command("wm_env.cli.context:ContextCheck", "whether a clip's poses fit its pictures"),
     "bench drift": Command(
         "wm_env.cli.bench:Drift",
         "how a world drifts over long episodes; HTML report",
