@@ -18,6 +18,7 @@ from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.core import State
+from wm_env.model.names import unknown
 from wm_env.model.rollout import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.world import WorldSpec
@@ -94,9 +95,9 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
-            raise ValueError(f"unknown memory {self.memory!r}; valid are {', '.join(MEMORIES)}")
+            raise ValueError(unknown("memory", self.memory, MEMORIES))
         if self.sight not in SIGHTS:
-            raise ValueError(f"unknown sight {self.sight!r}; valid are {', '.join(SIGHTS)}")
+            raise ValueError(unknown("sight", self.sight, SIGHTS))
         if self.sight == "goal-color" and (self.task, self.obs_type) != ("objectnav", "rgb"):
             raise ValueError(
                 f"sight='goal-color' needs task objectnav and obs_type rgb, not {self.task}, {self.obs_type}"

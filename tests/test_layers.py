@@ -40,8 +40,8 @@ ORDER = (
 FILES = {
     "model": {
         "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
-        "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages interrupts options workers""",
+        "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
+            world text gemma png marked_pages interrupts options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross

@@ -25,6 +25,7 @@ from wm_env.actions import ActionSpec, Command
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
 from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
+from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat
@@ -48,7 +49,7 @@ class EpisodeRules:
 
     def __post_init__(self) -> None:
         if self.collision not in COLLISIONS:
-            raise ValueError(f"unknown collision {self.collision!r}; valid are {', '.join(COLLISIONS)}")
+            raise ValueError(unknown("collision", self.collision, COLLISIONS))
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from wm_env.config import EnvConfig
+from wm_env.config import EnvSettings, configured
 from wm_env.core import EpisodeRules, State, check_reset_options, infos, initial, observation, transition
 from wm_env.episodes import ResetOptions, draw_episode, reset_options
+from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
@@ -31,6 +32,13 @@ AUTORESET_MODES = {
     "disabled": AutoresetMode.DISABLED,
 }
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
+KEYWORDS = (
+    "num_envs",
+    "max_episode_steps",
+    "autoreset_mode",
+    "render_mode",
+    "threads",
+)  # beside the settings
 
 
 class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
@@ -59,19 +67,17 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         threads: int | None = None,
-        **settings: Any,
+        **settings: Unpack[EnvSettings],
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs={num_envs} must be at least 1")
         if max_episode_steps is not None and max_episode_steps < 1:
             max_episode_steps = None  # gym.make's way to say "no limit" is -1
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
-            )
+            raise ValueError(unknown("render_mode", render_mode, (None, *RENDER_MODES)))
         self.num_envs = num_envs
         self.render_mode, self._threads = render_mode, check_threads(threads)
-        self.config = EnvConfig(**settings)
+        self.config = configured(settings, KEYWORDS)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = rules = self.config.rules(self._timed)
@@ -323,7 +329,7 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
         return mode
     named = AUTORESET_MODES | {member.value: member for member in AutoresetMode}
     if mode not in named:
-        raise ValueError(f"unknown autoreset_mode {mode!r}; valid are {', '.join(AUTORESET_MODES)}")
+        raise ValueError(unknown("autoreset_mode", mode, AUTORESET_MODES))
     return named[mode]
 
 

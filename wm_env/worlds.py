@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
+from wm_env.model.names import did_you_mean, unknown
 from wm_env.model.placement import check_device
 from wm_env.model.released.presets import (
     RELEASED,
@@ -66,13 +67,11 @@ class TinyOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; valid are {', '.join(DTYPES)}")
+            raise ValueError(unknown("dtype", self.dtype, DTYPES))
         if self.refiner not in REFINERS:
-            raise ValueError(
-                f"unknown refiner {self.refiner!r} of a tiny world; valid: {', '.join(REFINERS)}"
-            )
+            raise ValueError(unknown("refiner", self.refiner, REFINERS))
         if self.ablate is not None and self.ablate not in ABLATIONS:
-            raise ValueError(f"unknown ablate {self.ablate!r}; valid are None, {', '.join(ABLATIONS)}")
+            raise ValueError(unknown("ablate", self.ablate, (None, *ABLATIONS)))
 
 
 class TinyFamily:
@@ -194,16 +193,18 @@ def _family_of(world: str) -> Family:
         return next((family for family in FAMILIES if family.holds(folder)), FAMILIES[0])
     raise ValueError(
         f"unknown world {world!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
+        f"{did_you_mean(world, PRESETS)}"
     )
 
 
 def _known(world: str, family: Family, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `options`, or raise `ValueError` where the family takes none of such a name."""
     takes = [field.name for field in fields(family.options)]
-    unknown = sorted(set(options) - set(takes))
-    if unknown:
+    odd = sorted(set(options) - set(takes))
+    if odd:
         raise ValueError(
-            f"world {world!r} is {family.what} and takes {', '.join(takes)}; got {', '.join(unknown)}"
+            f"world {world!r} is {family.what} and takes {', '.join(takes)}; got {', '.join(odd)}"
+            f"{did_you_mean(odd[0], takes)}"
         )
     return options
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
 import time
@@ -25,6 +24,7 @@ import torch
 
 from wm_env.model.embedded import world_path
 from wm_env.model.interrupts import terminated_like_interrupted
+from wm_env.model.names import did_you_mean
 from wm_env.model.options import LEAST, POSITIVE, check_options
 from wm_env.model.storage.atomic import check_folder, check_writable, write_atomic
 from wm_env.model.storage.checkpoint import load_card
@@ -74,8 +74,7 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if name in RENAMED:
                 raise ValueError(f"{name} is now {RENAMED[name]}")
-            near = difflib.get_close_matches(name, self.options_of(found), n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
+            hint = did_you_mean(name, self.options_of(found)) or "; --help lists the options"
             raise ValueError(f"unknown option {word}{hint}")
         return found
 

@@ -110,7 +110,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     )
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as they come back from JSON; raise `ValueError` where an object cannot be written."""
     try:
         return json.loads(json.dumps(settings))

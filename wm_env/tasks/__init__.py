@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wm_env.model.names import unknown
 from wm_env.tasks import protocol
 from wm_env.tasks.explore import Explore
 from wm_env.tasks.follow import Follow
@@ -39,7 +40,7 @@ def make_task(task: str | Task) -> Task:
         return _MAKERS[task]()
     if not isinstance(task, str) and isinstance(task, Task):
         return task
-    raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}, or an object that is a Task")
+    raise ValueError(unknown("task", task, TASKS, "or an object that is a Task"))
 
 
 def __getattr__(name: str) -> Any:
