@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,25 +67,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        hint = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        raise ValueError(f"{message}{hint}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = self.parse_known_args(args, namespace)
-        for word in unknown:
+        words = list(sys.argv[1:] if args is None else args)
+        known = self.options_of(words[0] if words else "")
+        for word in words[1:] if known else ():
             name = word.partition("=")[0]
-            if name in RENAMED:
-                raise ValueError(f"{name} is now {RENAMED[name]}")
-            hint = did_you_mean(name, self.options_of(found)) or "; --help lists the options"
-            raise ValueError(f"unknown option {word}{hint}")
+            if name.startswith("--") and name not in known:
+                if name in RENAMED:
+                    raise ValueError(f"{name} is now {RENAMED[name]}")
+                hint = did_you_mean(name, known) or "; --help lists the options"
+                raise ValueError(f"unknown option {name}{hint}")
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} belongs to no option; --help lists the options")
         return found
 
-    def options_of(self, found: argparse.Namespace) -> list[str]:
-        """Return the options that the chosen command has."""
+    def options_of(self, command: str) -> dict[str, argparse.Action]:
+        """Return the options of a command by their names, such as "--out"."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                chosen = action.choices.get(str(getattr(found, "command", "")))
-                return list(chosen._option_string_actions) if chosen else []
-        return list(self._option_string_actions)
+                chosen = action.choices.get(command)
+                return dict(chosen._option_string_actions) if chosen else {}
+        return dict(self._option_string_actions)
 
 
 def duration(text: str) -> float:

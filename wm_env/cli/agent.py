@@ -12,6 +12,7 @@ import tyro
 
 from wm_env.cli.options import Ablate, Device, Dtype, Split, Task, Temperature, World
 from wm_env.env import SanaWMEnv
+from wm_env.model.names import unknown
 
 # Upper layers, named by string.
 _PPO, _POLICIES = "wm_env.agents.ppo", "wm_env.agents.policies"
@@ -183,8 +184,7 @@ class AgentEval:
             return walker, {"task": task, "action_type": "multikeys"}, 120, "any"
         policies = importlib.import_module(_POLICIES)
         if self.agent not in policies.SHIPPED and not Path(self.agent).exists():
-            names = ", ".join((*policies.SHIPPED, *SCRIPTED))
-            raise ValueError(f"unknown agent {self.agent!r}; give a run's folder, or one of {names}")
+            raise ValueError(unknown("agent", self.agent, (*policies.SHIPPED, *SCRIPTED), "a run's folder"))
         agent, trained = policies.load_policy(self.agent, self.device, deterministic=self.deterministic)
         settings = trained.env_settings()
         settings["task"] = self.task or settings["task"]
