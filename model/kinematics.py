@@ -86,6 +86,14 @@ def start_motion(batch: int) -> MotionState:
     )
 
 
+def standing(c2w: Tensor, motion: KeyMotion) -> MotionState:
+    """Return cameras at rest at poses `(B, 4, 4)` float64, no key held; their pitch is read off the pose."""
+    limit = math.radians(motion.pitch_limit_deg)
+    at_rest = start_motion(len(c2w))
+    pitch = torch.asin((-c2w[:, 1, 2]).clamp(-1, 1)).clamp(-limit, limit)  # y points down
+    return at_rest._replace(c2w=c2w.double(), pitch=pitch)
+
+
 def step_keys(
     state: MotionState, held: Tensor, frames: int, motion: KeyMotion, resolve: Resolve | None = None
 ) -> tuple[Tensor, MotionState]:

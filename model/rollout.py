@@ -197,14 +197,14 @@ class LearnedWorld:
         frames = torch.from_numpy(np.stack([one.frames[1:] for one in contexts]))
         c2w = torch.from_numpy(np.stack([one.c2w[1:] for one in contexts])).double()
         chunk, after = self.observe(state, frames, c2w)
-        return chunk, after._replace(chunk=torch.zeros_like(after.chunk))
+        return chunk._replace(frames=chunk.frames[:, -1:], depth=_present(chunk.depth)[:, -1:]), after
 
     @torch.inference_mode()
     def observe(self, state: RolloutState, frames: Tensor, c2w: Tensor) -> tuple[Chunk, RolloutState]:
-        """Return the last of true frames as a chunk of one frame, and the state with all of them committed.
+        """Return the last K of true frames as a chunk, and the state with all of them committed.
 
         frames uint8 `(B, K n, h, w, 3)`, n >= 1, seen from poses c2w `(B, K n, 4, 4)` relative to the start;
-        their depth is predicted, one by one. Nothing is drawn.
+        their depth is predicted, one by one. Nothing is drawn, and the noise goes on where it was.
         """
         step = self.spec.frames_per_step
         frames = frames.to(self.device)
@@ -212,9 +212,11 @@ class LearnedWorld:
         depth = self.vae.predict_depth(frames.flatten(0, 1), every).unflatten(0, frames.shape[:2])
         chunks = to_pixels(frames, depth).unflatten(1, (-1, step))  # (B, n, K, 4, H, W)
         latents = self.vae.encode_groups(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2])
+        after = state
         for t, poses in enumerate(c2w.split(step, dim=1)):
-            state = self.commit(state, self.look(state, poses), latents[:, t], chunks[:, t, -1])
-        return Chunk(frames[:, -1:], latents[:, -1], depth[:, -1:]), state
+            after = self.commit(after, self.look(after, poses), latents[:, t], chunks[:, t, -1])
+        shown = Chunk(frames[:, -step:], latents[:, -1], depth[:, -step:])
+        return shown, after._replace(chunk=state.chunk)
 
     @torch.inference_mode()
     def step_chunk(self, state: RolloutState, c2w: Tensor) -> tuple[Chunk, RolloutState]:

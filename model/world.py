@@ -73,7 +73,7 @@ class WorldSpec:
     latent_shape: `(C, h, w)` of the latent observation, or None where there is no latent.
     fps: pixel frames per second.
     sees_scene: the world is a renderer and is given the true scene and start pose.
-    takes_context: a start may have a `Context`.
+    takes_context: a start may have a `Context`, and the world is an `ObservingWorld`.
     weights_sha256: digest of the weights, None for a world without weights.
     """
 
@@ -129,4 +129,18 @@ class World(Protocol):
 
     def set_noise_seed(self, state: Any, noise_seeds: Sequence[int]) -> Any:
         """Return the state whose next chunks draw their noise from the given seeds (branching)."""
+        ...
+
+
+@runtime_checkable
+class ObservingWorld(World, Protocol):
+    """A world that can be shown true frames; what `WorldSpec.takes_context` promises."""
+
+    def observe(self, state: Any, frames: Tensor, c2w: Tensor) -> tuple[Chunk, Any]:
+        """Return the last K of true frames as a chunk, and the state with all of them committed.
+
+        frames uint8 `(B, K n, h, w, 3)`, n >= 1, seen from poses c2w `(B, K n, 4, 4)` float64 relative to the
+        start. Nothing is drawn, so the noise of the next step is what it would have been. A renderer shows
+        its own frames.
+        """
         ...

@@ -34,6 +34,7 @@ from wm_env.model.world import Chunk, Context, PosedFrames, Start, World, WorldS
 SceneContext = Literal["turn", "walk"]
 SCENE_CONTEXTS: tuple[SceneContext, ...] = ("turn", "walk")
 STEPS = 25
+SAME_CAMERA = 0.02  # of the focal length and of the size, as in the frames of one clip
 KEPT_BYTES = 2**30  # of states after contexts, in one process
 
 _kept: OrderedDict[Hashable, tuple[Chunk, Any]] = OrderedDict()
@@ -73,6 +74,11 @@ class ClipContext(NamedTuple):
     caption: str | None
     context: Context
 
+    def clip(self, fps: float) -> PosedClip:
+        """Return it as a clip again, of `fps` frames per second."""
+        seen = self.context.load()
+        return PosedClip(seen.frames, seen.c2w, np.array(self.intrinsics), fps, self.caption)
+
 
 def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext:
     """Return a clip, or the one that a path holds, as a world takes it: its rate, its size, whole chunks.
@@ -86,6 +92,33 @@ def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext
     fx, fy, cx, cy = clip.intrinsics.tolist()
     context = Context(length=len(clip), load=lambda: seen, key=("clip", digest))
     return ClipContext(seen.frames[-1], (fx, fy, cx, cy), clip.caption, context)
+
+
+def shown_frames(source: PosedClip | str | Path, spec: WorldSpec, intrinsics: Sequence[float]) -> PosedFrames:
+    """Return the last K n frames of a clip as a running episode takes them, poses as they are.
+
+    intrinsics: `(fx, fy, cx, cy)` of the episode, which has one camera. Raises `ValueError` in one sentence
+    as `PosedClip` does, and where the clip was taken by another camera.
+    """
+    clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
+    clip = clip.resampled(spec.fps).resized(*spec.frame_size)
+    own, size = np.asarray(intrinsics, np.float64), np.array([spec.frame_size[1], spec.frame_size[0]])
+    focal = np.abs(clip.intrinsics[:2] / own[:2] - 1).max()
+    centre = np.abs((clip.intrinsics[2:] - own[2:]) / size).max()
+    if focal > SAME_CAMERA or centre > SAME_CAMERA:
+        raise ValueError(
+            f"the clip was taken by another camera, fx, fy, cx, cy = {_listed(clip.intrinsics)} at this "
+            f"size; the episode has {_listed(own)}: start it from a clip or picture of the same camera"
+        )
+    step = spec.frames_per_step
+    if len(clip) < step:
+        raise ValueError(f"{len(clip)} frames are less than a step of {step}; film longer")
+    first = len(clip) % step
+    return PosedFrames(clip.frames[first:], clip.c2w[first:])
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def turn(frames_per_step: int) -> Tensor:

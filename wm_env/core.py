@@ -1,7 +1,8 @@
-"""The environment as functions over values: initial, transition, observation; batch first.
+"""The environment as functions over values: initial, transition, shown, observation; batch first.
 
     state               = initial(rules, episodes)
     state, outcome      = transition(rules, state, command)      one world call for all slots
+    state               = shown(rules, state, frames)            true frames instead of a step
     observations        = observation(rules, state)
 
 A `State` is a tree of tensors with the batch axis first: a snapshot keeps a reference, a branch uses one
@@ -24,12 +25,20 @@ from torch import Tensor
 from wm_env.actions import ActionSpec, Command
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
-from wm_env.model.kinematics import KeyMotion, MotionState, Resolve, start_motion, step_keys, step_twists
+from wm_env.model.kinematics import (
+    KeyMotion,
+    MotionState,
+    Resolve,
+    standing,
+    start_motion,
+    step_keys,
+    step_twists,
+)
 from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
-from wm_env.model.state import cat
-from wm_env.model.world import World
+from wm_env.model.state import cat, put, select
+from wm_env.model.world import ObservingWorld, PosedFrames, World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import Task, TaskContext, TaskOutcome
 
@@ -59,7 +68,7 @@ class State(NamedTuple):
     scenes, a placeholder where `has_scene` `(B,)` is False. scene_seed: `(B,)` int64, -1 without a scene.
     start_c2w: `(B, 4, 4)` float64 absolute.
     intrinsics: `(B, 4)` float64. start_image: uint8 `(B, h, w, 3)`. noise_seed: `(B,)` int64. chunk: `(B,)`
-    int64, steps so far. context_frames: `(B,)` int64, true frames committed before the start. frames: uint8
+    int64, steps so far. context_frames: `(B,)` int64, true frames committed so far. frames: uint8
     `(B, K, h, w, 3)`, the pixel frames of the last step (the start image
     repeated at reset). latent: float32 `(B, C, h', w')` or None. c2w: `(B, K, 4, 4)` float64, their poses
     relative to the start. collided, terminated: `(B,)` bool, of the last step.
@@ -94,6 +103,13 @@ def check_reset_options(rules: EpisodeRules, asked: ResetOptions) -> None:
     if asked.image is not None and (spec.sees_scene or rules.task.needs_scene):
         needy = f"world {spec.name!r}" if spec.sees_scene else f"task {rules.task.name!r}"
         raise ValueError(f"{needy} needs a scene and cannot start from an image; reset with a scene seed")
+
+
+def check_shown(rules: EpisodeRules) -> None:
+    """Raise `ValueError` where the world of these rules cannot be shown true frames."""
+    spec = rules.world.spec
+    if not spec.takes_context or not isinstance(rules.world, ObservingWorld):
+        raise ValueError(f"world {spec.name!r} cannot be shown a clip; use tiny, tiny-pure or the twin")
 
 
 def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
@@ -168,6 +184,42 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
     terminated = outcome.terminated | hits if rules.collision == "terminate" else outcome.terminated
     moved = moved._replace(task=task_state, terminated=terminated)
     return moved, TaskOutcome(outcome.reward, terminated)
+
+
+def shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames | None]) -> State:
+    """Return the state after true frames were committed; slots whose clip is None stay as they are.
+
+    clips: K n frames each, poses relative to the slot's start. The camera is at the last pose then, at rest;
+    nothing is drawn, no step counted and nothing rewarded.
+    """
+    lengths = [0 if clip is None else len(clip.frames) for clip in clips]
+    for length in sorted(set(lengths) - {0}):
+        slots = [slot for slot, own in enumerate(lengths) if own == length]
+        group = [clip for clip in clips if clip is not None and len(clip.frames) == length]
+        state = put(state, slots, _shown(rules, select(state, slots), group))
+    return state
+
+
+def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> State:
+    """Return the state after clips of one length, one for every slot."""
+    spec = rules.world.spec
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+    c2w = torch.from_numpy(np.stack([clip.c2w for clip in clips])).double()
+    assert isinstance(rules.world, ObservingWorld)  # `check_shown` has asked
+    chunk, world_state = rules.world.observe(state.world, frames, c2w)
+    moved = state._replace(
+        world=world_state,
+        motion=standing(c2w[:, -1], rules.motion),
+        context_frames=state.context_frames + (0 if spec.sees_scene else frames.shape[1]),
+        frames=chunk.frames.cpu(),
+        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        c2w=c2w[:, -spec.frames_per_step :].contiguous(),
+        collided=torch.zeros_like(state.collided),
+    )
+    context = task_context(rules, moved)
+    moves = getattr(rules.task, "moved", None)
+    task = rules.task.step(state.task, context)[0] if moves is None else moves(state.task, context)
+    return moved._replace(task=task)
 
 
 def observation(rules: EpisodeRules, state: State) -> Any:

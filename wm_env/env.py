@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any, Unpack
 
 import gymnasium as gym
@@ -12,8 +13,19 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from wm_env.config import EnvSettings, configured
-from wm_env.core import State, check_reset_options, infos, initial, observation, transition
+from wm_env.contexts import ClipContext, shown_frames
+from wm_env.core import (
+    State,
+    check_reset_options,
+    check_shown,
+    infos,
+    initial,
+    observation,
+    shown,
+    transition,
+)
 from wm_env.episodes import draw_episode, reset_options
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
@@ -104,8 +116,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move for one chunk; see the class docstring. Never truncates on its own."""
         state = self._current()
-        if bool(state.terminated[0]):
-            raise ResetNeeded("the episode has ended; call reset() before the next step()")
+        self._check_running(state)
         command = self._rules.actions.command([action], 1)
         started = time.perf_counter()
         with cpu_threads(self._threads):
@@ -178,6 +189,27 @@ class SanaWMEnv(gym.Env[Any, Any]):
         envs.adopt(moment, independent_noise=noise == "independent")
         return envs
 
+    def observe(self, clip: PosedClip | str | Path) -> tuple[Any, dict[str, Any]]:
+        """Commit true frames to the running episode and return observation and info, as `reset` does.
+
+        clip: a `PosedClip` or the path of one, poses relative to the episode's start
+        (`PosedClip.relative_to`), by the episode's camera. It is brought to the world's frame rate and size;
+        leading frames that fill no chunk are dropped. The camera is at the last pose then, at rest. Steps,
+        noise, prompt and time limit go on; nothing is rewarded, and the next reward counts from the new pose.
+        The twin moves there and shows its own frames.
+
+        Raises `ValueError` in one sentence for a clip that cannot be used and a world that takes none,
+        `ResetNeeded` before the first reset and after an end; the episode is then as it was.
+        """
+        state = self._current()
+        self._check_running(state)
+        check_shown(self._rules)
+        seen = shown_frames(clip, self._world.spec, state.intrinsics[0].tolist())
+        with cpu_threads(self._threads):
+            self._state = shown(self._rules, state, [seen])
+        self._keep_film(self._state)
+        return self._seen()
+
     def set_prompt(self, prompt: str) -> None:
         """Tell the world a new prompt; it takes effect from the next chunk."""
         state = self._current()
@@ -206,6 +238,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def prompt(self) -> str:
         """The prompt in force."""
         return self._prompt
+
+    @property
+    def start_clip(self) -> PosedClip | None:
+        """The clip of `context=`, at the world's rate and size and relative to its last frame, or None."""
+        given = self._defaults.context
+        return given.clip(self._world.spec.fps) if isinstance(given, ClipContext) else None
 
     @property
     def frames_per_step(self) -> int:
@@ -252,6 +290,10 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedEnvironmentError("this environment is closed; make a new one")
+
+    def _check_running(self, state: State) -> None:
+        if bool(state.terminated[0]):
+            raise ResetNeeded("the episode has ended; call reset() before the next step()")
 
     def _current(self) -> State:
         self._check_open()

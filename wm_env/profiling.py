@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wm_env.forks import check_fork
 from wm_env.model.state import nbytes
-from wm_env.model.world import Chunk, Start, World, WorldSpec
+from wm_env.model.world import Chunk, ObservingWorld, Start, World, WorldSpec
 
 
 def check_threads(count: int | None) -> int | None:
@@ -76,6 +76,14 @@ class TimedWorld:
         result = self.inner.step_chunk(state, c2w)
         self.steps.add(started)
         return result
+
+    def observe(self, state: Any, frames: Tensor, c2w: Tensor) -> tuple[Chunk, Any]:
+        """Show the world true frames; raise `TypeError` where it cannot look at any."""
+        if not isinstance(self.inner, ObservingWorld):
+            raise TypeError(
+                f"world {self.spec.name!r} says that it takes a context (takes_context) and has no observe()"
+            )
+        return self.inner.observe(state, frames, c2w)
 
     def set_prompt(self, state: Any, prompts: Sequence[str | None]) -> Any:
         return self.inner.set_prompt(state, prompts)

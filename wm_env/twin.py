@@ -102,6 +102,10 @@ class TwinWorld:
                 latent = self._codec.encode_groups(to_pixels(frames, depth))  # (B, C, h', w')
         return Chunk(frames=frames, latent=latent, depth=depth), state
 
+    def observe(self, state: TwinState, frames: Tensor, c2w: Tensor) -> tuple[Chunk, TwinState]:
+        """Return what the scene itself shows from the last K poses; the frames are not looked at."""
+        return self.step_chunk(state, c2w[:, -self._spec.frames_per_step :])
+
     def _look(self, state: TwinState, c2w: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames uint8 `(B, K, h, w, 3)` and depth `(B, K, h, w)` along poses `(B, K, 4, 4)`."""
         absolute = state.start_c2w[:, None] @ c2w.to(self._device)  # (B, K, 4, 4)

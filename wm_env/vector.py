@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,11 +19,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.config import EnvSettings, configured
-from wm_env.core import EpisodeRules, State, check_reset_options, infos, initial, observation, transition
+from wm_env.contexts import shown_frames
+from wm_env.core import (
+    EpisodeRules,
+    State,
+    check_reset_options,
+    check_shown,
+    infos,
+    initial,
+    observation,
+    shown,
+    transition,
+)
 from wm_env.episodes import ResetOptions, draw_episode, reset_options
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
-from wm_env.model.world import World
+from wm_env.model.world import PosedFrames, World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 
@@ -194,6 +207,32 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._prompts = [moment.prompt] * self.num_envs
         self._elapsed = np.full(self.num_envs, chunk, np.int64)
         self._ended = state.terminated.numpy().copy()
+
+    def observe(self, clips: Sequence[PosedClip | str | Path | None]) -> tuple[Any, dict[str, Any]]:
+        """Commit true frames to running episodes, a clip or None a slot, as `SanaWMEnv.observe` does.
+
+        Returns the observations of all slots and the infos of those with a clip. Raises as there, naming the
+        slot, and `ResetNeeded` where a slot with a clip has ended; all episodes are then as they were.
+        """
+        state = self._current()
+        if isinstance(clips, PosedClip | str | Path) or len(clips) != self.num_envs:
+            given = "one clip" if isinstance(clips, PosedClip | str | Path) else f"{len(clips)} clips"
+            raise ValueError(f"{given} for {self.num_envs} envs; give a list with a clip or None for each")
+        check_shown(self._rules)
+        mask = np.array([clip is not None for clip in clips])
+        ended = np.flatnonzero(mask & self._ended).tolist()
+        if ended:
+            raise ResetNeeded(f"slots {ended} have ended; reset them before they are shown a clip")
+        seen: list[PosedFrames | None] = []
+        for slot, clip in enumerate(clips):
+            try:
+                camera = state.intrinsics[slot].tolist()
+                seen.append(None if clip is None else shown_frames(clip, self._world.spec, camera))
+            except ValueError as error:
+                raise ValueError(f"slot {slot}: {error}") from error
+        with cpu_threads(self._threads):
+            self._state = shown(self._rules, state, seen)
+        return observation(self._rules, self._current()), self._infos(mask)
 
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""

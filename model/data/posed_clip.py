@@ -30,7 +30,7 @@ from wm_env.model.data.recorded import (
     shrink,
     whole_frames,
 )
-from wm_env.model.geometry import relative_to_last
+from wm_env.model.geometry import check_rigid, invert_rigid, relative_to_last
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
 from wm_env.model.png import png_bytes
 from wm_env.model.storage.atomic import atomic_folder
@@ -153,6 +153,17 @@ class PosedClip:
     def from_last(self) -> np.ndarray:
         """Return the poses `(F, 4, 4)` float64 relative to the last frame, whose pose is the identity."""
         return relative_to_last(torch.tensor(self.c2w)).numpy()
+
+    def relative_to(self, pose: np.ndarray) -> PosedClip:
+        """Return the clip with poses as seen from `pose` `(4, 4)`: pose^-1 c2w, both of one world frame.
+
+        For `observe`: pose is where the episode started, the last one of the clip it was started from.
+        """
+        start = torch.as_tensor(np.array(pose, np.float64))
+        if start.shape != (4, 4):
+            raise ValueError(f"pose has shape {tuple(start.shape)}; expected (4, 4), camera-to-world")
+        check_rigid(start[None])
+        return replace(self, c2w=(invert_rigid(start)[None] @ torch.tensor(self.c2w)).numpy())
 
     def resampled(self, fps: float) -> PosedClip:
         """Return the clip at another frame rate: the recorded frames nearest in time, each with its own pose.

@@ -29,6 +29,7 @@ from wm_env.cli.options import (
     World,
 )
 from wm_env.cli.record_path import Clip, record_clip
+from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
@@ -97,8 +98,10 @@ class Record:
         """Draw one clip along a camera path that is known in advance."""
         if self.image is None or self.scene is not None or self.format != "video":
             raise ValueError("--trajectory needs --image and writes a video; it takes no --scene")
-        if self.compare or self.overlay:
-            raise ValueError("--compare and --overlay draw what is stepped, not a --trajectory")
+        if self.compare or self.overlay or self.context != "none":
+            raise ValueError(
+                "--compare, --overlay and --context belong to what is stepped, not to a --trajectory"
+            )
         if self.out.suffix.lower() != ".mp4":
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
         if self.sampler_steps < 1:
@@ -253,6 +256,10 @@ class Record:
         self._check_numbers()
         if self.image is not None and (self.compare or self.scene is not None):
             raise ValueError("--image has no true scene: it goes with neither --compare nor --scene")
+        if self.compare and self.context not in ("none", *SCENE_CONTEXTS):
+            raise ValueError(
+                f"--context {self.context!r} has no true scene to --compare with; use turn or walk"
+            )
         if self.image is not None and sheet.absolute() == self.image.absolute():
             raise ValueError(f"the contact sheet would replace --image {str(self.image)!r}; rename --out")
         check_encoder(self.out)

@@ -4,6 +4,7 @@
         episode.json       settings of the environment, seed, prompt, intrinsics, success, SPL, ...
         steps.npz          actions, rewards, c2w, terminated, truncated, the task's entries of observations
         frames/000000.png  every pixel frame, lossless; 0 is the start, step k made frames kK+1 .. (k+1)K
+        context/           the clip that it was started from, where it was one, as the world took it
 
 The settings and the seed determine an episode on the same machine, so a replay gives the same frames.
 A folder appears only when it is complete.
@@ -22,10 +23,12 @@ import numpy as np
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
+from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.atomic import atomic_folder
 from wm_env.recording import Policy
 
+_CONTEXT = "context"
 _VIEW = "image"  # the entry of a Dict observation that repeats the newest frame
 
 
@@ -36,7 +39,7 @@ class Recording:
     facts: what `episode.json` holds. frames: uint8 `(1 + S K, h, w, 3)`. c2w: float64 `(1 + S K, 4, 4)`,
     relative to the start. actions: `(S, 8)` int8, keys held in the order of `kinematics.KEYS`. rewards:
     float64 `(S,)`. terminated, truncated: of the last step. extras: the task's entries of the observation,
-    each `(S + 1, ...)`.
+    each `(S + 1, ...)`. context: the clip that it was started from, None for another start.
     """
 
     facts: Mapping[str, Any]
@@ -47,6 +50,7 @@ class Recording:
     terminated: bool
     truncated: bool
     extras: Mapping[str, np.ndarray]
+    context: PosedClip | None = None
 
     @property
     def frames_per_step(self) -> int:
@@ -62,7 +66,9 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         )
     if env.config.obs_size is not None or env.config.obs_type != "rgb":
         raise ValueError("episodes are recorded with obs_type 'rgb' at the world's own size")
-    settings = _plain(env.config.keywords())
+    context = env.start_clip
+    kept = {} if context is None else {"context": _CONTEXT}
+    settings = _plain({**env.config.keywords(), **kept})
     seen, info = env.reset(seed=seed)
     observed, actions, rewards = [seen], list[np.ndarray](), list[float]()
     frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
@@ -88,6 +94,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         "scene": int(env.state.scene_seed[0]),
         "noise_seed": int(env.state.noise_seed[0]),
         "prompt": env.prompt,
+        "context_frames": info["context_frames"],
         "fps": spec.fps,
         "frames_per_step": spec.frames_per_step,
         "intrinsics": env.state.intrinsics[0].tolist(),
@@ -107,13 +114,14 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         terminated=terminated,
         truncated=not terminated,
         extras={name: np.stack([each[name] for each in extras]) for name in extras[0]},
+        context=context,
     )
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as they come back from JSON; raise `ValueError` where an object cannot be written."""
     try:
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(dict(settings)))
     except TypeError as error:
         raise ValueError(
             f"settings of a recorded episode must be plain values; name the world ({error})"
@@ -138,6 +146,8 @@ def save_recording(recording: Recording, folder: str | Path) -> Path:
         }
         arrays |= {f"extra.{name}": values for name, values in recording.extras.items()}
         np.savez_compressed(temporary / "steps.npz", **arrays)
+        if recording.context is not None:
+            recording.context.save(temporary / _CONTEXT)
         (temporary / "episode.json").write_text(json.dumps(dict(recording.facts), indent=2) + "\n")
     return target
 
@@ -164,6 +174,7 @@ def load_recording(folder: str | Path) -> Recording:
         terminated=bool(arrays["terminated"]),
         truncated=bool(arrays["truncated"]),
         extras={name[6:]: values for name, values in arrays.items() if name.startswith("extra.")},
+        context=PosedClip.load(source / _CONTEXT) if (source / _CONTEXT).is_dir() else None,
     )
 
 
@@ -178,7 +189,10 @@ def replay(recording: Recording) -> np.ndarray:
 
     Raises `ValueError` where the world's weights are no longer those of the recording.
     """
-    env = SanaWMEnv(**recording.facts["settings"])
+    settings = dict(recording.facts["settings"])
+    if recording.context is not None:
+        settings["context"] = recording.context
+    env = SanaWMEnv(**settings)
     if env.world.spec.weights_sha256 != recording.facts["weights_sha256"]:
         raise ValueError(
             f"the episode was recorded with weights {recording.facts['weights_sha256']}; "

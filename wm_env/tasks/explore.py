@@ -52,6 +52,10 @@ class Explore:
         after = ExploreState(seen, state.amount + reward)
         return after, TaskOutcome(reward, torch.zeros_like(context.has_scene))
 
+    def moved(self, state: ExploreState, context: TaskContext) -> ExploreState:
+        """Return the state at another pose: what is seen from it is not rewarded."""
+        return state._replace(seen=state.seen | self._view(context))
+
     def observe(self, state: ExploreState, context: TaskContext) -> dict[str, np.ndarray]:
         return {}
 

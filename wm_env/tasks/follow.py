@@ -86,6 +86,10 @@ class Follow:
         )
         return after, TaskOutcome(-(position + angle / 30.0), ended)
 
+    def moved(self, state: FollowState, context: TaskContext) -> FollowState:
+        """Return the state at another pose: the path and its step stay."""
+        return state._replace(left=(state.path[:, -1, :3, 3] - context.c2w[:, -1, :3, 3]).norm(dim=-1))
+
     def observe(self, state: FollowState, context: TaskContext) -> dict[str, np.ndarray]:
         pose = context.c2w[:, -1]
         wanted = self._reference(state.path, state.step + 1)

@@ -27,7 +27,15 @@ from wm_env.model.scenes.materials import BEACON_COLORS
 from wm_env.model.scenes.raycast import cast, render
 from wm_env.model.state import select
 from wm_env.tasks.protocol import TaskContext, TaskOutcome
-from wm_env.tasks.route import Route, begin_route, draw_goal, route_facts, straight_distance, walk
+from wm_env.tasks.route import (
+    Route,
+    begin_route,
+    draw_goal,
+    put_elsewhere,
+    route_facts,
+    straight_distance,
+    walk,
+)
 
 SUCCESS_REWARD, STEP_COST = 10.0, 0.01
 FARTHEST = 64.0  # metres, bound of the range in the observation
@@ -71,6 +79,10 @@ class PointNav:
         after = walk(state, context)
         return arrive(state, after, straight_distance(after) <= self.radius)
 
+    def moved(self, state: Route, context: TaskContext) -> Route:
+        """Return the state at another pose, the way there not walked."""
+        return put_elsewhere(state, context)
+
     def observe(self, state: Route, context: TaskContext) -> dict[str, np.ndarray]:
         pose = context.absolute()[:, -1]  # (B, 4, 4)
         offset = state.goal - pose[:, :3, 3]
@@ -111,6 +123,10 @@ class ObjectNav:
         close = straight_distance(after) <= self.radius
         route, outcome = arrive(state.route, after, close & beacon_in_view(context))
         return state._replace(route=route), outcome
+
+    def moved(self, state: ObjectNavState, context: TaskContext) -> ObjectNavState:
+        """Return the state at another pose, the way there not walked."""
+        return state._replace(route=put_elsewhere(state.route, context))
 
     def observe(self, state: ObjectNavState, context: TaskContext) -> dict[str, np.ndarray]:
         return {"goal": np.eye(len(BEACON_COLORS), dtype=np.float32)[state.color.numpy()]}
@@ -182,6 +198,10 @@ class ImageNav:
         close = (after.goal - after.position).norm(dim=-1) <= self.radius
         route, outcome = arrive(state.route, after, close & (angle <= self.angle_deg))
         return state._replace(route=route), outcome
+
+    def moved(self, state: ImageNavState, context: TaskContext) -> ImageNavState:
+        """Return the state at another pose, the way there not walked."""
+        return state._replace(route=put_elsewhere(state.route, context))
 
     def observe(self, state: ImageNavState, context: TaskContext) -> dict[str, np.ndarray]:
         return {"goal": state.picture.numpy().copy()}

@@ -53,7 +53,12 @@ class TaskOutcome(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """A goal and its reward; see the module docstring."""
+    """A goal and its reward; see the module docstring.
+
+    Where true frames move the camera (`SanaWMEnv.observe`), a task that has `moved(state, context) -> state`
+    gives the state as it is from the new pose on: no step, no reward, no way walked. A task without it is
+    stepped and its outcome dropped.
+    """
 
     @property
     def name(self) -> str: ...

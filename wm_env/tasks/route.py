@@ -69,6 +69,12 @@ def begin_route(context: TaskContext, goals: Sequence[Tensor]) -> Route:
     return route._replace(shortest=distance, distance=distance)
 
 
+def put_elsewhere(route: Route, context: TaskContext) -> Route:
+    """Return the route from the newest pose; the way there was not walked."""
+    position = context.absolute()[:, -1, :3, 3]
+    return route._replace(position=position, distance=walking_distance(route, position))
+
+
 def walk(route: Route, context: TaskContext) -> Route:
     """Return the route after the chunk's poses; `success` is left to the task."""
     path = context.absolute()[:, :, :3, 3]  # (B, K, 3)
