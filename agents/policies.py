@@ -17,6 +17,7 @@ from wm_env.agents.episode_starts import check_starts
 from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
+from wm_env.agents.shipped import policy_path
 from wm_env.core import State
 from wm_env.model.names import unknown
 from wm_env.model.rollout import Ablation
@@ -35,7 +36,6 @@ except ImportError as error:
     raise ImportError("wm_env.agents.policies needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 MEMORIES = ("none", "lstm")
-SHIPPED = ("objectnav", "objectnav-blind")  # in agents/weights
 SIGHTS = ("pixels", "goal-color")
 PICTURES = ("image", "latent")  # entries of a Dict observation that are views
 
@@ -230,14 +230,6 @@ def save_policy(path: Path, policy: nn.Module, settings: PPOSettings, spec: Worl
         "weights_sha256": spec.weights_sha256,
     }
     save_checkpoint(path, policy.state_dict(), {**card, **facts})
-
-
-def policy_path(policy: str | Path) -> Path:
-    """Return the file of a shipped policy's name, of a run's folder, or the file itself."""
-    if str(policy) in SHIPPED:
-        return Path(__file__).resolve().parent / "weights" / f"{policy}.safetensors"
-    target = Path(policy)
-    return target / "policy.safetensors" if target.is_dir() else target
 
 
 def load_policy(

@@ -87,8 +87,8 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": """evaluate scripted planning goal_features key_combinations episode_starts policies
-            run_folder ppo""",
+        "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
+            policies run_folder players ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -260,6 +260,10 @@ class SanaWMEnv(gym.Env[Any, Any]):
         """Steps covered by the model's training; beyond it quality is extrapolation."""
         return self._world.spec.trained_steps
 
+    def look(self) -> Any:
+        """Return the observation of this moment once more, without moving: after `restore`, for instance."""
+        return self._seen()[0]
+
     def get_keys_to_action(self) -> dict[str, Any]:
         """Return the keyboard map for `gymnasium.utils.play.play`."""
         return self._rules.actions.keys_to_action()

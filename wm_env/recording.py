@@ -9,6 +9,7 @@ With two environments (a learned world and its twin) both get the same start and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ from PIL import Image, ImageDraw, ImageFont
 from wm_env.core import State
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.atomic import atomic_path, check_writable
 
 Policy = Callable[[State], str]
 """Which keys to hold for the next step, such as "w" or "wd"; "" is none."""
+
+Player = Callable[[SanaWMEnv], np.ndarray]
+"""The next action of a single environment, of that environment's action type."""
 
 DISPLAY_HEIGHT = 256  # small frames are enlarged by a whole factor up to about this
 _INK, _PAPER, _GREY, _RED = (240, 240, 240), (16, 16, 20), (96, 96, 104), (230, 70, 60)
@@ -59,14 +63,37 @@ def film(envs: Sequence[SanaWMEnv], policy: Policy, steps: int) -> Iterator[Shot
     They have `action_type="multikeys"`. The policy sees the first one's state; all get its keys. Stops early
     where the first one's episode ends.
     """
+    return film_player(envs, lambda env: pressed(policy(env.state)), steps)
+
+
+def film_player(envs: Sequence[SanaWMEnv], player: Player, steps: int) -> Iterator[Shot]:
+    """Yield the start and then `steps` steps of environments that were reset alike.
+
+    The player plays the first one, of any action type; all get its actions. Stops early where the first one's
+    episode ends.
+    """
     yield shot(envs, "", 0.0, newest_only=True)
     for _ in range(steps):
-        keys = policy(envs[0].state)
-        action = np.array([key in keys for key in KEYS], np.int8)
+        action = player(envs[0])
         results = [env.step(action) for env in envs]
+        keys = held(action, envs[0].config.action_type)
         yield shot(envs, keys, float(results[0][1]), newest_only=False)
         if results[0][2]:
             return
+
+
+def pressed(keys: str) -> np.ndarray:
+    """Return held keys as an action of "multikeys", `(8,)` int8."""
+    return np.array([key in keys for key in KEYS], np.int8)
+
+
+def held(action: np.ndarray, action_type: str) -> str:
+    """Return the keys that an action holds; "" where it is of a camera."""
+    if action_type == "keys":
+        return KEYS[int(action) - 1] if action else ""
+    if action_type == "multikeys":
+        return "".join(key for key, down in zip(KEYS, action, strict=True) if down)
+    return ""
 
 
 def record_video(
@@ -79,7 +106,7 @@ def record_video(
     """
     kept = []
     track: list[np.ndarray] = []
-    with atomic_path(path) as temporary, _writer(temporary, fps) as writer:
+    with atomic_path(path) as temporary, closing(_writer(temporary, fps)) as writer:
         for shot in shots:
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
@@ -89,10 +116,20 @@ def record_video(
     return np.stack(kept)
 
 
+def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    """Write pictures uint8 `(H, W, 3)` with even sides to an mp4 or a looping gif, whole or not at all."""
+    with atomic_path(path) as temporary, closing(_writer(temporary, fps)) as writer:
+        for frame in frames:
+            writer.append_data(frame)
+
+
 def compose(
-    views: Sequence[np.ndarray], layout: Layout, keys: str, track: Sequence[np.ndarray], state: State
+    views: Sequence[np.ndarray], layout: Layout, keys: str, track: Sequence[np.ndarray], state: State | None
 ) -> np.ndarray:
-    """Return one picture uint8 `(H, W, 3)` with even sides: labelled views side by side, and the overlay."""
+    """Return one picture uint8 `(H, W, 3)` with even sides: labelled views side by side, and the overlay.
+
+    keys, track, state are drawn by the overlay alone; without a state it has no map.
+    """
     height, width = views[0].shape[:2]
     factor = max(1, DISPLAY_HEIGHT // height)
     tall, wide = height * factor, width * factor
@@ -105,7 +142,8 @@ def compose(
         draw.text((index * wide + 4, 2), label, _INK, _font())
     if layout.overlay:
         left = wide * len(views)
-        _draw_map(draw, (left, _CAPTION, left + panel, _CAPTION + panel - 40), track, state)
+        if state is not None:
+            _draw_map(draw, (left, _CAPTION, left + panel, _CAPTION + panel - 40), track, state)
         _draw_keys(draw, (left + 8, _CAPTION + panel - 34), keys)
     even = canvas.crop((0, 0, canvas.width + canvas.width % 2, canvas.height + canvas.height % 2))
     return np.asarray(even)
@@ -154,6 +192,14 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     return Shot(frames, keys, absolute[first:], reward)
 
 
+def check_film(path: str | Path) -> None:
+    """Raise `ValueError` or `OSError` where a film cannot be written to `path`."""
+    if Path(path).suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"the film {str(path)!r} must end in .mp4 or .gif")
+    check_encoder(path)
+    check_writable(path)
+
+
 def check_encoder(path: str | Path) -> None:
     """Raise `OSError` where videos of this name need a program that is missing; gifs need none."""
     if Path(path).suffix.lower() == ".gif":
@@ -167,6 +213,7 @@ def check_encoder(path: str | Path) -> None:
 
 
 def _writer(path: Path, fps: int) -> Any:
+    """Return imageio's writer. Left by an exception it does not close itself, and its program writes on."""
     check_encoder(path)
     if path.suffix.lower() == ".gif":
         return imageio.get_writer(path, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10

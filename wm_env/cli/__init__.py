@@ -46,6 +46,11 @@ COMMANDS = {
         "walk through a world and write a video",
         "finished episodes of a dataset are kept and the same command goes on; a video starts over",
     ),
+    "export": Command(
+        "wm_env.cli.export:Export",
+        "recorded episodes as LeRobot or Minari data, or as a film",
+        "the episodes are as they were; the same command starts over",
+    ),
     "bench drift": Command(
         "wm_env.cli.bench:Drift",
         "how a world drifts over long episodes; HTML report",

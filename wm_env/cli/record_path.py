@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from wm_env.model.released.presets import (
     load_parts,
 )
 from wm_env.model.released.rollout import teacher_sampler
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.recording import write_frames
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
 STRIDE, FPS = 8, 16
@@ -94,14 +93,7 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    with (
-        atomic_path(out) as temporary,
-        imageio.get_writer(
-            temporary, format="FFMPEG", fps=FPS, codec="libx264", quality=8, macro_block_size=1
-        ) as writer,
-    ):
-        for frame in frames.numpy():
-            writer.append_data(frame)  # type: ignore[attr-defined]
+    write_frames(out, frames.numpy(), FPS)
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_video(path: Path, frames: Tensor, fps: int) -> None:
     settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 10, "macro_block_size": 1}
     with atomic_path(path) as temporary:
         writer: Any = imageio.get_writer(temporary, format="FFMPEG", **settings)
-        with writer:
+        with closing(writer):  # it does not close itself where an exception leaves it
             for frame in frames.numpy():
                 writer.append_data(frame)
 
