@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, own_windows
-from wm_env.model.chunks import causal
+from wm_env.model.chunks import causal, cut_at
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
 from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
@@ -44,6 +44,7 @@ from wm_env.model.world import Chunk, Start, WorldSpec
 
 Ablation = Literal["dit", "gdn_state", "memory"]
 ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
+COMMITTED_AT_ONCE = 32  # chunks of a context in one call, which bounds its memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +213,22 @@ class LearnedWorld:
         depth = self.vae.predict_depth(frames.flatten(0, 1), every).unflatten(0, frames.shape[:2])
         chunks = to_pixels(frames, depth).unflatten(1, (-1, step))  # (B, n, K, 4, H, W)
         latents = self.vae.encode_groups(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2])
-        after = state
-        for t, poses in enumerate(c2w.split(step, dim=1)):
-            after = self.commit(after, self.look(after, poses), latents[:, t], chunks[:, t, -1])
-        shown = Chunk(frames[:, -step:], latents[:, -1], depth[:, -step:])
-        return shown, after._replace(chunk=state.chunk)
+        pending = [state.pending]
+        memory = state.memory
+        for t, poses in enumerate(c2w.to(self.device).split(step, dim=1)):
+            tokens = None
+            if memory is not None:
+                tokens = memory_tokens(self._remembered(memory, poses[:, -1:], state.intrinsics))
+                memory = write_memory(memory, within_range(chunks[:, t, -1]), poses[:, -1])
+            camera = self._camera(poses, state.intrinsics)
+            pending.append(ChunkInput(latents[:, t, :, None], camera, tokens, state.text))
+        dit = state.dit
+        for first in range(0, len(pending) - 1, COMMITTED_AT_ONCE):
+            dit = self.after(dit, pending[:-1][first : first + COMMITTED_AT_ONCE])
+        after = state._replace(
+            dit=dit, pending=pending[-1], decode=self.vae.start_decoding(latents[:, -1]), memory=memory
+        )
+        return Chunk(frames[:, -step:], latents[:, -1], depth[:, -step:]), after
 
     @torch.inference_mode()
     def step_chunk(self, state: RolloutState, c2w: Tensor) -> tuple[Chunk, RolloutState]:
@@ -233,9 +245,7 @@ class LearnedWorld:
         c2w = c2w.to(self.device)
         warped, tokens = None, None
         if state.memory is not None:
-            warped = read_memory(state.memory, c2w, state.intrinsics)  # (B, K, 5, H, W)
-            if self.ablate == "memory":
-                warped = torch.zeros_like(warped)
+            warped = self._remembered(state.memory, c2w, state.intrinsics)
             tokens = memory_tokens(warped[:, -1:])
         return View(c2w, self._camera(c2w, state.intrinsics), tokens, warped)
 
@@ -251,7 +261,7 @@ class LearnedWorld:
         x = noise * state.temperature[:, None, None, None, None]
         both = ChunkInput(
             torch.cat([pending.latent, x], dim=2),
-            tree_map(_join_time, pending.camera, view.camera),
+            tree_map(_join_times, pending.camera, view.camera),
             None if view.tokens is None else torch.cat([_present(pending.memory), view.tokens], dim=1),
             tree_map(lambda a, b: torch.stack([a, b], dim=1), pending.text, state.text),  # (B, 2, L, ...)
         )
@@ -293,18 +303,18 @@ class LearnedWorld:
 
     @torch.inference_mode()
     def commit(
-        self, state: RolloutState, view: View, latent: Tensor, last: Tensor, dit: DiTState | None = None
+        self, state: RolloutState, view: View, latent: Tensor, last: Tensor, dit: DiTState
     ) -> RolloutState:
         """Return the state after a chunk, drawn or true: nothing is drawn here.
 
         latent `(B, C, h, w)` of the chunk; last `(B, 4, H, W)`: pixels of its last frame. dit: the
-        transformer's state with the chunk before it, as `draw` returns it; None computes it.
+        transformer's state with the chunk before it, as `draw` and `after` return it.
         """
         memory = state.memory
         if memory is not None:
             memory = write_memory(memory, within_range(last), view.c2w[:, -1])
         return state._replace(
-            dit=self.after_pending(state) if dit is None else dit,
+            dit=dit,
             pending=ChunkInput(latent[:, :, None], view.camera, view.tokens, state.text),
             decode=self.vae.start_decoding(latent),
             memory=memory,
@@ -312,16 +322,25 @@ class LearnedWorld:
         )
 
     @torch.inference_mode()
-    def after_pending(self, state: RolloutState) -> DiTState:
-        """Return the transformer's state with the pending chunk committed: one call on clean latents."""
-        pending = state.pending
-        level = torch.full((len(state.seed), 1), float(self.sampler.history_timestep), device=self.device)
+    def after(self, dit: DiTState, chunks: Sequence[ChunkInput]) -> DiTState:
+        """Return the transformer's state with clean chunks committed one after the other, in one call."""
+        if self.ablate == "gdn_state" and len(chunks) > 1:  # nothing is carried from one to the next
+            for chunk in chunks:
+                dit = self.after(dit, [chunk])
+            return dit
+        latent = torch.cat([chunk.latent for chunk in chunks], dim=2)
+        level = torch.full((latent.shape[0], 1), float(self.sampler.history_timestep), device=self.device)
+        camera = tree_map(_join_times, *(chunk.camera for chunk in chunks))
+        text = tree_map(lambda *parts: torch.stack(parts, dim=1), *(chunk.text for chunk in chunks))
+        tokens = None
+        if chunks[0].memory is not None:
+            tokens = torch.cat([_present(chunk.memory) for chunk in chunks], dim=1)
         with self.precision():
             _, after = self.dit(
-                pending.latent, level, pending.text, pending.camera, self._without_ablated(state.dit),
-                memory=pending.memory,
+                latent, level, text, camera, self._without_ablated(dit),
+                memory=tokens, chunks=cut_at(range(len(chunks))),
             )  # fmt: skip
-        return tree_map(_float32, after)
+        return tree_map(lambda leaf: _float32(leaf).clone(), after)  # not views of what all chunks left
 
     def set_prompt(self, state: RolloutState, prompts: Sequence[str | None]) -> RolloutState:
         """Return the state with new prompts from the next chunk on; None keeps a slot's prompt.
@@ -354,6 +373,11 @@ class LearnedWorld:
         """Return the block in which products are computed in the world's dtype."""
         return nullcontext() if self.dtype is torch.float32 else torch.autocast(self.device.type, self.dtype)
 
+    def _remembered(self, memory: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
+        """Return what the point memory shows from poses `(B, F, 4, 4)`: `(B, F, 5, H, W)`."""
+        warped = read_memory(memory, c2w, intrinsics)
+        return torch.zeros_like(warped) if self.ablate == "memory" else warped
+
     def _camera(self, c2w: Tensor, intrinsics: Tensor) -> CameraInput:
         """Return the conditioning of one latent frame from its pixel frames' poses `(B, K, 4, 4)`."""
         _, height, width = self.vae.latent_shape
@@ -377,9 +401,9 @@ def _float32(leaf: Tensor) -> Tensor:
     return leaf.float() if leaf.dtype is torch.bfloat16 else leaf
 
 
-def _join_time(a: Tensor, b: Tensor) -> Tensor:
+def _join_times(*parts: Tensor) -> Tensor:
     """Concatenate conditions `(B, T, 20)` or Plücker maps `(B, P, T, h, w)` along time."""
-    return torch.cat([a, b], dim=1 if a.ndim == 3 else 2)
+    return torch.cat(parts, dim=1 if parts[0].ndim == 3 else 2)
 
 
 def _present(x: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from wm_env.model import rollout
 from wm_env.model.embedded import load_embedded
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.pixels import to_pixels, to_rgb
@@ -57,9 +58,30 @@ def test_committing_without_drawing_leaves_the_state_that_drawing_leaves(world: 
         latent, dit = world.draw(state, view)
         pixels = world.refine(state, world.decode(state, latent), view)
         drawn = world.commit(state, view, latent, pixels[:, -1], dit)
-        state = world.commit(state, view, latent, pixels[:, -1])
+        state = world.commit(state, view, latent, pixels[:, -1], world.after(state.dit, [state.pending]))
     for (name, a), (_, b) in zip(leaves(drawn), leaves(state), strict=True):
         torch.testing.assert_close(a, b, rtol=CLOSE, atol=CLOSE, msg=name)
+
+
+@pytest.mark.parametrize("at_once", [2, 32])
+def test_true_frames_committed_together_leave_the_state_of_one_after_the_other(
+    world: LearnedWorld, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "COMMITTED_AT_ONCE", at_once)
+    _, state = world.begin([start(1), start(2)])
+    state = world.set_prompt(state, ["fog", None])  # the pending chunk was drawn under another
+    c2w = torch.cat(walk(world, "wdas"), dim=1)
+    frames = torch.randint(0, 256, (2, 16, 64, 64, 3), dtype=torch.uint8)
+    before = {name: leaf.clone() for name, leaf in leaves(state)}
+    shown, together = world.observe(state, frames, c2w)
+    single = state
+    for part, poses in zip(frames.split(4, dim=1), c2w.split(4, dim=1), strict=True):
+        _, single = world.observe(single, part, poses)
+    for (name, a), (_, b) in zip(leaves(together), leaves(single), strict=True):
+        torch.testing.assert_close(a, b, rtol=CLOSE, atol=CLOSE, msg=name)
+    assert torch.equal(shown.frames, frames[:, -4:]) and torch.equal(together.chunk, state.chunk)
+    for name, leaf in leaves(state):
+        assert torch.equal(before[name], leaf), f"{name} was written into"
 
 
 def test_a_true_chunk_in_the_history_changes_what_is_drawn_next(world: LearnedWorld) -> None:
