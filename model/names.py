@@ -23,3 +23,19 @@ def unknown(what: str, name: object, known: Iterable[object], more: str = "") ->
     valid = [str(each) for each in known]
     listed = ", ".join(valid) + (f", {more}" if more else "")
     return f"unknown {what} {name!r}; valid are {listed}{did_you_mean(name, valid)}"
+
+
+def lacking(what: str, given: object, protocol: type, expected: str) -> str:
+    """Return the sentence that refuses an object that does not meet a protocol: what it lacks."""
+    if isinstance(given, type):
+        return f"{what}={given.__name__} is a class; give an object of it, as in {what}={given.__name__}()"
+    members = sorted(name for name in vars(protocol) if not name.startswith("_"))
+    missing = [name for name in members if not hasattr(given, name)]
+    if len(missing) == len(members):
+        return f"{what} is {_a(given)}; expected {expected}"
+    return f"{what} is {_a(given)} without {', '.join(missing)}; expected {expected}"
+
+
+def _a(given: object) -> str:
+    name = type(given).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

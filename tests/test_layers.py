@@ -29,6 +29,7 @@ ORDER = (
         "contexts",
         "episodes",
         "tasks",
+        "answers",
         "core",
     ),
     *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from wm_env.actions import ActionSpec
+from wm_env.answers import check_spaces
 from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
@@ -111,6 +112,8 @@ class EnvConfig:
     def rules(self, world: World) -> EpisodeRules:
         """Return the rules of these settings on `world`."""
         spec = world.spec
+        task = make_task(self.task)
+        check_spaces(task.name, task.spaces(spec.frame_size))
         if self.obs_size is None:
             obs_size = spec.frame_size
         elif isinstance(self.obs_size, int):
@@ -121,7 +124,7 @@ class EnvConfig:
             raise ValueError(f"obs_size={self.obs_size} must be one number or (height, width)")
         return EpisodeRules(
             world=world,
-            task=make_task(self.task),
+            task=task,
             actions=ActionSpec(
                 kind=self.action_type,
                 frames_per_step=spec.frames_per_step,

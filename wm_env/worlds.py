@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
-from wm_env.model.names import did_you_mean, unknown
+from wm_env.model.names import did_you_mean, lacking, unknown
 from wm_env.model.placement import check_device
 from wm_env.model.released.presets import (
     RELEASED,
@@ -26,7 +26,7 @@ from wm_env.model.released.presets import (
     released_name,
 )
 from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
-from wm_env.model.world import World
+from wm_env.model.world import World, WorldSpec
 from wm_env.twin import TwinWorld, twin_like
 
 PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
@@ -69,7 +69,7 @@ class TinyOptions:
         if self.dtype not in DTYPES:
             raise ValueError(unknown("dtype", self.dtype, DTYPES))
         if self.refiner not in REFINERS:
-            raise ValueError(unknown("refiner", self.refiner, REFINERS))
+            raise ValueError(unknown("refiner of a tiny world", self.refiner, REFINERS))
         if self.ablate is not None and self.ablate not in ABLATIONS:
             raise ValueError(unknown("ablate", self.ablate, (None, *ABLATIONS)))
 
@@ -159,11 +159,11 @@ def resolve_world(world: Any, *, device: str = "cpu", **options: Any) -> World:
     if isinstance(world, str | Path):
         return load_world(world, device=device, **options)
     check_device(device)
-    if not isinstance(world, World):
-        raise ValueError(
-            f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
-            "folder or an object with spec, begin, step_chunk, set_prompt and set_noise_seed"
-        )
+    if isinstance(world, type) or not isinstance(world, World):
+        what = f"a preset ({', '.join(PRESETS)}), a checkpoint folder or an object that is a wm_env.World"
+        raise ValueError(lacking("world", world, World, what))
+    if not isinstance(world.spec, WorldSpec):
+        raise ValueError(f"world.spec is a {type(world.spec).__name__}; expected a wm_env.WorldSpec")
     if options:
         raise ValueError(
             f"a World object is used as it is and takes no options; got {', '.join(sorted(options))} "
