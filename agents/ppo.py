@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from wm_env.agents.episode_starts import evaluation_seeds, training_scenes
 from wm_env.agents.evaluate import FIRST_SEED, Agent, Score, evaluate, summarize
@@ -46,6 +45,7 @@ from wm_env.env import SanaWMEnv
 from wm_env.model.interrupts import Guard, Interrupted, caught
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.checkpoint import load_card
+from wm_env.progress import Bar
 from wm_env.recording import Layout, film_player, record_video
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.worlds import twin_of
@@ -225,14 +225,7 @@ class _TrainingCallback(BaseCallback):
         self.learned = self._checkpointed = self._evaluated = model.num_timesteps
         self._saved = time.monotonic()
         model.policy.optimizer.register_step_post_hook(self._on_gradient_step)
-        self._bar = tqdm(
-            total=settings.steps,
-            initial=self.learned,
-            unit="step",
-            desc="training",
-            disable=not progress,
-            mininterval=1,
-        )
+        self._bar = Bar(settings.steps, "training", done=self.learned, shown=progress)
         self.evaluating = 0.0  # seconds
 
     def save(self) -> None:

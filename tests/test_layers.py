@@ -22,6 +22,7 @@ ORDER = (
         "documented",
         "forks",
         "moved",
+        "progress",
         "registration",
         "actions",
         "images",

@@ -319,7 +319,7 @@ def _data(options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
     if options.on_the_fly:
         write_recipe(target, config)
     else:
-        render_shards(target, config, bars("shard"), rank=options.rank, of=options.of)
+        render_shards(target, config, bars("clip"), rank=options.rank, of=options.of)
     return {"out": str(target), **dataclasses.asdict(config)}
 
 
@@ -329,7 +329,7 @@ def _latents(options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
 
     vae, card = load_vae(options.vae)
     source, target = options.data / options.split, options.out / options.split
-    encode_shards(vae.to(options.device), card["sha256"], source, target, bars("shard"))
+    encode_shards(vae.to(options.device), card["sha256"], source, target, bars("clip"))
     return {"out": str(target), "vae_sha256": card["sha256"]}
 
 

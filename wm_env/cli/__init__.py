@@ -21,6 +21,7 @@ from wm_env.model.interrupts import Interrupted, end_process, terminated_like_in
 from wm_env.model.names import nearest
 from wm_env.model.options import check_options
 from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.progress import close_bars
 
 
 class Command(NamedTuple):
@@ -132,8 +133,11 @@ def run(name: str, words: Sequence[str]) -> int:
         with terminated_like_interrupted():
             return _run(name, words)
     except KeyboardInterrupt as stop:
+        close_bars()
         print(f"wm-env {name}: {str(stop) or f'interrupted; {COMMANDS[name].again}'}", file=sys.stderr)
         return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
+    finally:
+        close_bars()
 
 
 def _run(name: str, words: Sequence[str]) -> int:
@@ -158,6 +162,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         if command.json is not None:
             write_json(command.json, result)
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
+        close_bars()
         return _complain(who, str(error))
     return 0
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from wm_env.cli.bars import steps_bar
 from wm_env.cli.options import Ablate, Device, Dtype, Split, Task, Temperature, World
 from wm_env.env import SanaWMEnv
+from wm_env.progress import Bar, over
 from wm_env.recording import Layout, check_film, film_player, record_video
 
 # Upper layers, named by string.
@@ -158,14 +158,15 @@ class AgentEval:
         limit = found.max_episode_steps if self.max_episode_steps is None else self.max_episode_steps
         settings = {**found.settings, "world": self.world, "device": self.device, "split": self.split}
         seeds = chosen.evaluation_seeds(starts, self.episodes, self.split)
-        results = scoring.evaluate(
-            found.make(self.seed),
-            seeds,
-            num_envs=self.num_envs,
-            max_episode_steps=limit,
-            progress=True,
-            **settings,
-        )
+        with Bar(None, "evaluating", leave=False) as bar:
+            results = scoring.evaluate(
+                found.make(self.seed),
+                seeds,
+                num_envs=self.num_envs,
+                max_episode_steps=limit,
+                report=bar.to,
+                **settings,
+            )
         score = scoring.summarize(results)
         print(f"{self.agent} in {self.world}, {settings['task']}: {score}")
         if self.video is not None:
@@ -186,7 +187,7 @@ class AgentEval:
         env = SanaWMEnv(**shown, threads=self.threads)
         env.reset(seed=seed)
         layout = Layout(labels=(f"{self.agent} in {self.world}",), overlay=True)
-        bar = steps_bar(film_player([env], found.player(self.seed), limit), limit + 1, "filming")
+        bar = over(film_player([env], found.player(self.seed), limit), limit + 1, "filming")
         frames = record_video(self.video, bar, layout, env.world.spec.fps, env.state)
         print(f"{self.video}: seed {seed}, {len(frames) - 1} steps")
 

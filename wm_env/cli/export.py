@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from wm_env.export.collect import episodes_in
 from wm_env.export.episode import load_recording
 from wm_env.model.storage.atomic import check_folder, remove_leftovers
+from wm_env.progress import over
 from wm_env.recording import Layout, check_film, compose, write_frames
 
 Watch = Callable[[Iterable[Path]], Iterable[Path]]
@@ -81,7 +81,7 @@ def export(exporter: Exporter, episodes: Sequence[Path], out: Path) -> None:
     remove_leftovers(out.absolute().parent, f"{re.escape(out.name)}|{re.escape(out.stem)}")
 
     def watch(paths: Iterable[Path]) -> Iterable[Path]:
-        return tqdm(paths, total=len(episodes), unit="episode", desc="exporting", mininterval=0.5)
+        return over(paths, len(episodes), "exporting", unit="episode")
 
     exporter(episodes, out, watch)
 

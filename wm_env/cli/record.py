@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from wm_env.cli.export import export, exporter_of
 from wm_env.cli.options import (
@@ -36,6 +35,7 @@ from wm_env.env import SanaWMEnv
 from wm_env.export.collect import EPISODES, RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
 from wm_env.model.storage.atomic import check_folder, check_writable, remove_leftovers
+from wm_env.progress import over
 from wm_env.recording import (
     Layout,
     Player,
@@ -196,7 +196,7 @@ class Record:
         )
         torch.set_num_threads(self.threads)
         jobs = collect(job, self.episodes, self.workers)
-        done = sorted(tqdm(jobs, total=self.episodes, unit="episode", desc="recording", mininterval=0.5))
+        done = sorted(over(jobs, self.episodes, "recording", unit="episode"))
         if exporter is not None:
             export(exporter, done, self.out)
         print(f"{self.out}: {len(done)} episodes as {self.format}")
@@ -314,6 +314,6 @@ class Record:
 
 def _watched(shots: Iterable[Shot], steps: int, rewards: list[float]) -> Iterable[Shot]:
     """Pass shots through a progress bar and keep their rewards."""
-    for shot in tqdm(shots, total=steps + 1, unit="step", desc="recording", mininterval=0.5):
+    for shot in over(shots, steps + 1, "recording"):
         rewards.append(shot.reward)
         yield shot

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wm_env.images import start_image
 from wm_env.model.frame_counts import latent_frames
@@ -27,6 +26,7 @@ from wm_env.model.released.presets import (
     load_parts,
 )
 from wm_env.model.released.rollout import teacher_sampler
+from wm_env.progress import Bar
 from wm_env.recording import write_frames
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
@@ -87,7 +87,7 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
     parts = load_parts(clip.world, clip.settings, device=clip.device, whole_path=True)
     started = time.perf_counter()
     total = steps_of(sampler, variant, latent_frames(c2w.shape[0], STRIDE))
-    with tqdm(total=total, unit="step", desc="denoising", mininterval=0.5) as bar:
+    with Bar(total, "denoising") as bar:
         frames = draw_clip(
             parts, sampler, variant=variant, image=picture.pixels, intrinsics=intrinsics, c2w=c2w,  # type: ignore[arg-type]
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
