@@ -22,6 +22,7 @@ ORDER = (
         "documented",
         "forks",
         "moved",
+        "progress",
         "registration",
         "actions",
         "images",
@@ -30,6 +31,7 @@ ORDER = (
         "context_check",
         "episodes",
         "tasks",
+        "answers",
         "core",
     ),
     *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
@@ -43,8 +45,8 @@ FILES = {
         "signals": "interrupts",
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
-        "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages isolation options workers""",
+        "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
+            world text gemma png marked_pages isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
@@ -93,8 +95,8 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": """evaluate scripted planning goal_features key_combinations episode_starts policies
-            run_folder ppo""",
+        "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
+            policies run_folder players ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -179,12 +179,13 @@ def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
         layer = layer.env
 
 
-def branch(env: gym.Env[Any, Any], num_envs: int, **settings: Any) -> Any:
+def branch(env: gym.Env[Any, Any], num_envs: int, noise: str = "independent", **settings: Any) -> Any:
     """Return a `SanaWMVectorEnv` of `num_envs` futures of this moment of an environment, wrapped or not.
 
-    settings: noise="independent" or "shared", and those of `SanaWMEnv.branch`.
+    noise: "independent", or "shared" for equal futures of equal actions. settings: max_episode_steps,
+    autoreset_mode, render_mode and threads of `SanaWMVectorEnv`.
     """
-    return _own(env).branch(num_envs, **settings)
+    return _own(env).branch(num_envs, noise, **settings)
 
 
 def _own(env: Any) -> Any:
