@@ -16,11 +16,13 @@ from wm_env.agents.episode_starts import check_starts
 from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
+from wm_env.agents.shipped import policy_path
 from wm_env.core import State
 from wm_env.model.config import check_ranges
 from wm_env.model.isolation import undisturbed
+from wm_env.model.names import unknown
 from wm_env.model.placement import check_device
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.storage.facts import check_fact, read_json, shown, whole
 from wm_env.model.world import WorldSpec
@@ -37,7 +39,6 @@ except ImportError as error:
     raise ImportError("wm_env.agents.policies needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 MEMORIES = ("none", "lstm")
-SHIPPED = ("objectnav", "objectnav-blind")  # in agents/weights
 SIGHTS = ("pixels", "goal-color")
 PICTURES = ("image", "latent")  # entries of a Dict observation that are views
 
@@ -106,9 +107,9 @@ class PPOSettings:
         if self.obs_size is not None:
             check_ranges(self, {"obs_size": (1, 4096)}, {})
         if self.memory not in MEMORIES:
-            raise ValueError(f"unknown memory {self.memory!r}; valid are {', '.join(MEMORIES)}")
+            raise ValueError(unknown("memory", self.memory, MEMORIES))
         if self.sight not in SIGHTS:
-            raise ValueError(f"unknown sight {self.sight!r}; valid are {', '.join(SIGHTS)}")
+            raise ValueError(unknown("sight", self.sight, SIGHTS))
         if self.sight == "goal-color" and (self.task, self.obs_type) != ("objectnav", "rgb"):
             raise ValueError(
                 f"sight='goal-color' needs task objectnav and obs_type rgb, not {self.task}, {self.obs_type}"
@@ -232,14 +233,6 @@ def save_policy(path: Path, policy: nn.Module, settings: PPOSettings, spec: Worl
         "weights_sha256": spec.weights_sha256,
     }
     save_checkpoint(path, policy.state_dict(), {**card, **facts})
-
-
-def policy_path(policy: str | Path) -> Path:
-    """Return the file of a shipped policy's name, of a run's folder, or the file itself."""
-    if str(policy) in SHIPPED:
-        return Path(__file__).resolve().parent / "weights" / f"{policy}.safetensors"
-    target = Path(policy)
-    return target / "policy.safetensors" if target.is_dir() else target
 
 
 @undisturbed()

@@ -23,7 +23,8 @@ from wm_env.model.dit import DiT
 from wm_env.model.placement import check_device
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import Ablation, Reading, SamplerConfig
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.checkpoint import (
     Card,
@@ -51,7 +52,8 @@ class EmbeddedConfig:
     """What it takes to rebuild an embedded world around its weights.
 
     trained_steps: latent frames of the longest training clip, less the start. refiner: None for a world
-    without memory.
+    without memory. memory_reading: how views of the memory are made (`LearnedWorld`); cards that do not say
+    it are of worlds that read four frames.
     """
 
     dit: DiTConfig
@@ -59,6 +61,7 @@ class EmbeddedConfig:
     refiner: TinyRefinerConfig | None
     sampler: SamplerConfig
     trained_steps: int
+    memory_reading: Reading = "composed"
 
     def __post_init__(self) -> None:
         check_ranges(self, {"trained_steps": (0, 2**31)}, {})
@@ -90,6 +93,7 @@ class EmbeddedConfig:
                 refiner=None if refiner is None else TinyRefinerConfig(**refiner),
                 sampler=SamplerConfig(**_tuples(values["sampler"])),
                 trained_steps=values["trained_steps"],
+                memory_reading=values.get("memory_reading", "four"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(
@@ -177,6 +181,7 @@ def build_world(
         refiner=None if refiner == "none" else own,
         text=text,
         sampler=config.sampler,
+        memory_reading=config.memory_reading,
         ablate=ablate,
         dtype=DTYPES[dtype],
     )

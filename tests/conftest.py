@@ -18,7 +18,7 @@ from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 

@@ -22,13 +22,16 @@ ORDER = (
         "documented",
         "forks",
         "moved",
+        "progress",
         "registration",
         "actions",
         "images",
         "observations",
         "contexts",
+        "context_check",
         "episodes",
         "tasks",
+        "answers",
         "core",
     ),
     *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
@@ -42,15 +45,16 @@ FILES = {
         "signals": "interrupts",
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
-        "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png pictures marked_pages isolation options workers""",
+        "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
+            world text gemma png pictures marked_pages isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
-            attention dit flow point_memory""",
+            attention dit flow
+            point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
-        "embedded worlds": "rollout embedded cards",
+        "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
             released.download released.plan released.report released.measure.budget released.measure.record
             released.measure.runner released.measure.step released.measure.parts released.measure.pages
@@ -61,7 +65,9 @@ FILES = {
             data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
             data.clip_files data.posed_clip data.importing data.latents data.latent_zip
-            data.procedural data.rendered data.stream""",
+            data.procedural data.rendered data.stream data.pose_check.warping data.pose_check.free_motion
+            data.pose_check.hypotheses data.pose_check.search data.pose_check.scale_steps
+            data.pose_check.evidence data.pose_check.check""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export
             training.run training.lora training.cost""",
@@ -89,8 +95,8 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": """evaluate scripted planning goal_features key_combinations episode_starts policies
-            run_folder ppo""",
+        "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
+            policies run_folder players ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -24,6 +24,7 @@ from gymnasium.error import InvalidAction
 from torch import Tensor
 
 from wm_env.model.kinematics import KEYS
+from wm_env.model.names import unknown
 from wm_env.model.storage.facts import number, shown
 
 ACTION_TYPES = ("keys", "multikeys", "camera", "camera_sequence")
@@ -64,7 +65,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in ACTION_TYPES:
-            raise ValueError(f"unknown action_type {self.kind!r}; valid are {', '.join(ACTION_TYPES)}")
+            raise ValueError(unknown("action_type", self.kind, ACTION_TYPES))
         for name, value in (
             ("max_translation", self.max_translation),
             ("max_rotation_deg", self.max_rotation_deg),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from wm_env.actions import ActionSpec
+from wm_env.answers import check_spaces
 from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
+from wm_env.model.names import did_you_mean
 from wm_env.model.released.rollout import Offload
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.facts import as_integer, number, shown, whole
 from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
@@ -94,9 +96,9 @@ class EnvConfig:
             raise ValueError("give either a scene seed or an image, not both")
         make_task(self.task)  # names are checked before any weight is read
 
-    def keywords(self) -> dict[str, Any]:
+    def keywords(self) -> EnvSettings:
         """Return the settings as keyword arguments, for another interface of the same environment."""
-        return {field.name: self.__dict__[field.name] for field in fields(self)}
+        return EnvSettings(**{field.name: self.__dict__[field.name] for field in fields(self)})  # type: ignore[typeddict-item]
 
     def load_world(self) -> World:
         """Return the world of these settings, loaded once per process."""
@@ -121,10 +123,12 @@ class EnvConfig:
     def rules(self, world: World) -> EpisodeRules:
         """Return the rules of these settings on `world`."""
         spec = world.spec
+        task = make_task(self.task)
+        check_spaces(task.name, task.spaces(spec.frame_size))
         obs_size = spec.frame_size if self.obs_size is None else _size(self.obs_size)
         return EpisodeRules(
             world=world,
-            task=make_task(self.task),
+            task=task,
             actions=ActionSpec(
                 kind=self.action_type,
                 frames_per_step=spec.frames_per_step,
@@ -168,3 +172,47 @@ def _size(obs_size: Any) -> tuple[int, int]:
             f"obs_size={shown(obs_size)} must be positive (height, width), integers of at most {MAX_OBS_SIZE}"
         )
     return height, width
+
+
+class EnvSettings(TypedDict, total=False):
+    """The fields of `EnvConfig` as keyword arguments, for editors and type checkers."""
+
+    world: Any
+    task: Any
+    scene: int | Sequence[int] | None
+    split: str
+    image: Any
+    context: Any
+    prompt: str | None
+    intrinsics: Any
+    noise_seed: int | None
+    action_type: str
+    obs_type: str
+    obs_size: int | tuple[int, int] | None
+    max_translation: float | None
+    max_rotation_deg: float | None
+    collision: str
+    temperature: float
+    device: str
+    ablate: Ablation | None
+    weights: str | Path | None
+    refiner: str | None
+    dtype: str | None
+    offload: tuple[Offload, ...]
+    frame_size: tuple[int, int] | None
+
+
+def configured(settings: Mapping[str, Any], others: Sequence[str]) -> EnvConfig:
+    """Return the settings as one value. others: keyword arguments that are taken beside them.
+
+    Raises `TypeError` for a setting that there is not, with the nearest and all that there are.
+    """
+    known = [field.name for field in fields(EnvConfig)]
+    odd = sorted(set(settings) - set(known))
+    if odd:
+        meant = did_you_mean(odd[0], (*known, *others), 3) or "."
+        raise TypeError(
+            f"unknown setting {', '.join(odd)}{meant} Settings are {', '.join(known)}; beside them "
+            f"{', '.join(others)}"
+        )
+    return EnvConfig(**settings)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode
 
-from wm_env.config import EnvConfig
+from wm_env.config import EnvSettings, configured
 from wm_env.contexts import ClipContext, shown_frames
 from wm_env.core import (
     State,
@@ -26,12 +27,14 @@ from wm_env.core import (
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
+from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv, as_prompt
 
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
+KEYWORDS = ("render_mode", "threads", "max_episode_steps")  # beside the settings; the last is for `gym.make`
 MAX_KEPT_FRAMES = 4096  # rgb_array_list: an episode may be endless, memory is not
 
 
@@ -78,13 +81,13 @@ class SanaWMEnv(gym.Env[Any, Any]):
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 16}  # noqa: RUF012 (Gymnasium's own)
 
     @undisturbed()
-    def __init__(self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Any) -> None:
+    def __init__(
+        self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Unpack[EnvSettings]
+    ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
-            )
+            raise ValueError(unknown("render_mode", render_mode, (None, *RENDER_MODES)))
         self.render_mode, self._threads = render_mode, check_threads(threads)
-        self.config = EnvConfig(**settings)
+        self.config = configured(settings, KEYWORDS)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = self.config.rules(self._timed)
@@ -173,17 +176,32 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._enter(moment.state, moment.prompt)
 
     @undisturbed()
-    def branch(self, num_envs: int, noise: str = "independent", **settings: Any) -> SanaWMVectorEnv:
+    def branch(
+        self,
+        num_envs: int,
+        noise: str = "independent",
+        *,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        threads: int | None = None,
+    ) -> SanaWMVectorEnv:
         """Return a vector environment of `num_envs` futures of this moment.
 
         noise="independent": each future draws its own noise, so they differ by the model's own uncertainty.
-        noise="shared": equal actions give equal futures. `settings` go to `SanaWMVectorEnv`
-        (max_episode_steps, autoreset_mode, render_mode).
+        noise="shared": equal actions give equal futures. The rest as in `SanaWMVectorEnv`.
         """
         if noise not in ("independent", "shared"):
-            raise ValueError(f"unknown noise {noise!r}; valid are independent, shared")
+            raise ValueError(unknown("noise", noise, ("independent", "shared")))
         moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
-        envs = SanaWMVectorEnv(num_envs, **settings, **self.config.keywords())
+        envs = SanaWMVectorEnv(
+            num_envs,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            render_mode=render_mode,
+            threads=threads,
+            **self.config.keywords(),
+        )
         envs.adopt(moment, independent_noise=noise == "independent")
         return envs
 
@@ -259,6 +277,10 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def trained_steps(self) -> int:
         """Steps covered by the model's training; beyond it quality is extrapolation."""
         return self._world.spec.trained_steps
+
+    def look(self) -> Any:
+        """Return the observation of this moment once more, without moving: after `restore`, for instance."""
+        return self._seen()[0]
 
     def get_keys_to_action(self) -> dict[str, Any]:
         """Return the keyboard map for `gymnasium.utils.play.play`."""

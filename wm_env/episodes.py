@@ -20,6 +20,7 @@ from wm_env.contexts import SCENE_CONTEXTS, ClipContext, SceneContext, clip_cont
 from wm_env.images import Intrinsics, StartImage, parse_intrinsics, start_image
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.intrinsics import intrinsics_from_fov
+from wm_env.model.names import did_you_mean, unknown
 from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
@@ -53,13 +54,12 @@ class ResetOptions:
         of_scene = isinstance(self.context, str)
         if of_scene and self.context not in ("none", *SCENE_CONTEXTS):
             raise ValueError(
-                f"unknown context {self.context!r}; valid are none, {', '.join(SCENE_CONTEXTS)}, a PosedClip "
-                "or the path of one"
+                unknown("context", self.context, ("none", *SCENE_CONTEXTS), "a PosedClip or the path of one")
             )
         if of_scene and self.context != "none" and self.image is not None:
             raise ValueError(f"context={self.context!r} is of a scene and an image has none; leave one out")
         if self.split not in SPLITS:
-            raise ValueError(f"unknown split {self.split!r}; valid are {', '.join(SPLITS)}")
+            raise ValueError(unknown("split", self.split, SPLITS))
         scenes = self.scene if isinstance(self.scene, tuple) else (self.scene,)
         if not scenes:
             raise ValueError("scene=() names no scene seed to draw from")
@@ -99,10 +99,11 @@ class Episode:
 def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: WorldSpec) -> ResetOptions:
     """Return `defaults` overridden by reset options; bad values raise `ValueError`, unknown names warn."""
     options = {key: value for key, value in as_options(options).items() if value is not None}
-    unknown = sorted(map(str, options.keys() - set(RESET_OPTIONS)))
-    if unknown:
+    odd = sorted(map(str, options.keys() - set(RESET_OPTIONS)))
+    if odd:
         warnings.warn(
-            f"reset options {shown(unknown)} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}",
+            f"reset options {shown(odd)} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}"
+            f"{did_you_mean(odd[0], RESET_OPTIONS)}",
             stacklevel=3,
         )
     frame_size = spec.frame_size

@@ -179,12 +179,13 @@ def restore(env: gym.Env[Any, Any], snapshot: Snapshot) -> None:
         layer = layer.env
 
 
-def branch(env: gym.Env[Any, Any], num_envs: int, **settings: Any) -> Any:
+def branch(env: gym.Env[Any, Any], num_envs: int, noise: str = "independent", **settings: Any) -> Any:
     """Return a `SanaWMVectorEnv` of `num_envs` futures of this moment of an environment, wrapped or not.
 
-    settings: noise="independent" or "shared", and those of `SanaWMEnv.branch`.
+    noise: "independent", or "shared" for equal futures of equal actions. settings: max_episode_steps,
+    autoreset_mode, render_mode and threads of `SanaWMVectorEnv`.
     """
-    return _own(env).branch(num_envs, **settings)
+    return _own(env).branch(num_envs, noise, **settings)
 
 
 def _own(env: Any) -> Any:
@@ -227,6 +228,9 @@ def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Momen
         raise ValueError("the snapshot belongs to another configuration; " + "; ".join(differences))
     template = _any_state(rules) if like is None else like
     tensors = {**{name: torch.zeros(1, dtype=torch.int64) for name in YOUNGER}, **snapshot.tensors}
+    kept = tensors.get("world.memory.valid")
+    if kept is not None and "world.memory.drawn" not in tensors:  # 0.1 kept one true frame, the first
+        tensors["world.memory.drawn"] = kept & (torch.arange(kept.shape[1]) > 0)
     expected, found = (
         {n: (tuple(x.shape), x.dtype) for n, x in pairs} for pairs in (leaves(template), tensors.items())
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from wm_env.config import EnvConfig
-from wm_env.contexts import shown_frames
+from wm_env.config import EnvSettings, configured
+from wm_env.contexts import shown_to_slots
 from wm_env.core import (
     EpisodeRules,
     State,
@@ -34,9 +34,10 @@ from wm_env.core import (
 from wm_env.episodes import ResetOptions, as_options, draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
+from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
 from wm_env.model.storage import facts
-from wm_env.model.world import PosedFrames, World
+from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 
@@ -47,6 +48,13 @@ AUTORESET_MODES = {
 }
 MOST_ENVS = 65536
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
+KEYWORDS = (
+    "num_envs",
+    "max_episode_steps",
+    "autoreset_mode",
+    "render_mode",
+    "threads",
+)  # beside the settings
 
 
 class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
@@ -76,7 +84,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         threads: int | None = None,
-        **settings: Any,
+        **settings: Unpack[EnvSettings],
     ) -> None:
         if not facts.whole(facts.as_integer(num_envs), 1, MOST_ENVS):
             raise ValueError(f"num_envs={facts.shown(num_envs)} must be an integer in 1 .. {MOST_ENVS}")
@@ -84,12 +92,10 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if max_episode_steps is not None and max_episode_steps < 1:
             max_episode_steps = None  # gym.make's way to say "no limit" is -1
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
-            )
+            raise ValueError(unknown("render_mode", render_mode, (None, *RENDER_MODES)))
         self.num_envs = num_envs
         self.render_mode, self._threads = render_mode, check_threads(threads)
-        self.config = EnvConfig(**settings)
+        self.config = configured(settings, KEYWORDS)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = rules = self.config.rules(self._timed)
@@ -231,21 +237,12 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         slot, and `ResetNeeded` where a slot with a clip has ended; all episodes are then as they were.
         """
         state = self._current()
-        if isinstance(clips, PosedClip | str | Path) or len(clips) != self.num_envs:
-            given = "one clip" if isinstance(clips, PosedClip | str | Path) else f"{len(clips)} clips"
-            raise ValueError(f"{given} for {self.num_envs} envs; give a list with a clip or None for each")
         check_shown(self._rules)
+        seen = shown_to_slots(clips, self._world.spec, state.intrinsics.tolist())
         mask = np.array([clip is not None for clip in clips])
         ended = np.flatnonzero(mask & self._ended).tolist()
         if ended:
             raise ResetNeeded(f"slots {ended} have ended; reset them before they are shown a clip")
-        seen: list[PosedFrames | None] = []
-        for slot, clip in enumerate(clips):
-            try:
-                camera = state.intrinsics[slot].tolist()
-                seen.append(None if clip is None else shown_frames(clip, self._world.spec, camera))
-            except ValueError as error:
-                raise ValueError(f"slot {slot}: {error}") from error
         with cpu_threads(self._threads):
             self._state = shown(self._rules, state, seen)
         return observation(self._rules, self._current()), self._infos(mask)
@@ -389,7 +386,7 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
         return mode
     named = AUTORESET_MODES | {member.value: member for member in AutoresetMode}
     if mode not in named:
-        raise ValueError(f"unknown autoreset_mode {mode!r}; valid are {', '.join(AUTORESET_MODES)}")
+        raise ValueError(unknown("autoreset_mode", mode, AUTORESET_MODES))
     return named[mode]
 
 

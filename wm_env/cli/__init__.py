@@ -19,9 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wm_env import __version__
 from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
+from wm_env.model.names import nearest
 from wm_env.model.options import check_options
 from wm_env.model.storage.atomic import check_writable, expanded, same_file, write_text
+from wm_env.progress import close_bars
 
 
 class Command(NamedTuple):
@@ -46,6 +49,12 @@ COMMANDS = {
         "wm_env.cli.record:Record",
         "walk through a world and write a video",
         "finished episodes of a dataset are kept and the same command goes on; a video starts over",
+    ),
+    "context check": Command("wm_env.cli.context:ContextCheck", "whether a clip's poses fit its pictures"),
+    "export": Command(
+        "wm_env.cli.export:Export",
+        "recorded episodes as LeRobot or Minari data, or as a film",
+        "the episodes are as they were; the same command starts over",
     ),
     "bench drift": Command(
         "wm_env.cli.bench:Drift",
@@ -104,13 +113,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if words else BAD_INPUT)
+    if words[0] == "--version":
+        print(f"wm-env {__version__}")
+        sys.exit(0)
+    if words[0] == "--completion":
+        sys.exit(_completion(words[1:]))
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
     group = {name: command for name, command in COMMANDS.items() if name.startswith(f"{words[0]} ")}
-    if name is None and group:
+    if name is None and group and words[1:2] in ([], ["-h"], ["--help"]):
         print(overview(group))
-        sys.exit(0 if words[1:2] in (["-h"], ["--help"]) else BAD_INPUT)
+        sys.exit(0 if words[1:] else BAD_INPUT)
     if name is None:
-        sys.exit(_complain("wm-env", f"unknown command {words[0]!r}; see `wm-env --help`"))
+        sys.exit(_complain("wm-env", _no_command(words, group)))
     status = run(name, words[len(name.split()) :])
     if status > INTERRUPTED - signal.SIGINT and arguments is None:
         end_process(status)
@@ -126,13 +140,18 @@ def run(name: str, words: Sequence[str]) -> int:
         with terminated_like_interrupted():
             return _run(name, words)
     except KeyboardInterrupt as stop:
+        close_bars()
         print(f"wm-env {name}: {str(stop) or f'interrupted; {COMMANDS[name].again}'}", file=sys.stderr)
         return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
+    finally:
+        close_bars()
 
 
 def _run(name: str, words: Sequence[str]) -> int:
     import gymnasium as gym
     import tyro
+
+    from wm_env.cli.words import options_of, refuse
 
     who = f"wm-env {name}"
     module, _, cls = COMMANDS[name].target.partition(":")
@@ -141,6 +160,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         if not isinstance(found, type):
             found(name, words)
             return 0
+        refuse(options_of(found), words)
         command: Any = _at_home(tyro.cli(found, args=list(words), prog=who))
         check_options(vars(command))
         if command.json is not None:
@@ -149,6 +169,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         if command.json is not None:
             write_json(command.json, result, overwrite=command.overwrite)
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
+        close_bars()
         return _complain(who, str(error))
     return 0
 
@@ -157,7 +178,34 @@ def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
     """Return the list of commands."""
     width = max(len(name) for name in commands)
     rows = [f"  {name:<{width}}  {command.help}" for name, command in commands.items()]
-    return "\n".join(["usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them", "", *rows])
+    usage = "usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them"
+    own = [
+        "",
+        "  --version           print the version",
+        "  --completion SHELL  print what makes bash or zsh complete commands, options and values",
+    ]
+    return "\n".join([usage, "", *rows, *(own if commands is COMMANDS else [])])
+
+
+def _no_command(words: Sequence[str], group: Mapping[str, Command]) -> str:
+    """Return what is said of words that begin with no command. group: commands of the first word."""
+    said = " ".join(words[: 2 if group else 1])
+    both = " ".join(words[:2])
+    near = nearest(both, COMMANDS) if group else nearest(both, COMMANDS) or nearest(words[0], COMMANDS)
+    last = {name.split()[-1]: name for name in group or COMMANDS}
+    near = near or [last[word] for word in nearest(words[1 if group else 0], last)]
+    where = f"`wm-env {words[0]} --help`" if group else "`wm-env --help`"
+    hint = f"did you mean `wm-env {near[0]}`?" if near else f"{where} lists them"
+    return f"unknown command {said!r}; {hint}"
+
+
+def _completion(words: Sequence[str]) -> int:
+    from wm_env.cli.completion import SHELLS, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        return _complain("wm-env", f"--completion takes one shell: {', '.join(SHELLS)}")
+    print(script(words[0], COMMANDS))
+    return 0
 
 
 def write_json(path: Path, result: dict[str, Any], *, overwrite: bool = True) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wm_env.images import start_image
 from wm_env.model.frame_counts import latent_frames
@@ -26,9 +25,9 @@ from wm_env.model.released.presets import (
 )
 from wm_env.model.released.rollout import teacher_sampler
 from wm_env.model.storage.array_files import read_arrays
-from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.facts import read_json
-from wm_env.model.storage.film import film_file
+from wm_env.progress import Bar
+from wm_env.recording import write_frames
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
 STRIDE, FPS = 8, 16
@@ -89,15 +88,13 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
     parts = load_parts(clip.world, clip.settings, device=clip.device, whole_path=True)
     started = time.perf_counter()
     total = steps_of(sampler, variant, latent_frames(c2w.shape[0], STRIDE))
-    with tqdm(total=total, unit="step", desc="denoising", mininterval=0.5) as bar:
+    with Bar(total, "denoising") as bar:
         frames = draw_clip(
             parts, sampler, variant=variant, image=picture.pixels, intrinsics=intrinsics, c2w=c2w,  # type: ignore[arg-type]
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    with atomic_path(out, overwrite=clip.overwrite) as temporary, film_file(temporary, fps=FPS) as append:
-        for frame in frames.numpy():
-            append(frame)
+    write_frames(out, frames.numpy(), FPS, overwrite=clip.overwrite)
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),

@@ -72,8 +72,8 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     if env.config.obs_size is not None or env.config.obs_type != "rgb":
         raise ValueError("episodes are recorded with obs_type 'rgb' at the world's own size")
     context = env.start_clip
-    settings = env.config.keywords() | ({} if context is None else {"context": _CONTEXT})
-    settings = _plain(settings)
+    kept = {} if context is None else {"context": _CONTEXT}
+    settings = _plain({**env.config.keywords(), **kept})
     seen, info = env.reset(seed=seed)
     observed, actions, rewards = [seen], list[np.ndarray](), list[float]()
     frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
@@ -123,10 +123,10 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     )
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as they come back from JSON; raise `ValueError` where an object cannot be written."""
     try:
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(dict(settings)))
     except TypeError as error:
         raise ValueError(
             f"settings of a recorded episode must be plain values; name the world ({error})"

@@ -12,7 +12,7 @@ c2w. `next.reward` is paid on the last frame of an env step. The lerobot package
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,23 @@ _POSE_NAMES = [f"c2w_{row}{column}" for row in range(3) for column in range(4)]
 _SPOTS = 64  # pixels per side and frames per episode that image statistics look at, at most
 
 
-def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
-    """Write the episode folders as one LeRobot v3.0 dataset; `out` appears when it is complete."""
+def export_lerobot(
+    episodes: Sequence[Path], out: str | Path, *, watch: Callable[[Iterable[Path]], Iterable[Path]] = iter
+) -> Path:
+    """Write the episode folders as one LeRobot v3.0 dataset; `out` appears when it is complete.
+
+    watch: passes the episodes on one by one, for a progress bar.
+    """
     if not episodes:
         raise ValueError("there are no episodes to export")
     with atomic_folder(out) as temporary:
-        _write_dataset(episodes, temporary)
+        _write_dataset(episodes, temporary, watch)
     return Path(out)
 
 
-def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
+def _write_dataset(
+    episodes: Sequence[Path], target: Path, watch: Callable[[Iterable[Path]], Iterable[Path]]
+) -> None:
     video = target / VIDEO_PATH.format(video_key=VIDEO, chunk_index=0, file_index=0)
     data = target / DATA_PATH.format(chunk_index=0, file_index=0)
     for path in (video, data, target / EPISODES_PATH):
@@ -57,7 +64,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
     tables, rows, stats = [], [], []
     done = 0
     with film_file(video, fps=fps, crf=5) as append:
-        for index, path in enumerate(episodes):
+        for index, path in enumerate(watch(episodes)):
             recording = load_recording(path)
             length = len(recording.frames) - 1
             if length < 1 or recording.frames.shape[1:] != first.frames.shape[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from wm_env.model.storage.film import film_file
 from wm_env.model.world import Start, World
 
 
-def film_scene(world: World, scene: BenchScene, noise_seed: int) -> Tensor:
+def film_scene(
+    world: World, scene: BenchScene, noise_seed: int, tick: Callable[[int], object] = lambda steps: None
+) -> Tensor:
     """Return the world's frames uint8 `(F, h, w, 3)` along the scene's path, frame 0 the input image.
 
-    A last chunk that the path does not fill is completed by standing still and cut off again.
+    A last chunk that the path does not fill is completed by standing still and cut off again. tick: called
+    with the steps made.
     """
     picture = start_image(str(scene.image), scene.intrinsics, world.spec.frame_size)
     told = Start(
@@ -35,6 +39,7 @@ def film_scene(world: World, scene: BenchScene, noise_seed: int) -> Tensor:
     for begin in range(1, c2w.shape[1], chunk):
         made, state = world.step_chunk(state, c2w[:, begin : begin + chunk])
         shown.append(made.frames.cpu())
+        tick(1)
     return torch.cat(shown, dim=1)[0, :total]
 
 
