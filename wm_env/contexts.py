@@ -120,7 +120,7 @@ def shown_frames(source: PosedClip | str | Path, spec: WorldSpec, intrinsics: Se
 def shown_to_slots(
     clips: Sequence[PosedClip | str | Path | None], spec: WorldSpec, intrinsics: Sequence[Sequence[float]]
 ) -> list[PosedFrames | None]:
-    """Return `shown_frames` of a clip or None a slot; raise `ValueError` naming the slot. intrinsics: a slot."""
+    """Return `shown_frames` of a clip or None a slot, intrinsics one each; `ValueError` names the slot."""
     one = isinstance(clips, PosedClip | str | Path)
     if one or len(clips) != len(intrinsics):
         given = "one clip" if one else f"{len(clips)} clips"
