@@ -20,6 +20,7 @@ from gymnasium.utils import seeding
 
 from wm_env.agents.evaluate import FIRST_SEED
 from wm_env.episodes import draw_seeds
+from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import distance_field, line_of_sight
 from wm_env.model.scenes.layouts import HEAD_RADIUS
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
@@ -36,7 +37,7 @@ _STEP_DEGREES = TWIN_SPEC.max_rotation_deg * TWIN_SPEC.frames_per_step
 def check_starts(starts: str, task: str) -> None:
     """Raise `ValueError` where `starts` is no rule, or a rule about beacons for a task without one."""
     if starts not in STARTS:
-        raise ValueError(f"unknown starts {starts!r}; valid are {', '.join(STARTS)}")
+        raise ValueError(unknown("starts", starts, STARTS))
     if starts != "any" and task != "objectnav":
         raise ValueError(f"starts={starts!r} is about the beacon of objectnav; task {task!r} takes 'any'")
 

@@ -9,6 +9,7 @@ A seed is one scene, start and goal, the same in every world, so agents and worl
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +18,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from tqdm import tqdm
 
 from wm_env.core import State
 from wm_env.model.kinematics import KEYS
@@ -93,12 +93,13 @@ def evaluate(
     *,
     num_envs: int = 16,
     max_episode_steps: int,
-    progress: bool = False,
+    report: Callable[[int, float, str], None] = lambda done, total, what: None,
     **settings: Any,
 ) -> list[EpisodeResult]:
     """Return one result per seed, in their order; `settings` are those of `SanaWMVectorEnv`.
 
     Slots that end take the next seed while the others go on. An agent that keeps a memory gets `starts`.
+    report: called after every batch step with (steps made by all slots, expected in all, what has ended).
     """
     if not seeds:
         raise ValueError("evaluation needs at least one seed")
@@ -118,46 +119,84 @@ def evaluate(
     walked, bumps = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
     rewards: list[list[float]] = [[] for _ in running]
     results: dict[int, EpisodeResult] = {}
-    with tqdm(total=len(seeds), unit="episode", desc="evaluating", disable=not progress, leave=False) as bar:
-        while len(results) < len(seeds):
-            observed, reward, terminated, truncated, info = envs.step(agent(observed, envs.state, starts))
-            for slot, earned in enumerate(reward.tolist()):
-                rewards[slot].append(earned)
-            walked += np.linalg.norm(np.diff(info["c2w_frames"][:, :, :3, 3], axis=1), axis=-1).sum(1)
-            walked += np.linalg.norm(info["c2w_frames"][:, 0, :3, 3] - place, axis=-1)
-            place = _place(info)
-            bumps += info.get("collision", 0)
-            ended = terminated | truncated
-            starts = ended
-            if not ended.any():
-                continue
-            told: list[int | None] = [None] * envs.num_envs
-            for slot in np.flatnonzero(ended).tolist():
-                index = running[slot]
-                if index >= 0:
-                    results[index] = EpisodeResult(
-                        seed=int(seeds[index]),
-                        reward=float(np.sum(rewards[slot])),
-                        steps=len(rewards[slot]),
-                        success=bool(info["is_success"][slot]),
-                        spl=float(info["spl"][slot]),
-                        distance=float(info["distance_to_goal"][slot]),
-                        collisions=int(bumps[slot]),
-                        start_distance=float(far[slot]),
-                        walked=float(walked[slot]),
-                        rewards=tuple(rewards[slot]),
-                    )
-                    bar.update()
-                running[slot] = waiting.pop(0) if waiting else -1  # a slot out of seeds idles in some scene
-                told[slot] = int(seeds[max(running[slot], 0)])
-                rewards[slot] = []
-            walked, bumps = (np.where(ended, 0.0, total) for total in (walked, bumps))
-            if len(results) < len(seeds):
-                observed, info = envs.reset(seed=told, options={"reset_mask": ended})
-                far = np.where(ended, info["distance_to_goal"], far)
-                place = np.where(ended[:, None], _place(info), place)
+    made, reached = 0, 0
+    while len(results) < len(seeds):
+        ages = [len(rewards[slot]) for slot, index in enumerate(running) if index >= 0]
+        left = steps_left(reached / max(1, made), ages, len(waiting), max_episode_steps, envs.num_envs)
+        report(made, made + envs.num_envs * left, f"{len(results)} of {len(seeds)} episodes")
+        observed, reward, terminated, truncated, info = envs.step(agent(observed, envs.state, starts))
+        for slot, earned in enumerate(reward.tolist()):
+            rewards[slot].append(earned)
+        walked += np.linalg.norm(np.diff(info["c2w_frames"][:, :, :3, 3], axis=1), axis=-1).sum(1)
+        walked += np.linalg.norm(info["c2w_frames"][:, 0, :3, 3] - place, axis=-1)
+        place = _place(info)
+        bumps += info.get("collision", 0)
+        ended = terminated | truncated
+        starts = ended
+        reached += int(terminated.sum())
+        made += envs.num_envs
+        if not ended.any():
+            continue
+        told: list[int | None] = [None] * envs.num_envs
+        for slot in np.flatnonzero(ended).tolist():
+            index = running[slot]
+            if index >= 0:
+                results[index] = EpisodeResult(
+                    seed=int(seeds[index]),
+                    reward=float(np.sum(rewards[slot])),
+                    steps=len(rewards[slot]),
+                    success=bool(info["is_success"][slot]),
+                    spl=float(info["spl"][slot]),
+                    distance=float(info["distance_to_goal"][slot]),
+                    collisions=int(bumps[slot]),
+                    start_distance=float(far[slot]),
+                    walked=float(walked[slot]),
+                    rewards=tuple(rewards[slot]),
+                )
+            running[slot] = waiting.pop(0) if waiting else -1  # a slot out of seeds idles in some scene
+            told[slot] = int(seeds[max(running[slot], 0)])
+            rewards[slot] = []
+        walked, bumps = (np.where(ended, 0.0, total) for total in (walked, bumps))
+        if len(results) < len(seeds):
+            observed, info = envs.reset(seed=told, options={"reset_mask": ended})
+            far = np.where(ended, info["distance_to_goal"], far)
+            place = np.where(ended[:, None], _place(info), place)
+    report(made, made, f"{len(seeds)} episodes")
     envs.close()
     return [results[index] for index in range(len(seeds))]
+
+
+def steps_left(rate: float, ages: Sequence[int], waiting: int, limit: int, slots: int) -> float:
+    """Return how many batch steps are expected until all episodes have ended.
+
+    rate: episodes that end by themselves a step of a slot, taken as the same at any age. ages: steps made by
+    the running episodes. waiting: episodes that have not begun; each takes the slot that is free first.
+    limit: steps after which an episode ends at the latest.
+
+    An episode of age a lasts (1 - (1 - rate)^(limit - a)) / rate more steps on average. The last of several
+    ends later than the average one: E[max] = sum over t of 1 - prod over episodes of P(length <= t).
+    """
+    if waiting == 0:
+        return _longest(rate, [limit - age for age in ages])
+    free = sorted(_mean(rate, limit - age) for age in ages)
+    free = [0.0] * (slots - len(free)) + free
+    each = _mean(rate, limit)
+    for _ in range(waiting):
+        heapq.heapreplace(free, free[0] + each)
+    return max(free) + _longest(rate, [limit] * slots) - each
+
+
+def _mean(rate: float, most: int) -> float:
+    return float(most) if rate <= 0 else (1 - (1 - rate) ** most) / rate
+
+
+def _longest(rate: float, most: Sequence[int]) -> float:
+    """Return the mean of the longest of several episodes, each at most so many steps long."""
+    if not most:
+        return 0.0
+    steps, ends = np.arange(max(most))[:, None], np.asarray(most)
+    over = np.where(steps < ends, (1 - rate) ** steps, 0.0)  # (t, episodes): P(length > t)
+    return float((1 - (1 - over).prod(axis=1)).sum())
 
 
 def _place(info: dict[str, Any]) -> np.ndarray:

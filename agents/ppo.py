@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from wm_env.agents.episode_starts import evaluation_seeds, training_scenes
 from wm_env.agents.evaluate import FIRST_SEED, Agent, Score, evaluate, summarize
 from wm_env.agents.key_combinations import Moves, MovingAgent, RandomTurns
+from wm_env.agents.players import OneSlot
 from wm_env.agents.policies import (
     Blindfold,
     PolicyAgent,
@@ -44,10 +43,10 @@ from wm_env.agents.run_folder import NEWEST, check_run, open_run, steps_of
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
 from wm_env.model.interrupts import Guard, Interrupted, caught
-from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.checkpoint import load_card
-from wm_env.recording import Layout, Shot, record_video, shot
+from wm_env.progress import Bar
+from wm_env.recording import Layout, film_player, record_video
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.worlds import twin_of
 
@@ -175,29 +174,9 @@ def score(agent: Agent, settings: PPOSettings, world: Any, episodes: int | None 
 def record_episode(agent: Agent, settings: PPOSettings, path: str | Path, world: str) -> None:
     """Write the episode of the first evaluation seed as an mp4: every pixel frame, held keys and a map."""
     env = SanaWMEnv(**{**settings.own_world(), "world": world, "split": "val"})
-    seen, _ = env.reset(seed=FIRST_SEED)
-    shots = _shots(agent, env, seen, settings)
+    env.reset(seed=FIRST_SEED)
+    shots = film_player([env], OneSlot(agent, settings.action_type), settings.max_episode_steps)
     record_video(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
-
-
-def _shots(agent: Agent, env: SanaWMEnv, seen: Any, settings: PPOSettings) -> Iterator[Shot]:
-    """Yield the start and every step of the agent's episode."""
-    yield shot([env], "", 0.0, newest_only=True)
-    for step in range(settings.max_episode_steps):
-        batched = {name: view[None] for name, view in seen.items()} if isinstance(seen, dict) else seen[None]
-        action = agent(batched, env.state, np.array([step == 0]))[0]
-        seen, reward, terminated, _, _ = env.step(action)
-        yield shot([env], _held(action, settings.action_type), reward, newest_only=False)
-        if terminated:
-            return
-
-
-def _held(action: Any, action_type: str) -> str:
-    if action_type == "keys":
-        return KEYS[int(action) - 1] if action else ""
-    if action_type == "multikeys":
-        return "".join(key for key, down in zip(KEYS, action, strict=True) if down)
-    return ""
 
 
 class _LogWriter(KVWriter):
@@ -209,7 +188,7 @@ class _LogWriter(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         row: dict[str, float] = {"env_steps": step}
         row |= {name: float(value) for name, value in key_values.items() if np.ndim(value) == 0}
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
@@ -246,14 +225,7 @@ class _TrainingCallback(BaseCallback):
         self.learned = self._checkpointed = self._evaluated = model.num_timesteps
         self._saved = time.monotonic()
         model.policy.optimizer.register_step_post_hook(self._on_gradient_step)
-        self._bar = tqdm(
-            total=settings.steps,
-            initial=self.learned,
-            unit="step",
-            desc="training",
-            disable=not progress,
-            mininterval=1,
-        )
+        self._bar = Bar(settings.steps, "training", done=self.learned, shown=progress)
         self.evaluating = 0.0  # seconds
 
     def save(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wm_env.core import State
+from wm_env.model.names import unknown
 from wm_env.model.scenes.raycast import cast
 from wm_env.recording import Policy
 from wm_env.tasks.navigation import ImageNavState
@@ -32,7 +33,7 @@ def make_policy(name: str, seed: int) -> Policy:
         return orbit
     if name == "goal":
         return go_to_goal
-    raise ValueError(f"unknown policy {name!r}; valid are {', '.join(POLICIES)}")
+    raise ValueError(unknown("policy", name, POLICIES))
 
 
 def forward(state: State) -> str:

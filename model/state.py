@@ -1,12 +1,14 @@
-"""State as a value: nested NamedTuples of tensors, batch axis first, and the few operations on them.
+"""State as a value: a tree of tensors, batch axis first, and the few operations on it.
 
-A state is a tree whose inner nodes are tuples (usually NamedTuples) and whose leaves are tensors with the
-batch axis first, or None where a part is absent. Nothing here writes into its arguments.
+The leaves of a tree are tensors with the batch axis first, or None where a part is absent; its nodes are
+tuples and NamedTuples, lists, dicts with names as keys, and dataclasses, mixed as you like. Ours are
+NamedTuples. Nothing here writes into its arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -23,16 +25,55 @@ def tree_map(fn: Callable[..., Tensor], tree: Tree, *rest: Tree) -> Tree:
         return tree
     if isinstance(tree, Tensor):
         return fn(tree, *rest)  # type: ignore[return-value]
-    if not isinstance(tree, tuple):
-        raise TypeError(f"a state holds tensors, tuples and None, not {type(tree).__name__}")
-    if any(len(other) != len(tree) for other in rest):  # type: ignore[arg-type]
-        raise ValueError("states differ in structure: tuples of different lengths")
-    parts = [tree_map(fn, *parts) for parts in zip(tree, *rest, strict=True)]
-    return _rebuild(tree, parts)
+    names, parts = _node(tree)
+    others = []
+    for other in rest:
+        if type(other) is not type(tree):
+            kinds = f"a {type(tree).__name__} in one is a {type(other).__name__} in another"
+            raise ValueError(f"states differ in structure: {kinds}")
+        its, its_parts = _node(other)
+        if its != names:
+            raise ValueError(f"states differ in structure: one has {list(names)}, another {list(its)}")
+        others.append(its_parts)
+    return _rebuilt(tree, names, [tree_map(fn, *same) for same in zip(parts, *others, strict=True)])
 
 
-def _rebuild(tree: Any, parts: list[Any]) -> Any:
-    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+def _node(tree: Any, prefix: str = "") -> tuple[Sequence[str], Sequence[Any]]:
+    """Return the names and the parts of a node; of a dict in the order of its names.
+
+    Raises `TypeError` for what is neither a node nor a leaf. prefix: where the node is, for that sentence.
+    """
+    if isinstance(tree, tuple):
+        names = getattr(tree, "_fields", None) or [str(index) for index in range(len(tree))]
+        return names, tree
+    if isinstance(tree, list):
+        return [str(index) for index in range(len(tree))], tree
+    if isinstance(tree, Mapping):
+        odd = [key for key in tree if not isinstance(key, str) or "." in key or not key]
+        if odd:
+            raise TypeError(f"a dict in a state has names without a dot as keys, not {odd[0]!r}")
+        ordered = sorted(tree)
+        return ordered, [tree[name] for name in ordered]
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = [field.name for field in dataclasses.fields(tree) if field.init]
+        return fields, [getattr(tree, name) for name in fields]
+    where = f" at {prefix!r}" if prefix else ""
+    raise TypeError(
+        f"a state holds tensors (batch axis first) and None in tuples, lists, dicts and dataclasses, not "
+        f"{type(tree).__name__}{where}"
+    )
+
+
+def _rebuilt(tree: Any, names: Sequence[str], parts: list[Any]) -> Any:
+    """Return a node like `tree` of other parts."""
+    if isinstance(tree, tuple):
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    if isinstance(tree, list):
+        return parts
+    named = dict(zip(names, parts, strict=True))
+    if isinstance(tree, Mapping):
+        return {name: named[name] for name in tree}
+    return dataclasses.replace(tree, **named)
 
 
 def cat(trees: Sequence[Tree]) -> Tree:
@@ -69,8 +110,7 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
         yield prefix, tree
         return
-    names = getattr(tree, "_fields", None) or [str(i) for i in range(len(tree))]
-    for name, part in zip(names, tree, strict=True):
+    for name, part in zip(*_node(tree, prefix), strict=True):
         yield from leaves(part, f"{prefix}.{name}" if prefix else name)
 
 
@@ -82,12 +122,9 @@ def unflatten(template: Tree, tensors: dict[str, Tensor], prefix: str = "") -> T
         if prefix not in tensors:
             raise ValueError(f"state tensor {prefix!r} is missing")
         return tensors[prefix]  # type: ignore[return-value]
-    names = getattr(template, "_fields", None) or [str(i) for i in range(len(template))]  # type: ignore[arg-type]
-    parts = [
-        unflatten(part, tensors, f"{prefix}.{name}" if prefix else name)
-        for name, part in zip(names, template, strict=True)  # type: ignore[call-overload]
-    ]  # type: ignore[call-overload]
-    return _rebuild(template, parts)
+    names, parts = _node(template, prefix)
+    named = [(f"{prefix}.{name}" if prefix else name, part) for name, part in zip(names, parts, strict=True)]
+    return _rebuilt(template, names, [unflatten(part, tensors, name) for name, part in named])  # type: ignore[no-any-return]
 
 
 def nbytes(tree: Any) -> int:

@@ -4,9 +4,10 @@ A world is a function over values. `begin` turns start conditions into a state; 
 and the camera poses of the next chunk into the frames seen along them and a new state. Neither keeps
 anything: the old state stays valid, so a snapshot is a reference and a branch is the same state used twice.
 
-Every tensor of a state has the batch axis first, so states of several slots are stacked, selected and
-overwritten with `wm_env.model.state`; its structure and shapes stay the same over an episode, whatever slots
-it holds, so that slots at different chunks share one batch.
+A state is any tree of tensors, every one with the batch axis first, so states of several slots are stacked,
+selected and overwritten with `wm_env.model.state`. Its structure and shapes stay the same over an episode,
+whatever slots it holds, so that slots at different chunks share one batch. docs/environment.md has a world of
+25 lines.
 """
 
 from __future__ import annotations

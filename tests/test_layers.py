@@ -22,6 +22,7 @@ ORDER = (
         "documented",
         "forks",
         "moved",
+        "progress",
         "registration",
         "actions",
         "images",
@@ -30,6 +31,7 @@ ORDER = (
         "context_check",
         "episodes",
         "tasks",
+        "answers",
         "core",
     ),
     *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
@@ -40,16 +42,19 @@ ORDER = (
 # of a folder stand together, so no two folders import each other. An `__init__` without imports has no place.
 FILES = {
     "model": {
-        "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
-        "values": """config chunks frame_counts geometry intrinsics kinematics pixels placement state world
-            text gemma png marked_pages interrupts options workers""",
+        "signals": "interrupts",
+        "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
+            storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
+        "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
+            world text gemma png marked_pages isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
-            attention dit flow point_memory""",
+            attention dit flow
+            point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
-        "embedded worlds": "rollout embedded cards",
+        "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
             released.download released.plan released.report released.measure.budget released.measure.record
             released.measure.runner released.measure.step released.measure.parts released.measure.pages
@@ -90,8 +95,8 @@ FILES = {
             published.run published""",
     },
     "agents": {
-        "players": """evaluate scripted planning goal_features key_combinations episode_starts policies
-            run_folder ppo""",
+        "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
+            policies run_folder players ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

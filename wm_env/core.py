@@ -23,6 +23,14 @@ import torch
 from torch import Tensor
 
 from wm_env.actions import ActionSpec, Command
+from wm_env.answers import (
+    check_facts,
+    check_next_state,
+    check_observed,
+    check_outcome,
+    check_shown_chunk,
+    check_state,
+)
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
 from wm_env.model.kinematics import (
@@ -34,6 +42,7 @@ from wm_env.model.kinematics import (
     step_keys,
     step_twists,
 )
+from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, put, select
@@ -57,7 +66,7 @@ class EpisodeRules:
 
     def __post_init__(self) -> None:
         if self.collision not in COLLISIONS:
-            raise ValueError(f"unknown collision {self.collision!r}; valid are {', '.join(COLLISIONS)}")
+            raise ValueError(unknown("collision", self.collision, COLLISIONS))
 
 
 class State(NamedTuple):
@@ -115,7 +124,9 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
     """Return the state at the start of `episodes`, one slot each."""
     spec = rules.world.spec
     batch = len(episodes)
-    chunk, world_state = begin(rules.world, [episode.start(spec.sees_scene) for episode in episodes])
+    answer = begin(rules.world, [episode.start(spec.sees_scene) for episode in episodes])
+    check_shown_chunk("begin", answer, spec, batch, 1)
+    chunk, world_state = answer
     motion = start_motion(batch)
     c2w = motion.c2w[:, None].repeat(1, spec.frames_per_step, 1, 1)
     scenes = [placeholder_scene() if episode.scene is None else episode.scene for episode in episodes]
@@ -139,7 +150,9 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         terminated=torch.zeros(batch, dtype=torch.bool),
     )
     seeds = [episode.task_seed for episode in episodes]
-    return state._replace(task=rules.task.begin(task_context(rules, state), seeds))
+    task = rules.task.begin(task_context(rules, state), seeds)
+    check_state(f"task {rules.task.name}: begin: the state", task, batch)
+    return state._replace(task=task)
 
 
 def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[State, TaskOutcome]:
@@ -169,7 +182,13 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         assert command.twists is not None
         c2w, motion = step_twists(state.motion, command.twists, resolve)
 
-    chunk, world_state = rules.world.step_chunk(state.world, c2w)
+    answer = rules.world.step_chunk(state.world, c2w)
+    young = _young(state)
+    if young:
+        spec = rules.world.spec
+        check_shown_chunk("step_chunk", answer, spec, batch, spec.frames_per_step)
+        check_next_state(f"world {spec.name}: step_chunk: the state", state.world, answer[1], batch)
+    chunk, world_state = answer
     moved = state._replace(
         world=world_state,
         motion=motion,
@@ -179,7 +198,10 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         c2w=c2w,
         collided=hits,
     )
-    task_state, outcome = rules.task.step(state.task, task_context(rules, moved))
+    judged = rules.task.step(state.task, task_context(rules, moved))
+    if young:
+        check_outcome(rules.task.name, judged, state.task, batch)
+    task_state, outcome = judged
     terminated = outcome.terminated | hits if rules.collision == "terminate" else outcome.terminated
     moved = moved._replace(task=task_state, terminated=terminated)
     return moved, TaskOutcome(outcome.reward, terminated)
@@ -224,12 +246,18 @@ def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> S
 def observation(rules: EpisodeRules, state: State) -> Any:
     """Return the batched observations, fresh arrays."""
     extra = rules.task.observe(state.task, task_context(rules, state))
+    if _young(state, 1):
+        spaces = rules.task.spaces(rules.world.spec.frame_size)
+        check_observed(rules.task.name, extra, spaces, state.chunk.shape[0])
     return rules.views.observe(state.frames, state.latent, extra)
 
 
 def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
     """Return one info dict a slot, fresh and deterministic (docs/reference/environment.md#info)."""
-    facts = {name: values.tolist() for name, values in rules.task.facts(state.task).items()}
+    known = rules.task.facts(state.task)
+    if _young(state, 1):
+        check_facts(rules.task.name, known, state.chunk.shape[0])
+    facts = {name: values.tolist() for name, values in known.items()}
     frames_per_step = rules.world.spec.frames_per_step
     c2w, intrinsics = state.c2w.numpy(), state.intrinsics.numpy()
     out = []
@@ -261,6 +289,11 @@ def task_context(rules: EpisodeRules, state: State) -> TaskContext:
         collided=state.collided,
         motion=rules.motion,
     )
+
+
+def _young(state: State, most: int = 0) -> bool:
+    """Return whether a slot has made at most so many steps: then answers are looked at."""
+    return int(state.chunk.min()) <= most
 
 
 def _transform(rotation: Tensor, vector: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode
 
-from wm_env.config import EnvConfig
+from wm_env.config import EnvSettings, configured
 from wm_env.contexts import ClipContext, shown_frames
 from wm_env.core import (
     State,
@@ -25,12 +26,15 @@ from wm_env.core import (
 )
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
+from wm_env.model.isolation import undisturbed
+from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv, as_prompt
 
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
+KEYWORDS = ("render_mode", "threads", "max_episode_steps")  # beside the settings; the last is for `gym.make`
 MAX_KEPT_FRAMES = 4096  # rgb_array_list: an episode may be endless, memory is not
 
 
@@ -76,13 +80,14 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 16}  # noqa: RUF012 (Gymnasium's own)
 
-    def __init__(self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Any) -> None:
+    @undisturbed()
+    def __init__(
+        self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Unpack[EnvSettings]
+    ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"unknown render_mode {render_mode!r}; valid are None, {', '.join(RENDER_MODES)}"
-            )
+            raise ValueError(unknown("render_mode", render_mode, (None, *RENDER_MODES)))
         self.render_mode, self._threads = render_mode, check_threads(threads)
-        self.config = EnvConfig(**settings)
+        self.config = configured(settings, KEYWORDS)
         self._timed = TimedWorld(self.config.load_world())
         self._world = self._timed.inner
         self._rules = self.config.rules(self._timed)
@@ -95,6 +100,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._film: deque[np.ndarray] = deque(maxlen=MAX_KEPT_FRAMES)
         self._steps = Tally()
 
+    @undisturbed()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -103,13 +109,22 @@ class SanaWMEnv(gym.Env[Any, Any]):
         spec = self._world.spec
         asked = reset_options(self._defaults, options, spec)
         check_reset_options(self._rules, asked)
+        generator, used = self._np_random, self._np_random_seed
+        numbers = None if generator is None else generator.bit_generator.state
         super().reset(seed=seed)
-        with cpu_threads(self._threads):
-            episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
-            state = initial(self._rules, [episode])
+        try:
+            with cpu_threads(self._threads):
+                episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
+                state = initial(self._rules, [episode])
+        except BaseException:  # a refusal changes nothing, nor does an interruption
+            self._np_random, self._np_random_seed = generator, used
+            if generator is not None and numbers is not None:
+                generator.bit_generator.state = numbers
+            raise
         self._enter(state, episode.prompt)
         return self._seen()
 
+    @undisturbed()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move for one chunk; see the class docstring. Never truncates on its own."""
         state = self._current()
@@ -123,6 +138,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._steps.add(started)
         return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
+    @undisturbed()
     def render(self) -> Any:
         """Return the newest frame at full size; `rgb_array_list`: all pixel frames since the last call."""
         if self.render_mode is None:
@@ -145,11 +161,13 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     # State as a value -------------------------------------------------------------------------------------
 
+    @undisturbed()
     def snapshot(self) -> Snapshot:
         """Return this moment as an immutable value that shares its tensors."""
         moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
         return pack(self._rules, moment)
 
+    @undisturbed()
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a moment of an environment of equal configuration; the next step repeats what it was."""
         self._check_open()
@@ -157,20 +175,37 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._np_random, self._np_random_seed = moment.generator, moment.seed
         self._enter(moment.state, moment.prompt)
 
-    def branch(self, num_envs: int, noise: str = "independent", **settings: Any) -> SanaWMVectorEnv:
+    @undisturbed()
+    def branch(
+        self,
+        num_envs: int,
+        noise: str = "independent",
+        *,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        threads: int | None = None,
+    ) -> SanaWMVectorEnv:
         """Return a vector environment of `num_envs` futures of this moment.
 
         noise="independent": each future draws its own noise, so they differ by the model's own uncertainty.
-        noise="shared": equal actions give equal futures. `settings` go to `SanaWMVectorEnv`
-        (max_episode_steps, autoreset_mode, render_mode).
+        noise="shared": equal actions give equal futures. The rest as in `SanaWMVectorEnv`.
         """
         if noise not in ("independent", "shared"):
-            raise ValueError(f"unknown noise {noise!r}; valid are independent, shared")
+            raise ValueError(unknown("noise", noise, ("independent", "shared")))
         moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
-        envs = SanaWMVectorEnv(num_envs, **settings, **self.config.keywords())
+        envs = SanaWMVectorEnv(
+            num_envs,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            render_mode=render_mode,
+            threads=threads,
+            **self.config.keywords(),
+        )
         envs.adopt(moment, independent_noise=noise == "independent")
         return envs
 
+    @undisturbed()
     def observe(self, clip: PosedClip | str | Path) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to the running episode and return observation and info, as `reset` does.
 
@@ -192,6 +227,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._keep_film(self._state)
         return self._seen()
 
+    @undisturbed()
     def set_prompt(self, prompt: str) -> None:
         """Tell the world a new prompt; it takes effect from the next chunk."""
         state = self._current()
@@ -241,6 +277,10 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def trained_steps(self) -> int:
         """Steps covered by the model's training; beyond it quality is extrapolation."""
         return self._world.spec.trained_steps
+
+    def look(self) -> Any:
+        """Return the observation of this moment once more, without moving: after `restore`, for instance."""
+        return self._seen()[0]
 
     def get_keys_to_action(self) -> dict[str, Any]:
         """Return the keyboard map for `gymnasium.utils.play.play`."""

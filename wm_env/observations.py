@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from wm_env.model.names import unknown
 from wm_env.model.world import WorldSpec
 
 OBS_TYPES = ("rgb", "rgb_sequence", "latent")
@@ -35,7 +36,7 @@ class ObservationSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in OBS_TYPES:
-            raise ValueError(f"unknown obs_type {self.kind!r}; valid are {', '.join(OBS_TYPES)}")
+            raise ValueError(unknown("obs_type", self.kind, OBS_TYPES))
         if min(self.obs_size) < 1:
             raise ValueError(f"obs_size={self.obs_size} must be positive (height, width)")
         if self.kind == "latent" and self.world.latent_shape is None:

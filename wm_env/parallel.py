@@ -14,17 +14,18 @@ Needs the extra `marl`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils import seeding
 
-from wm_env.config import EnvConfig
+from wm_env.config import EnvConfig, EnvSettings, configured
 from wm_env.core import State, check_reset_options, infos, initial, observation, transition
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.kinematics import KEYS
+from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
 
@@ -37,6 +38,12 @@ MODES = ("shared_camera", "multi_camera")
 KEYS_OF = {"mover": "wsjl", "looker": "adik"}
 COLUMNS_OF = {"mover": [0, 1, 2], "looker": [3, 4, 5]}  # of a twist
 SHARED_ACTIONS = ("keys", "multikeys", "camera")
+KEYWORDS = (
+    "mode",
+    "num_cameras",
+    "max_episode_steps",
+    "render_mode",
+)  # of `parallel_env` beside the settings
 
 
 def parallel_env(
@@ -45,7 +52,7 @@ def parallel_env(
     num_cameras: int = 2,
     max_episode_steps: int = DEFAULT_MAX_EPISODE_STEPS,
     render_mode: str | None = None,
-    **settings: Any,
+    **settings: Unpack[EnvSettings],
 ) -> _CameraEnv:
     """Return a PettingZoo `ParallelEnv`; `settings` are those of `wm_env.config.EnvConfig`.
 
@@ -54,7 +61,7 @@ def parallel_env(
     `"camera"` `Box(-1, 1, (3,))`. Actions of "multi_camera" are those of the single environment.
     """
     if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; valid are {', '.join(MODES)}")
+        raise ValueError(unknown("mode", mode, MODES))
     if max_episode_steps < 1:
         raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1")
     if render_mode not in (None, "rgb_array"):
@@ -193,14 +200,14 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
 class SharedCamera(_CameraEnv):
     """Two agents, one camera; see the module docstring."""
 
-    def __init__(self, limit: int, render_mode: str | None, settings: dict[str, Any]) -> None:
+    def __init__(self, limit: int, render_mode: str | None, settings: EnvSettings) -> None:
         self._kind = settings.get("action_type", "keys")
         if self._kind not in SHARED_ACTIONS:
             raise ValueError(
                 f"action_type {self._kind!r} cannot be shared; valid are {', '.join(SHARED_ACTIONS)}"
             )
         kind = "camera" if self._kind == "camera" else "multikeys"
-        config = EnvConfig(**{**settings, "action_type": kind})
+        config = configured({**settings, "action_type": kind}, KEYWORDS)
         super().__init__("sana_wm_shared_camera_v0", list(KEYS_OF), 1, limit, render_mode, config)
 
     def _camera(self, agent: str) -> int:
@@ -232,11 +239,9 @@ class SharedCamera(_CameraEnv):
 class MultiCamera(_CameraEnv):
     """N cameras from one start; see the module docstring."""
 
-    def __init__(
-        self, num_cameras: int, limit: int, render_mode: str | None, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, num_cameras: int, limit: int, render_mode: str | None, settings: EnvSettings) -> None:
         agents = [f"camera_{index}" for index in range(num_cameras)]
-        config = EnvConfig(**settings)
+        config = configured(settings, KEYWORDS)
         super().__init__("sana_wm_multi_camera_v0", agents, num_cameras, limit, render_mode, config)
 
     def _camera(self, agent: str) -> int:

@@ -8,7 +8,10 @@ With two environments (a learned world and its twin) both get the same start and
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +24,14 @@ from PIL import Image, ImageDraw, ImageFont
 from wm_env.core import State
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.storage.film import film_file
 
 Policy = Callable[[State], str]
 """Which keys to hold for the next step, such as "w" or "wd"; "" is none."""
+
+Player = Callable[[SanaWMEnv], np.ndarray]
+"""The next action of a single environment, of that environment's action type."""
 
 DISPLAY_HEIGHT = 256  # small frames are enlarged by a whole factor up to about this
 _INK, _PAPER, _GREY, _RED = (240, 240, 240), (16, 16, 20), (96, 96, 104), (230, 70, 60)
@@ -59,40 +66,80 @@ def film(envs: Sequence[SanaWMEnv], policy: Policy, steps: int) -> Iterator[Shot
     They have `action_type="multikeys"`. The policy sees the first one's state; all get its keys. Stops early
     where the first one's episode ends.
     """
+    return film_player(envs, lambda env: pressed(policy(env.state)), steps)
+
+
+def film_player(envs: Sequence[SanaWMEnv], player: Player, steps: int) -> Iterator[Shot]:
+    """Yield the start and then `steps` steps of environments that were reset alike.
+
+    The player plays the first one, of any action type; all get its actions. Stops early where the first one's
+    episode ends.
+    """
     yield shot(envs, "", 0.0, newest_only=True)
     for _ in range(steps):
-        keys = policy(envs[0].state)
-        action = np.array([key in keys for key in KEYS], np.int8)
+        action = player(envs[0])
         results = [env.step(action) for env in envs]
+        keys = held(action, envs[0].config.action_type)
         yield shot(envs, keys, float(results[0][1]), newest_only=False)
         if results[0][2]:
             return
 
 
+def pressed(keys: str) -> np.ndarray:
+    """Return held keys as an action of "multikeys", `(8,)` int8."""
+    return np.array([key in keys for key in KEYS], np.int8)
+
+
+def held(action: np.ndarray, action_type: str) -> str:
+    """Return the keys that an action holds; "" where it is of a camera."""
+    if action_type == "keys":
+        return KEYS[int(action) - 1] if action else ""
+    if action_type == "multikeys":
+        return "".join(key for key, down in zip(KEYS, action, strict=True) if down)
+    return ""
+
+
 def record_video(
-    path: str | Path, shots: Iterable[Shot], layout: Layout, fps: int, state: State
+    path: str | Path,
+    shots: Iterable[Shot],
+    layout: Layout,
+    fps: int,
+    state: State,
+    *,
+    overwrite: bool = True,
 ) -> np.ndarray:
     """Write all pixel frames to an mp4 or a looping gif; return frames `(n, E, h, w, 3)` uint8 for a sheet.
 
     `state` is the first environment's, for the map of the overlay. One frame of each environment E is kept
-    per shot. The file appears only when it is complete.
+    per shot. The file appears only when it is complete and reads back; overwrite: False raises
+    `FileExistsError` for one that exists.
     """
     kept = []
     track: list[np.ndarray] = []
-    with atomic_path(path) as temporary, _writer(temporary, fps) as writer:
+    with atomic_path(path, overwrite=overwrite) as temporary, _writer(temporary, fps) as append:
         for shot in shots:
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
                 views = [frames[index] for frames in shot.frames]
-                writer.append_data(compose(views, layout, shot.keys, track, state))
+                append(compose(views, layout, shot.keys, track, state))
             kept.append(np.stack([frames[-1] for frames in shot.frames]))
     return np.stack(kept)
 
 
+def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: int, *, overwrite: bool = True) -> None:
+    """Write pictures uint8 `(H, W, 3)` with even sides to an mp4 or a looping gif, whole or not at all."""
+    with atomic_path(path, overwrite=overwrite) as temporary, _writer(temporary, fps) as append:
+        for frame in frames:
+            append(frame)
+
+
 def compose(
-    views: Sequence[np.ndarray], layout: Layout, keys: str, track: Sequence[np.ndarray], state: State
+    views: Sequence[np.ndarray], layout: Layout, keys: str, track: Sequence[np.ndarray], state: State | None
 ) -> np.ndarray:
-    """Return one picture uint8 `(H, W, 3)` with even sides: labelled views side by side, and the overlay."""
+    """Return one picture uint8 `(H, W, 3)` with even sides: labelled views side by side, and the overlay.
+
+    keys, track, state are drawn by the overlay alone; without a state it has no map.
+    """
     height, width = views[0].shape[:2]
     factor = max(1, DISPLAY_HEIGHT // height)
     tall, wide = height * factor, width * factor
@@ -105,7 +152,8 @@ def compose(
         draw.text((index * wide + 4, 2), label, _INK, _font())
     if layout.overlay:
         left = wide * len(views)
-        _draw_map(draw, (left, _CAPTION, left + panel, _CAPTION + panel - 40), track, state)
+        if state is not None:
+            _draw_map(draw, (left, _CAPTION, left + panel, _CAPTION + panel - 40), track, state)
         _draw_keys(draw, (left + 8, _CAPTION + panel - 34), keys)
     even = canvas.crop((0, 0, canvas.width + canvas.width % 2, canvas.height + canvas.height % 2))
     return np.asarray(even)
@@ -139,9 +187,9 @@ def contact_sheet(frames: np.ndarray, labels: Sequence[str], seconds: float, col
     return sheet
 
 
-def save_png(path: str | Path, picture: Image.Image) -> None:
+def save_png(path: str | Path, picture: Image.Image, *, overwrite: bool = True) -> None:
     """Write a PNG that appears only when it is complete."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary:
         picture.save(temporary, "PNG")
 
 
@@ -152,6 +200,14 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     first = -1 if newest_only else 0
     frames = tuple(env.state.frames[0, first:].numpy().copy() for env in envs)
     return Shot(frames, keys, absolute[first:], reward)
+
+
+def check_film(path: str | Path) -> None:
+    """Raise `ValueError` or `OSError` where a film cannot be written to `path`."""
+    if Path(path).suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"the film {str(path)!r} must end in .mp4 or .gif")
+    check_encoder(path)
+    check_writable(path)
 
 
 def check_encoder(path: str | Path) -> None:
@@ -166,11 +222,26 @@ def check_encoder(path: str | Path) -> None:
         ) from error
 
 
-def _writer(path: Path, fps: int) -> Any:
+@contextmanager
+def _writer(path: Path, fps: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends a frame uint8 `(h, w, 3)` to a film, which reads back afterwards."""
     check_encoder(path)
-    if path.suffix.lower() == ".gif":
-        return imageio.get_writer(path, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
-    return imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=1)
+    if path.suffix.lower() != ".gif":
+        with film_file(path, fps=fps) as append:
+            yield append
+        return
+    packed = io.BytesIO()  # all of it is in memory until its end anyway
+    writer: Any = imageio.get_writer(packed, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
+    with writer:
+        yield writer.append_data
+    path.write_bytes(packed.getvalue())
+    try:
+        with Image.open(path) as film:
+            for index in range(getattr(film, "n_frames", 1)):
+                film.seek(index)
+                film.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OSError(errno.EIO, f"the film is not whole: it does not read back ({error})") from error
 
 
 def _font() -> Any:

@@ -8,12 +8,13 @@ Needs the extra `rl`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from wm_env.config import EnvSettings
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
 from wm_env.vector import SanaWMVectorEnv
 
@@ -40,7 +41,7 @@ class SanaWMVecEnv(VecEnv):
         *,
         max_episode_steps: int = DEFAULT_MAX_EPISODE_STEPS,
         render_mode: str | None = None,
-        **settings: Any,
+        **settings: Unpack[EnvSettings],
     ) -> None:
         self.envs = SanaWMVectorEnv(
             num_envs,

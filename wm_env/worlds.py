@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
+from wm_env.model.isolation import undisturbed
+from wm_env.model.names import did_you_mean, lacking, unknown
 from wm_env.model.placement import check_device
 from wm_env.model.released.presets import (
     RELEASED,
@@ -24,8 +26,10 @@ from wm_env.model.released.presets import (
     load_released_world,
     released_name,
 )
-from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
-from wm_env.model.world import World
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import ABLATIONS, Ablation
+from wm_env.model.storage.atomic import expanded
+from wm_env.model.world import World, WorldSpec
 from wm_env.twin import TwinWorld, twin_like
 
 PRESETS = (*EMBEDDED, "twin", *STEPPABLE)
@@ -66,13 +70,11 @@ class TinyOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; valid are {', '.join(DTYPES)}")
+            raise ValueError(unknown("dtype", self.dtype, DTYPES))
         if self.refiner not in REFINERS:
-            raise ValueError(
-                f"unknown refiner {self.refiner!r} of a tiny world; valid: {', '.join(REFINERS)}"
-            )
+            raise ValueError(unknown("refiner of a tiny world", self.refiner, REFINERS))
         if self.ablate is not None and self.ablate not in ABLATIONS:
-            raise ValueError(f"unknown ablate {self.ablate!r}; valid are None, {', '.join(ABLATIONS)}")
+            raise ValueError(unknown("ablate", self.ablate, (None, *ABLATIONS)))
 
 
 class TinyFamily:
@@ -135,6 +137,7 @@ class ReleasedFamily:
 FAMILIES: tuple[Family, ...] = (TinyFamily(), TwinFamily(), ReleasedFamily())
 
 
+@undisturbed()
 def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> World:
     """Return the world of a preset or a checkpoint folder, loaded once per process and options.
 
@@ -144,7 +147,7 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     any weight is read.
     """
     check_device(device)
-    world = str(name)
+    world = str(expanded(name)) if str(name).startswith("~") else str(name)
     _refuse_variant(world)
     family = _family_of(world)
     chosen = family.options(**_known(world, family, options))
@@ -155,16 +158,17 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     return family.load(str(folder), chosen, device, stamp)
 
 
+@undisturbed()
 def resolve_world(world: Any, *, device: str = "cpu", **options: Any) -> World:
     """Return `load_world` of a name or folder, or a `World` object as it is, which takes no options."""
     if isinstance(world, str | Path):
         return load_world(world, device=device, **options)
     check_device(device)
-    if not isinstance(world, World):
-        raise ValueError(
-            f"world is a {type(world).__name__}; expected a preset ({', '.join(PRESETS)}), a checkpoint "
-            "folder or an object with spec, begin, step_chunk, set_prompt and set_noise_seed"
-        )
+    if isinstance(world, type) or not isinstance(world, World):
+        what = f"a preset ({', '.join(PRESETS)}), a checkpoint folder or an object that is a wm_env.World"
+        raise ValueError(lacking("world", world, World, what))
+    if not isinstance(world.spec, WorldSpec):
+        raise ValueError(f"world.spec is a {type(world.spec).__name__}; expected a wm_env.WorldSpec")
     if options:
         raise ValueError(
             f"a World object is used as it is and takes no options; got {', '.join(sorted(options))} "
@@ -178,6 +182,7 @@ def option_names(world: str | Path) -> tuple[str, ...]:
     return tuple(field.name for field in fields(_family_of(str(world)).options))
 
 
+@undisturbed()
 def twin_of(world: World, device: str = "cpu") -> TwinWorld:
     """Return the twin beside a world: its frame size, chunk length and speeds, and its latents if any."""
     codec = world.vae if isinstance(world, LearnedWorld) else None
@@ -194,16 +199,18 @@ def _family_of(world: str) -> Family:
         return next((family for family in FAMILIES if family.holds(folder)), FAMILIES[0])
     raise ValueError(
         f"unknown world {world!r}: neither a preset ({', '.join(PRESETS)}) nor a checkpoint folder"
+        f"{did_you_mean(world, PRESETS)}"
     )
 
 
 def _known(world: str, family: Family, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `options`, or raise `ValueError` where the family takes none of such a name."""
     takes = [field.name for field in fields(family.options)]
-    unknown = sorted(set(options) - set(takes))
-    if unknown:
+    odd = sorted(set(options) - set(takes))
+    if odd:
         raise ValueError(
-            f"world {world!r} is {family.what} and takes {', '.join(takes)}; got {', '.join(unknown)}"
+            f"world {world!r} is {family.what} and takes {', '.join(takes)}; got {', '.join(odd)}"
+            f"{did_you_mean(odd[0], takes)}"
         )
     return options
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +12,11 @@ from stable_baselines3 import PPO
 
 from wm_env.agents.evaluate import Agent, RandomAgent, ScriptedAgent
 from wm_env.agents.key_combinations import random_mover
-from wm_env.agents.policies import SHIPPED, PolicyAgent, PPOSettings, load_policy, policy_path, read_settings
+from wm_env.agents.players import function_named
+from wm_env.agents.policies import PolicyAgent, PPOSettings, load_policy, read_settings
 from wm_env.agents.ppo import train
 from wm_env.agents.scripted import make_policy
+from wm_env.agents.shipped import SHIPPED, policy_path
 from wm_env.agents.transfer.quantities import ABLATED, BLIND, LEARNED, RANDOM, SCRIPTED, TWIN
 from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.env import SanaWMEnv
@@ -160,18 +160,8 @@ def _plain_player(path: Path, role: str, settings: TransferSettings) -> Evaluate
 
 
 def _function_player(policy: str, settings: TransferSettings) -> EvaluatedPolicy:
-    module, _, name = policy.partition(":")
-    if not module or not name:
-        raise ValueError(f"policy {policy!r} is neither a file nor module:function")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        found = vars(importlib.import_module(module))
-    except ImportError as error:
-        raise ValueError(f"policy {policy!r}: {error}") from error
-    if not callable(found.get(name)):
-        raise ValueError(f"policy {policy!r}: module {module!r} has no function {name!r}")
-    return _own(lambda: found[name], policy, settings, "")
+    found = function_named(policy)
+    return _own(lambda: found, policy, settings, "")
 
 
 def _own(make: Callable[[], Agent], role: str, settings: TransferSettings, digest: str) -> EvaluatedPolicy:

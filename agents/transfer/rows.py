@@ -15,14 +15,14 @@ environment and temperature. What is there is not done again. `score` turns epis
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from wm_env.agents.episode_starts import evaluation_seeds
 from wm_env.agents.evaluate import evaluate
@@ -37,6 +37,7 @@ from wm_env.agents.transfer.players import (
 from wm_env.agents.transfer.quantities import SIM, TRUE
 from wm_env.agents.transfer.settings import TransferSettings
 from wm_env.model.storage.atomic import atomic_path
+from wm_env.progress import Bar
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import resolve_world
@@ -76,15 +77,13 @@ def transfer(
     players = [*found, *own, *control_players(settings)]
     limit = learner.max_episode_steps
     walks = [(player, world, temperature) for player in players for world, temperature in _walks(player)]
-    total = sum(_episodes(settings, player) * limit for player, _, _ in walks)
+    weight = _weights(worlds, settings)
+    expected = [_episodes(settings, player) * limit * weight[name] for player, name, _ in walks]
     records = []
-    with tqdm(total=total, unit="step", desc="scoring", disable=not progress) as bar:
-        for player, name, temperature in walks:
-            bar.set_postfix_str(f"{player.role} in {name}")
-            records.append(
-                _record(settings, player, name, worlds[name], temperature, out / "episodes", progress)
-            )
-            bar.update(_episodes(settings, player) * limit)
+    with Bar(sum(expected), "scoring", shown=progress) as bar:
+        for index, (player, name, temperature) in enumerate(walks):
+            tell = _telling(bar, expected, index, weight[name], f"{player.role} in {name}")
+            records.append(_record(settings, player, name, worlds[name], temperature, out / "episodes", tell))
         replay_file = out / "episodes" / "replay.json"
         if not replay_file.exists():
             bar.set_postfix_str("replay")
@@ -92,10 +91,40 @@ def transfer(
     return records
 
 
+def _telling(
+    bar: Bar, expected: list[float], index: int, weight: float, what: str
+) -> Callable[[int, float, str], None]:
+    """Return what reports the steps of one walk to the bar of all. expected: steps of every walk, weighed."""
+    before = expected[index]
+    expected[index] = 0.0  # as it stays where it was walked before
+    bar.total = bar.total - before
+
+    def tell(steps: int, in_all: float, episodes: str) -> None:
+        expected[index] = in_all * weight
+        bar.to(sum(expected[:index]) + steps * weight, sum(expected), what)
+
+    return tell
+
+
+def _weights(worlds: Mapping[str, Any], settings: TransferSettings) -> dict[str, float]:
+    """Return what a step costs in each world, that of the dearest being 1, from a step of each."""
+    batch = settings.learner.num_envs
+    seconds = {}
+    for name, world in worlds.items():
+        envs = SanaWMVectorEnv(batch, world=world)
+        envs.reset(seed=settings.seed)
+        envs.step(np.zeros(batch, np.int64))
+        started = time.perf_counter()
+        envs.step(np.zeros(batch, np.int64))
+        seconds[name] = time.perf_counter() - started
+        envs.close()
+    return {name: spent / max(seconds.values()) for name, spent in seconds.items()}
+
+
 def _claim(path: Path, identity: dict[str, Any]) -> None:
     """Write what the folder is for, or raise where it is for something else."""
     if path.exists():
-        if json.loads(path.read_text()) != identity:
+        if json.loads(path.read_text(encoding="utf-8")) != identity:
             raise ValueError(
                 f"{path.parent} holds a run with other settings or weights; choose another --out"
             )
@@ -120,7 +149,7 @@ def _record(
     world: Any,
     temperature: float,
     folder: Path,
-    progress: bool,
+    report: Callable[[int, float, str], None],
 ) -> dict[str, Any]:
     """Return the episodes of a player in an environment, walked now or read from `folder`."""
     at = "final" if player.checkpoint is None else f"step{player.checkpoint}"
@@ -138,7 +167,7 @@ def _record(
         "episodes": count,
     }
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if {key: stored[key] for key in head} != head:
             raise ValueError(f"{path} belongs to another policy or count of episodes; choose another --out")
         return stored
@@ -148,7 +177,7 @@ def _record(
         episode_seeds(settings, count),
         num_envs=settings.learner.num_envs,
         max_episode_steps=settings.learner.max_episode_steps,
-        progress=progress,
+        report=report,
         **{**player.settings, "world": world, "split": "val", "temperature": temperature},
     )
     record = {**head, "results": [result._asdict() for result in results]}
@@ -189,4 +218,4 @@ def replay(settings: TransferSettings, sim: Any, true: Any) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n")
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ class Files:
 
     def __call__(self, path: str) -> Any:
         if path not in self._read:
-            self._read[path] = json.loads((self._root / path).read_text())
+            self._read[path] = json.loads((self._root / path).read_text(encoding="utf-8"))
         return self._read[path]
 
     def fidelity(self, world: str) -> Any:

@@ -41,11 +41,16 @@ class LatentClip(NamedTuple):
 def encode_shards(
     vae: TinyVAE, sha256: str, clips: Path, out: Path, report: Callable[[int, int], None] | None = None
 ) -> None:
-    """Encode every complete shard of `clips` into `out`, skipping those already encoded by these weights."""
+    """Encode every complete shard of `clips` into `out`, skipping those already encoded by these weights.
+
+    report: called with (clips done, clips in all).
+    """
     device = vae.latent_mean.device
     shards = ClipShards(clips)
-    for number, path in enumerate(shards.paths):
+    done = 0
+    for path in shards.paths:
         target = out / path.name
+        begun, done = done, done + len(np.load(path / "rgb.npy", mmap_mode="r"))
         if target.exists():
             _check_owner(target, (sha256,))
             continue
@@ -61,16 +66,18 @@ def encode_shards(
             latent, predicted, _ = vae.encode_image(images, cameras)
             start.append(latent.half().cpu())
             depth0.append(predicted.half().cpu())
+            if report is not None and row + 1 < len(rgb):
+                report(begun + row + 1, len(shards))
         with atomic_folder(target) as temporary:
             for name, rows in (("z", z), ("start", start), ("depth0", depth0)):
                 np.save(temporary / f"{name}.npy", torch.stack(rows).numpy())
             (temporary / "vae.json").write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
         if report is not None:
-            report(number + 1, len(shards.paths))
+            report(done, len(shards))
 
 
 def _check_owner(folder: Path, accepted: Sequence[str]) -> None:
-    owner = json.loads((folder / "vae.json").read_text())["sha256"]
+    owner = json.loads((folder / "vae.json").read_text(encoding="utf-8"))["sha256"]
     if owner not in accepted:
         raise ValueError(
             f"latents in {folder} come from other weights (sha256 {owner[:12]}..., not {accepted[0][:12]}); "

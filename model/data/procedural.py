@@ -130,7 +130,8 @@ def render_shards(
 ) -> None:
     """Render the clips of `config` into `folder`, skipping shards that are already there.
 
-    rank, of: render shards `rank`, `rank + of`, ... only, as one of several workers.
+    report: called with (clips done, clips in all). rank, of: render shards `rank`, `rank + of`, ... only, as
+    one of several workers.
     """
     if not 0 <= rank < of:
         raise ValueError(f"rank={rank} must be in 0 .. {of - 1}")
@@ -148,6 +149,8 @@ def render_shards(
             arrays["caption"] = arrays["caption"] + np.int16(len(table))
             table += captions
             rows.append(arrays)
+            if report is not None and seed + 1 < config.first_seed + end:
+                report(seed + 1 - config.first_seed, config.clips)
         write_shard(target, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, table)
         if report is not None:
-            report(number + 1, shards)
+            report(end, config.clips)

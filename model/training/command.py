@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 
 from wm_env.model.embedded import world_path
 from wm_env.model.interrupts import terminated_like_interrupted
+from wm_env.model.names import did_you_mean
 from wm_env.model.options import LEAST, POSITIVE, check_options
 from wm_env.model.storage.atomic import check_folder, check_writable, write_atomic
 from wm_env.model.storage.checkpoint import load_card
@@ -66,26 +67,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        hint = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        raise ValueError(f"{message}{hint}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = self.parse_known_args(args, namespace)
-        for word in unknown:
+        words = list(sys.argv[1:] if args is None else args)
+        known = self.options_of(words[0] if words else "")
+        for word in words[1:] if known else ():
             name = word.partition("=")[0]
-            if name in RENAMED:
-                raise ValueError(f"{name} is now {RENAMED[name]}")
-            near = difflib.get_close_matches(name, self.options_of(found), n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
-            raise ValueError(f"unknown option {word}{hint}")
+            if name.startswith("--") and name not in known:
+                if name in RENAMED:
+                    raise ValueError(f"{name} is now {RENAMED[name]}")
+                hint = did_you_mean(name, known) or "; --help lists the options"
+                raise ValueError(f"unknown option {name}{hint}")
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} belongs to no option; --help lists the options")
         return found
 
-    def options_of(self, found: argparse.Namespace) -> list[str]:
-        """Return the options that the chosen command has."""
+    def options_of(self, command: str) -> dict[str, argparse.Action]:
+        """Return the options of a command by their names, such as "--out"."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                chosen = action.choices.get(str(getattr(found, "command", "")))
-                return list(chosen._option_string_actions) if chosen else []
-        return list(self._option_string_actions)
+                chosen = action.choices.get(command)
+                return dict(chosen._option_string_actions) if chosen else {}
+        return dict(self._option_string_actions)
 
 
 def duration(text: str) -> float:
@@ -312,7 +319,7 @@ def _data(options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
     if options.on_the_fly:
         write_recipe(target, config)
     else:
-        render_shards(target, config, bars("shard"), rank=options.rank, of=options.of)
+        render_shards(target, config, bars("clip"), rank=options.rank, of=options.of)
     return {"out": str(target), **dataclasses.asdict(config)}
 
 
@@ -322,7 +329,7 @@ def _latents(options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
 
     vae, card = load_vae(options.vae)
     source, target = options.data / options.split, options.out / options.split
-    encode_shards(vae.to(options.device), card["sha256"], source, target, bars("shard"))
+    encode_shards(vae.to(options.device), card["sha256"], source, target, bars("clip"))
     return {"out": str(target), "vae_sha256": card["sha256"]}
 
 

@@ -85,7 +85,7 @@ def completed(
     if "vae" in needs and inputs.vae is None:
         inputs = dataclasses.replace(inputs, vae=write_parts(world, out / "parts")["vae"])
     if "data" in needs and inputs.data is None:
-        bar = bars("shard")
+        bar = bars("clip")
         for split, clips in (("train", size.clips), ("val", size.val)):
             config = RenderConfig(split=split, clips=clips, frames=size.frames)
             render_shards(out / "data" / split, config, bar if split == "train" else None)
@@ -106,7 +106,7 @@ def _encoded(inputs: Inputs, needs: tuple[str, ...], resources: Resources, bars:
         whole = inputs.world or inputs.need("teacher")
         weights = write_parts(whole, resources.out / "parts")["vae"]
     vae, card = load_vae(weights)
-    bar = bars("shard")
+    bar = bars("clip")
     for split in ("train", "val"):
         target = resources.out / "latents" / split
         encode_shards(vae.to(resources.device), card["sha256"], data / split, target, bar)

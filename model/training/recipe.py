@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wm_env.model.names import did_you_mean
+
 FOLDER = Path(__file__).parent / "recipes"
 DATA = "data"
 RENAMED = {("self-forcing", "tiny-vivid"): "tiny-appearance"}
@@ -51,7 +53,10 @@ def preset_values(part: str, name: str) -> dict[str, Any]:
     if (part, name) in RENAMED:
         raise ValueError(f"preset {name} of {part} is now {RENAMED[part, name]}")
     if name not in presets(part):
-        raise ValueError(f"unknown preset {name!r} of {part}; there are {', '.join(presets(part))}")
+        raise ValueError(
+            f"unknown preset {name!r} of {part}; there are {', '.join(presets(part))}"
+            f"{did_you_mean(name, presets(part))}"
+        )
     return with_presets(part, load(FOLDER / part / f"{name}.toml"))
 
 

@@ -11,7 +11,8 @@ import torch
 
 from wm_env.agents.episode_starts import evaluation_seeds
 from wm_env.agents.evaluate import evaluate, summarize
-from wm_env.agents.policies import SHIPPED, load_policy, policy_path
+from wm_env.agents.policies import load_policy
+from wm_env.agents.shipped import SHIPPED, policy_path
 from wm_env.cli import main
 from wm_env.model.embedded import world_path
 from wm_env.model.storage.checkpoint import load_card, load_checkpoint

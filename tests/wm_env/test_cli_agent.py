@@ -46,7 +46,7 @@ def test_scripted_agents_are_scored_by_name(agent: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["eval", "nobody", "--world", "twin"], "unknown agent 'nobody'"),
+        (["eval", "nobody", "--world", "twin"], "unknown policy 'nobody'"),
         (["eval", "goal", "--world", "twin", "--task", "explore"], "task with a goal"),
         (["eval", "random", "--world", "twin", "--episodes", "0"], "at least 1"),
         (["eval", "random", "--world", "twin", "--moves", "w,w"], "key combinations"),

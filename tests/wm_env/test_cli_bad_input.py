@@ -26,7 +26,7 @@ BAD = {
     "record --out x --format folder --world nowhere --workers 2": "unknown world 'nowhere'",
     f"{CLIP} empty.npz": "'empty.npz' cannot be used",
     f"{CLIP} junk.npz": "'junk.npz' cannot be used",
-    f"{CLIP} still.npy --overlay": "--compare and --overlay draw what is stepped",
+    f"{CLIP} still.npy --overlay": "--context belong to what is stepped",
     f"{CLIP} still.npy --threads 0": "--threads 0 must be at least 1",
     "train vae --data x --out y --steps 0": "--steps 0 must be at least 1",
     "train vae --data x --out y --seconds nan": "--seconds nan must be above 0",

@@ -11,6 +11,7 @@ import pytest
 from wm_env.cli import main
 from wm_env.cli.provenance import card_lines, find_card, flat
 from wm_env.model.embedded import world_path
+from wm_env.worlds import PRESETS
 
 
 def said(*words: str | Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -53,3 +54,14 @@ def test_a_run_folder_has_a_card_and_other_folders_have_none(
     for fact in ("12 steps, seed 4, 1.5 min on an abacus", "commit unknown", "clips=8", "loop.lr=0.001"):
         assert fact in text
     assert json.loads((tmp_path / "out.json").read_text())["steps"] == 12
+
+
+def test_the_overview_is_a_dozen_short_lines_and_verbose_adds_all_facts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    short = said(capsys=capsys)
+    assert len(short.splitlines()) <= 12 and max(len(line) for line in short.splitlines()) <= 110
+    assert all(name in short for name in PRESETS)
+    digest = json.loads(world_path("tiny").with_suffix(".json").read_text())["sha256"]
+    assert digest not in short and digest[:8] in short
+    assert digest in said("--verbose", capsys=capsys)

@@ -16,6 +16,8 @@ from wm_env.documented import fields_of
 OTHERS = {
     ("info", "world"): "which of all worlds to describe",
     ("agent eval", "task"): "the run's own by default",
+    ("record", "task"): "a policy's own by default",
+    ("play", "task"): "a policy's own by default",
     ("bench drift", "world"): "several worlds",
     ("bench throughput", "dtype"): "several, one variant each",
     ("bench throughput", "world"): "several",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from minari import MinariDataset
 
+from wm_env.agents.players import make_player
 from wm_env.agents.scripted import make_policy
 from wm_env.cli import main
 from wm_env.env import SanaWMEnv
@@ -36,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two recorded pointnav episodes."""
     job = Job(
         settings={"world": "twin", "task": "pointnav", "action_type": "multikeys"},
-        make_policy=make_policy, policy="goal", steps=STEPS, seed=3,
+        make_player=make_player, policy="goal", steps=STEPS, seed=3,
         out=tmp_path_factory.mktemp("data") / "episodes",
     )  # fmt: skip
     return list(collect(job, EPISODES, workers=1))
@@ -70,7 +72,7 @@ def test_an_episode_holds_what_gymnasium_showed(tmp_path: Path) -> None:
 def test_workers_record_what_one_process_records(folders: list[Path], tmp_path: Path) -> None:
     facts = load_recording(folders[0]).facts
     job = Job(
-        settings=facts["settings"], make_policy=make_policy, policy="goal", steps=STEPS, seed=3, out=tmp_path
+        settings=facts["settings"], make_player=make_player, policy="goal", steps=STEPS, seed=3, out=tmp_path
     )
     for path in collect(job, EPISODES, workers=2):
         one, other = load_recording(path), load_recording(folders[0].parent / path.name)
@@ -82,7 +84,7 @@ def test_a_recording_goes_on_with_what_is_missing_and_with_nothing_else(
 ) -> None:
     job = Job(
         settings={"world": "twin", "task": "pointnav", "action_type": "multikeys"},
-        make_policy=make_policy, policy="goal", steps=STEPS, seed=3, out=tmp_path,
+        make_player=make_player, policy="goal", steps=STEPS, seed=3, out=tmp_path,
     )  # fmt: skip
     stopped = collect(job, EPISODES, workers=1)
     kept = next(stopped)
@@ -211,3 +213,37 @@ def test_bad_input_is_refused(folders: list[Path], tmp_path: Path) -> None:
     changed.facts["weights_sha256"] = "0" * 64  # type: ignore[index]
     with pytest.raises(ValueError, match="recorded with weights"):
         replay(changed)
+
+
+def test_episodes_become_data_or_a_film_afterwards(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in folders:
+        shutil.copytree(path, tmp_path / "walks-episodes" / path.name)
+    (tmp_path / ".data-abcd1234").mkdir()  # of an export that was killed
+    (tmp_path / "walks-episodes" / ".episode_000009-abcd1234").mkdir()  # of a recording that was
+
+    def run(words: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *words.split()])
+        return int(ended.value.code or 0)
+
+    assert run("--from walks --format minari --out data") == 0
+    assert MinariDataset(tmp_path / "data").total_episodes == EPISODES
+    assert run("--from walks-episodes --format mp4 --out all.mp4") == 0
+    assert len(iio.imread(tmp_path / "all.mp4")) == EPISODES * (1 + FRAMES)
+    assert run("--from walks --format mp4 --out one.gif --only 1") == 0
+    assert len(iio.imread(tmp_path / "one.gif")) == 1 + FRAMES
+    before = sorted(tmp_path.iterdir())
+    for words, says in (
+        ("--from walks --format lerobot --out data", "must be a new or empty folder"),
+        ("--from walks --format mp4 --out x.avi", "must end in .mp4 or .gif"),
+        ("--from walks --format mp4 --out x.mp4 --only 1 7", "has no episode_000007"),
+        (
+            "--from data --format mp4 --out x.mp4",
+            "holds no finished episodes; `wm-env record --format folder`",
+        ),
+    ):
+        assert run(words) == 2 and says in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ import numpy as np
 import pytest
 
 import wm_env
+from wm_env.config import EnvSettings
+from wm_env.env import SanaWMEnv
 from wm_env.model.training.table import preset
 from wm_env.moved import MOVED
+from wm_env.parallel import parallel_env
+from wm_env.sb3 import SanaWMVecEnv
 from wm_env.snapshots import Snapshot
+from wm_env.vector import SanaWMVectorEnv
 from wm_env.worlds import FAMILIES, load_world, option_names
 
 SOURCE = Path(wm_env.__file__).read_text()
@@ -115,6 +121,57 @@ def test_a_snapshot_of_the_last_version_goes_on(pure_world: str, tmp_path: Path)
         wm_env.restore(
             gym.make("SanaWM-v0", world=pure_world), wm_env.load_snapshot(tmp_path / "old.safetensors")
         )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **settings: gym.make("SanaWM-v0", **settings),
+        lambda **settings: gym.make_vec("SanaWM-v0", num_envs=2, **settings),
+        lambda **settings: SanaWMVecEnv(2, **settings),
+        lambda **settings: parallel_env("multi_camera", **settings),
+        lambda **settings: parallel_env(**settings),
+    ],
+    ids=["make", "make_vec", "sb3", "multi_camera", "shared_camera"],
+)
+def test_a_wrong_keyword_is_answered_with_the_nearest_and_all_there_are(make: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"unknown setting obs_mode; did you mean .*obs_type.*[?] Settings"
+    ) as told:
+        make(obs_mode="rgb", world="no such world: nothing is loaded before")
+    assert all(field.name in str(told.value) for field in dataclasses.fields(wm_env.EnvConfig))
+    with pytest.raises(TypeError, match=r"did you mean max_episode_steps[?]"):
+        make(max_steps=3)
+
+
+@pytest.mark.parametrize(
+    "takes", [SanaWMEnv.__init__, SanaWMVectorEnv.__init__, SanaWMVecEnv.__init__, parallel_env]
+)
+def test_editors_see_every_setting_of_an_environment(takes: Any) -> None:
+    hint = typing.get_type_hints(takes)["settings"]
+    assert typing.get_origin(hint) is typing.Unpack and typing.get_args(hint) == (EnvSettings,)
+
+
+def test_the_settings_that_editors_see_are_those_of_the_config() -> None:
+    assert typing.get_type_hints(EnvSettings) == typing.get_type_hints(wm_env.EnvConfig)
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"),
+    [
+        ({"world": "tinny"}, "tiny"),
+        ({"task": "objectNav"}, "objectnav"),
+        ({"action_type": "key"}, "keys"),
+        ({"obs_type": "RGB"}, "rgb"),
+        ({"split": "valid"}, "val"),
+        ({"context": "turns"}, "turn"),
+        ({"collision": "blocked"}, "block"),
+        ({"world": "tiny", "dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_a_misspelled_value_is_answered_with_the_nearest(settings: dict[str, Any], meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean {meant}\?"):
+        gym.make("SanaWM-v0", **{"world": "twin", **settings})
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ BAD: list[tuple[list[str], str]] = [
     (["record", "--out", "a.mp4", "--world", "twin", "--image", "x.png", "--compare"], "no true scene"),
     (["record", "--out", "a.mp4", "--world", "sana-wm-streaming"], "wm-env download"),
     (["record", "--out", "a.mp4", "--world", "twin", "--json", "/no/such/folder/a.json"], "does not exist"),
-    (["record", "--out", "a.mp4", "--world", "twin", "--policy", "goal"], "a goal to walk to"),
+    (["record", "--out", "a.mp4", "--policy", "goal", "--task", "explore"], "a goal to walk to"),
     (["info", "--world", "huge"], "unknown world"),
     (["dance"], "unknown command"),
 ]

@@ -39,8 +39,8 @@ def test_a_world_without_memory_has_none(pure_world: str) -> None:
 @pytest.mark.parametrize(
     ("world", "refiner", "message"),
     [
-        ("tiny", "big", "unknown refiner 'big' of a tiny world; valid: default, tiny, none"),
-        ("tiny", "ltx2", "unknown refiner 'ltx2' of a tiny world; valid: default, tiny, none"),
+        ("tiny", "big", "unknown refiner of a tiny world 'big'; valid are default, tiny, none"),
+        ("tiny", "ltx2", "unknown refiner of a tiny world 'ltx2'; valid are default, tiny, none"),
         ("twin", "tiny", "is the twin and takes latents; got refiner"),
         ("sana-wm-streaming", "tiny", "unknown refiner 'tiny'; valid are none, ltx2"),
     ],

@@ -147,8 +147,21 @@ Watch = Callable[[Any], None]
 """Called with the state of a world before every step."""
 
 
+Tick = Callable[[int], None]
+"""Called with the env steps that are made next, for a progress bar."""
+
+
 def _nobody(state: Any) -> None:
     """Watch nothing."""
+
+
+def no_steps(steps: int) -> None:
+    """Count nothing."""
+
+
+def ticking(tick: Tick, slots: int) -> Watch:
+    """Return what counts a step of every slot."""
+    return lambda state: tick(slots)
 
 
 def roll_out(world: World, told: Sequence[Start], c2w: Tensor, watch: Watch = _nobody) -> Rolled:
@@ -199,11 +212,13 @@ def copy_last(truth: Walks, chunk: int) -> Tensor:
     return truth.frames[:, ((frame - 1).clamp_min(0) // chunk) * chunk]
 
 
-def in_batches(world: World, truth: Walks, batch: int) -> Tensor:
+def in_batches(world: World, truth: Walks, batch: int, tick: Tick = no_steps) -> Tensor:
     """Return `roll` of all walks, `batch` of them to a world call."""
     total = len(truth.prompts)
     parts = [take(truth, slice(begin, min(begin + batch, total))) for begin in range(0, total, batch)]
-    return torch.cat([roll(world, starts(world, part), part.c2w) for part in parts])
+    return torch.cat(
+        [roll(world, starts(world, part), part.c2w, ticking(tick, len(part.prompts))) for part in parts]
+    )
 
 
 def teacher_forced(

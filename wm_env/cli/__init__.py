@@ -8,17 +8,23 @@ for they also run on a bare checkout (`model/training/command.py`). To add one, 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wm_env import __version__
 from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
+from wm_env.model.names import nearest
 from wm_env.model.options import check_options
-from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.storage.atomic import check_writable, expanded, same_file, write_text
+from wm_env.progress import close_bars
 
 
 class Command(NamedTuple):
@@ -45,6 +51,11 @@ COMMANDS = {
         "finished episodes of a dataset are kept and the same command goes on; a video starts over",
     ),
     "context check": Command("wm_env.cli.context:ContextCheck", "whether a clip's poses fit its pictures"),
+    "export": Command(
+        "wm_env.cli.export:Export",
+        "recorded episodes as LeRobot or Minari data, or as a film",
+        "the episodes are as they were; the same command starts over",
+    ),
     "bench drift": Command(
         "wm_env.cli.bench:Drift",
         "how a world drifts over long episodes; HTML report",
@@ -96,16 +107,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments: by default those of this process, which then ends at once after a signal.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if words else BAD_INPUT)
+    if words[0] == "--version":
+        print(f"wm-env {__version__}")
+        sys.exit(0)
+    if words[0] == "--completion":
+        sys.exit(_completion(words[1:]))
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
     group = {name: command for name, command in COMMANDS.items() if name.startswith(f"{words[0]} ")}
-    if name is None and group:
+    if name is None and group and words[1:2] in ([], ["-h"], ["--help"]):
         print(overview(group))
-        sys.exit(0 if words[1:2] in (["-h"], ["--help"]) else BAD_INPUT)
+        sys.exit(0 if words[1:] else BAD_INPUT)
     if name is None:
-        sys.exit(_complain("wm-env", f"unknown command {words[0]!r}; see `wm-env --help`"))
+        sys.exit(_complain("wm-env", _no_command(words, group)))
     status = run(name, words[len(name.split()) :])
     if status > INTERRUPTED - signal.SIGINT and arguments is None:
         end_process(status)
@@ -121,13 +140,18 @@ def run(name: str, words: Sequence[str]) -> int:
         with terminated_like_interrupted():
             return _run(name, words)
     except KeyboardInterrupt as stop:
+        close_bars()
         print(f"wm-env {name}: {str(stop) or f'interrupted; {COMMANDS[name].again}'}", file=sys.stderr)
         return 128 + stop.signal if isinstance(stop, Interrupted) else INTERRUPTED
+    finally:
+        close_bars()
 
 
 def _run(name: str, words: Sequence[str]) -> int:
     import gymnasium as gym
     import tyro
+
+    from wm_env.cli.words import options_of, refuse
 
     who = f"wm-env {name}"
     module, _, cls = COMMANDS[name].target.partition(":")
@@ -136,14 +160,16 @@ def _run(name: str, words: Sequence[str]) -> int:
         if not isinstance(found, type):
             found(name, words)
             return 0
-        command: Any = tyro.cli(found, args=list(words), prog=who)
+        refuse(options_of(found), words)
+        command: Any = _at_home(tyro.cli(found, args=list(words), prog=who))
         check_options(vars(command))
         if command.json is not None:
-            check_writable(command.json)
+            _check_json(command)
         result = command.run()
         if command.json is not None:
-            write_json(command.json, result)
+            write_json(command.json, result, overwrite=command.overwrite)
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
+        close_bars()
         return _complain(who, str(error))
     return 0
 
@@ -152,13 +178,59 @@ def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
     """Return the list of commands."""
     width = max(len(name) for name in commands)
     rows = [f"  {name:<{width}}  {command.help}" for name, command in commands.items()]
-    return "\n".join(["usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them", "", *rows])
+    usage = "usage: wm-env COMMAND [options]; `wm-env COMMAND --help` lists them"
+    own = [
+        "",
+        "  --version           print the version",
+        "  --completion SHELL  print what makes bash or zsh complete commands, options and values",
+    ]
+    return "\n".join([usage, "", *rows, *(own if commands is COMMANDS else [])])
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
+def _no_command(words: Sequence[str], group: Mapping[str, Command]) -> str:
+    """Return what is said of words that begin with no command. group: commands of the first word."""
+    said = " ".join(words[: 2 if group else 1])
+    both = " ".join(words[:2])
+    near = nearest(both, COMMANDS) if group else nearest(both, COMMANDS) or nearest(words[0], COMMANDS)
+    last = {name.split()[-1]: name for name in group or COMMANDS}
+    near = near or [last[word] for word in nearest(words[1 if group else 0], last)]
+    where = f"`wm-env {words[0]} --help`" if group else "`wm-env --help`"
+    hint = f"did you mean `wm-env {near[0]}`?" if near else f"{where} lists them"
+    return f"unknown command {said!r}; {hint}"
+
+
+def _completion(words: Sequence[str]) -> int:
+    from wm_env.cli.completion import SHELLS, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        return _complain("wm-env", f"--completion takes one shell: {', '.join(SHELLS)}")
+    print(script(words[0], COMMANDS))
+    return 0
+
+
+def write_json(path: Path, result: dict[str, Any], *, overwrite: bool = True) -> None:
     """Write a command's result; the file appears only when it is complete."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result, indent=2) + "\n", overwrite=overwrite)
+
+
+def _at_home(command: Any) -> Any:
+    """Return a command with `~` in its paths as the home folder, and a prompt in UTF-8 in any locale."""
+    values: dict[str, Any] = {
+        name: expanded(value) for name, value in vars(command).items() if isinstance(value, Path)
+    }
+    if isinstance(vars(command).get("prompt"), str):
+        values["prompt"] = os.fsencode(command.prompt).decode("utf-8", "replace")
+    return dataclasses.replace(command, **values)
+
+
+def _check_json(command: Any) -> None:
+    """Raise `ValueError` or `OSError` where the result would replace what it must not."""
+    for name, value in vars(command).items():
+        if name != "json" and isinstance(value, Path) and same_file(value, command.json):
+            raise ValueError(
+                f"--json {str(command.json)!r} is the file of --{name.replace('_', '-')}; rename it"
+            )
+    check_writable(command.json, overwrite=command.overwrite)
 
 
 def _complain(who: str, what: str) -> int:

@@ -12,11 +12,12 @@ import tyro
 
 from wm_env.cli.options import Ablate, Device, Dtype, Split, Task, Temperature, World
 from wm_env.env import SanaWMEnv
+from wm_env.progress import Bar, over
+from wm_env.recording import Layout, check_film, film_player, record_video
 
 # Upper layers, named by string.
-_PPO, _POLICIES = "wm_env.agents.ppo", "wm_env.agents.policies"
-_EVALUATE, _SCRIPTED = "wm_env.agents.evaluate", "wm_env.agents.scripted"
-_STARTS, _MOVES = "wm_env.agents.episode_starts", "wm_env.agents.key_combinations"
+_PPO, _PLAYERS = "wm_env.agents.ppo", "wm_env.agents.players"
+_EVALUATE, _STARTS = "wm_env.agents.evaluate", "wm_env.agents.episode_starts"
 
 SCRIPTED = ("random", "wander", "forward", "orbit", "goal")
 
@@ -91,10 +92,12 @@ class AgentTrain:
     """Seed of episodes, policy and noise."""
     json: Path | None = None
     """File for the card as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         ppo = importlib.import_module(_PPO)
-        own = ("out", "resume", "threads", "json")
+        own = ("out", "resume", "threads", "json", "overwrite")
         settings = {name: value for name, value in vars(self).items() if name not in own}
         _use(self.threads, self.seed)
         card = ppo.train(ppo.PPOSettings(**settings), self.out, resume=self.resume)
@@ -109,7 +112,8 @@ class AgentEval:
     """Score an agent: a shipped policy, a run of `agent train`, or a scripted agent."""
 
     agent: tyro.conf.Positional[str]
-    """objectnav, objectnav-blind (shipped); folder or file of a run; random, wander, forward, orbit, goal."""
+    """objectnav, objectnav-blind (shipped); folder or file of a run; random, wander, forward, orbit, goal;
+    module:function, called with (observations, state, starts)."""
     world: World = "tiny"
     task: Task | None = None
     """Task; a run's own by default, pointnav for a scripted agent."""
@@ -126,6 +130,8 @@ class AgentEval:
     split: Split = "val"
     deterministic: bool = False
     """Take the policy's most likely action instead of drawing."""
+    video: Path | None = None
+    """Film (.mp4 or .gif) of the agent in the first of the episodes, played once more after the scores."""
     device: Device = "cpu"
     threads: int = 2
     """CPU threads of torch."""
@@ -133,28 +139,42 @@ class AgentEval:
     """Seed of an agent's own chances; the episodes are fixed."""
     json: Path | None = None
     """File for the scores as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.episodes < 1 or self.num_envs < 1:
             raise ValueError(f"--episodes {self.episodes} and --num-envs {self.num_envs} must be at least 1")
+        if self.video is not None:
+            check_film(self.video)
         _use(self.threads, self.seed)
         scoring = importlib.import_module(_EVALUATE)
-        agent, settings, limit, starts = self._agent(scoring)
-        starts = starts if self.starts is None else self.starts
-        chosen = importlib.import_module(_STARTS)
-        chosen.check_starts(starts, settings["task"])
-        limit = limit if self.max_episode_steps is None else self.max_episode_steps
-        settings |= {"world": self.world, "device": self.device, "split": self.split}
-        results = scoring.evaluate(
-            agent,
-            chosen.evaluation_seeds(starts, self.episodes, self.split),
-            num_envs=self.num_envs,
-            max_episode_steps=limit,
-            progress=True,
-            **settings,
+        found = importlib.import_module(_PLAYERS).find_player(
+            self.agent,
+            task=self.task or ("pointnav" if self.agent in SCRIPTED else None),
+            device=self.device,
+            deterministic=self.deterministic,
+            moves=self.moves,
         )
+        starts = found.starts if self.starts is None else self.starts
+        chosen = importlib.import_module(_STARTS)
+        chosen.check_starts(starts, found.settings["task"])
+        limit = found.max_episode_steps if self.max_episode_steps is None else self.max_episode_steps
+        settings = {**found.settings, "world": self.world, "device": self.device, "split": self.split}
+        seeds = chosen.evaluation_seeds(starts, self.episodes, self.split)
+        with Bar(None, "evaluating", leave=False) as bar:
+            results = scoring.evaluate(
+                found.make(self.seed),
+                seeds,
+                num_envs=self.num_envs,
+                max_episode_steps=limit,
+                report=bar.to,
+                **settings,
+            )
         score = scoring.summarize(results)
         print(f"{self.agent} in {self.world}, {settings['task']}: {score}")
+        if self.video is not None:
+            self._film(found, settings, int(seeds[0]), limit)
         return {
             "agent": self.agent,
             **{name: settings[name] for name in ("world", "task", "split")},
@@ -164,32 +184,16 @@ class AgentEval:
             "episodes": [result._asdict() for result in results],
         }
 
-    def _agent(self, scoring: Any) -> tuple[Any, dict[str, Any], int, str]:
-        """Return the agent, the environment settings it acts in, its time limit and its starts."""
-        if self.moves and self.agent != "random":
-            raise ValueError(f"--moves is for the random agent; {self.agent!r} has its own")
-        if self.agent in SCRIPTED:
-            task = self.task or "pointnav"
-            if self.agent == "goal" and task not in ("pointnav", "objectnav", "imagenav"):
-                raise ValueError(f"agent 'goal' needs a task with a goal to walk to, not {task!r}")
-            if self.moves:
-                chooser = importlib.import_module(_MOVES).random_mover(self.moves, self.seed)
-                return chooser, {"task": task, "action_type": "multikeys"}, 120, "any"
-            if self.agent == "random":
-                space = SanaWMEnv(world=self.world, task=task, device=self.device).action_space
-                return scoring.RandomAgent(space, self.seed), {"task": task}, 120, "any"
-            make = importlib.import_module(_SCRIPTED).make_policy
-            walker = scoring.ScriptedAgent(lambda seed: make(self.agent, seed), self.seed)
-            return walker, {"task": task, "action_type": "multikeys"}, 120, "any"
-        policies = importlib.import_module(_POLICIES)
-        if self.agent not in policies.SHIPPED and not Path(self.agent).exists():
-            names = ", ".join((*policies.SHIPPED, *SCRIPTED))
-            raise ValueError(f"unknown agent {self.agent!r}; give a run's folder, or one of {names}")
-        agent, trained = policies.load_policy(self.agent, self.device, deterministic=self.deterministic)
-        settings = trained.env_settings()
-        settings["task"] = self.task or settings["task"]
-        starts = trained.evaluate_starts if settings["task"] == trained.task else "any"
-        return agent, settings, trained.max_episode_steps, starts
+    def _film(self, found: Any, settings: dict[str, Any], seed: int, limit: int) -> None:
+        """Play the first episode once more, by itself, and write the film."""
+        assert self.video is not None  # `run` has asked
+        shown = {**settings, **found.shown()}
+        env = SanaWMEnv(**shown, threads=self.threads)
+        env.reset(seed=seed)
+        layout = Layout(labels=(f"{self.agent} in {self.world}",), overlay=True)
+        bar = over(film_player([env], found.player(self.seed), limit), limit + 1, "filming")
+        frames = record_video(self.video, bar, layout, env.world.spec.fps, env.state)
+        print(f"{self.video}: seed {seed}, {len(frames) - 1} steps")
 
 
 def _use(threads: int, seed: int) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from wm_env.bench.drift import DriftSettings
 from wm_env.bench.drift import run as drift
@@ -17,6 +15,7 @@ from wm_env.bench.fidelity import run as fidelity
 from wm_env.bench.throughput import ThroughputSettings
 from wm_env.bench.throughput import run as throughput
 from wm_env.cli.options import Device, Image, Prompt, Split, World
+from wm_env.progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Fidelity:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = FidelitySettings(
@@ -58,10 +59,8 @@ class Fidelity:
             batch=self.batch,
         )
         torch.set_num_threads(self.threads)
-        with tqdm(unit="part") as bar:
-            report, paths = fidelity.run(
-                self.world, settings, self.out, device=self.device, progress=_telling(bar)
-            )
+        with Bar(None, "measuring") as bar:
+            report, paths = fidelity.run(self.world, settings, self.out, device=self.device, progress=bar.to)
         print("\n".join(str(path) for path in paths))
         return report.to_json()
 
@@ -103,6 +102,8 @@ class Drift:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = DriftSettings(
@@ -116,7 +117,7 @@ class Drift:
             spread=self.spread and self.image is None,
         )
         torch.set_num_threads(self.threads)
-        with tqdm(unit="group") as bar:
+        with Bar(None, "walking") as bar:
             report, paths = drift.run(
                 self.world,
                 settings,
@@ -125,7 +126,7 @@ class Drift:
                 device=self.device,
                 image=self.image,
                 prompt=self.prompt or "",
-                progress=_counting(bar),
+                progress=bar.to,
             )
         print("\n".join(str(path) for path in paths))
         return report.to_json()
@@ -157,6 +158,8 @@ class Throughput:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = ThroughputSettings(
@@ -169,34 +172,10 @@ class Throughput:
             seed=self.seed,
         )
         torch.set_num_threads(self.threads)
-        with tqdm(unit="step") as bar:
-            report, paths = throughput.run(settings, self.out, progress=_counting(bar))
+        with Bar(None, "timing") as bar:
+            report, paths = throughput.run(settings, self.out, progress=bar.to)
         print("\n".join(str(path) for path in paths))
         return report.to_json()
-
-
-def _telling(bar: tqdm) -> Callable[[int, str], None]:
-    """Return `report(parts in all, what begins now)`, which moves the bar to the part that ended."""
-    begun: list[str] = []
-
-    def report(total: int, what: str) -> None:
-        bar.total = total
-        bar.update(int(bool(begun)))
-        begun.append(what)
-        bar.set_postfix_str(what)
-
-    return report
-
-
-def _counting(bar: tqdm) -> Callable[[int, int, str], None]:
-    """Return `report(done, total, what begins now)` that moves a bar."""
-
-    def report(done: int, total: int, what: str) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        bar.set_postfix_str(what)
-
-    return report
 
 
 def _seconds(horizon: str) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,11 +23,21 @@ from wm_env.model.released.report import describe, lines
 from wm_env.worlds import PRESETS, resolve_world
 
 OPTIONAL = ("stable-baselines3", "sb3-contrib", "pettingzoo", "diffusers", "transformers", "minari", "triton")
+EXTRAS = {  # a package of each extra
+    "rl": "stable-baselines3",
+    "marl": "pettingzoo",
+    "gpu": "fla-core",
+    "released": "diffusers",
+    "web": "starlette",
+    "bench": "matplotlib",
+    "data": "minari",
+    "annotate": "pycolmap",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Print versions, hardware and the worlds with their facts and weight digests."""
+    """Print versions, hardware and worlds in a dozen lines; --verbose adds all facts and weight digests."""
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
     """A world (tiny, a folder), a training's folder or its .safetensors: where it comes from, part by part.
@@ -38,11 +50,15 @@ class Info:
     """Say which released preset fits on a GPU and what it leaves out; nothing is loaded."""
     vram: float = 24.0
     """With --plan: GPU memory in GiB."""
+    verbose: bool = False
+    """All facts of every world, whole digests, and why a world is not there."""
     device: Device = "cpu"
     seed: int = 0
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.plan:
@@ -72,7 +88,10 @@ class Info:
                 result["worlds"][name] = _facts_or_reason(name, self.device)
             else:
                 result["worlds"][name] = asdict(resolve_world(name, device=self.device).spec)
-        _print(result)
+        if self.verbose or self.world is not None:
+            _print(result)
+        else:
+            print("\n".join(summary(result)))
         return result
 
     def _plan(self) -> dict[str, Any]:
@@ -96,6 +115,37 @@ class Info:
             if chosen is None:
                 print(f"   {name}: nothing fits; the smallest needs {min(way.peak for way in ways):.1f} GiB")
         return result
+
+
+def summary(facts: Mapping[str, Any]) -> list[str]:
+    """Return at most twelve short lines: versions, hardware, extras, and which worlds are here."""
+    here = [extra for extra, package in EXTRAS.items() if _version(package)]
+    absent = [extra for extra in EXTRAS if extra not in here]
+    more = f"; not installed: {', '.join(absent)}" if absent else ""
+    auto = ", ".join(f"{kernel} on {device}" for device, kernel in facts["kernels"].items())
+    lines = [
+        f"wm-env    {facts['wm_env']}, Python {facts['python']}, torch {facts['torch']}, Gymnasium "
+        f"{facts['gymnasium']}",
+        f"hardware  {facts['cuda'] or 'no CUDA'}, {os.cpu_count()} CPU cores, torch uses {facts['threads']}; "
+        f"kernels: {auto}",
+        f"extras    {', '.join(here) or 'none'}{more}",
+        "worlds",
+    ]
+    width = max(len(name) for name in facts["worlds"])
+    lines += [f"  {name:<{width}}  {_in_short(name, world)}" for name, world in facts["worlds"].items()]
+    return [*lines, "more      wm-env info tiny: where a world comes from; wm-env info --verbose: all facts"]
+
+
+def _in_short(name: str, world: Mapping[str, Any]) -> str:
+    if "unavailable" in world:
+        return f"not here; wm-env download {name}" if name in RELEASED else "broken; --verbose says why"
+    if "folder" in world:
+        missing = world["folder"]["missing"]
+        return f"{world['folder']['path']}{', without ' + ', '.join(missing) if missing else ''}"
+    height, width = world["frame_size"]
+    weights = world["weights_sha256"]
+    kind = "renders the true scenes" if weights is None else f"weights {weights[:8]}"
+    return f"{width}x{height} pixels, {world['frames_per_step']} frames a step; {kind}"
 
 
 def _facts_or_reason(name: str, device: str) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
+from wm_env.cli.export import export, exporter_of
 from wm_env.cli.options import (
     Context,
     Device,
@@ -29,20 +29,37 @@ from wm_env.cli.options import (
     World,
 )
 from wm_env.cli.record_path import Clip, record_clip
+from wm_env.config import EnvConfig
 from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.env import SanaWMEnv
-from wm_env.export.collect import RECORDING, Job, collect
+from wm_env.export.collect import EPISODES, RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
-from wm_env.model.storage.atomic import check_folder, check_writable, remove_leftovers
-from wm_env.recording import Layout, Shot, check_encoder, contact_sheet, film, record_video, save_png
+from wm_env.model.storage.atomic import (
+    check_folder,
+    check_writable,
+    expanded,
+    remove_leftovers,
+    same_file,
+)
+from wm_env.progress import over
+from wm_env.recording import (
+    Layout,
+    Player,
+    Shot,
+    check_encoder,
+    contact_sheet,
+    film_player,
+    record_video,
+    save_png,
+)
 from wm_env.twin import twin_like
 
-_POLICIES = "wm_env.agents.scripted"  # an upper layer, named by string
+_PLAYERS = "wm_env.agents.players"  # an upper layer, named by string
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Walk through a world with a scripted policy; write OUT (mp4 or gif) and a contact sheet (png).
+    """Watch a walker or a policy in a world: write OUT (mp4 or gif) and a contact sheet (png).
 
     With --format folder, minari or lerobot, OUT is a new folder of labelled episodes instead. Run again with
     the same options to continue an interrupted recording.
@@ -57,9 +74,13 @@ class Record:
     workers: int = 1
     """Processes that record a dataset; each loads the world once."""
     world: World = "tiny"
-    policy: Literal["wander", "forward", "orbit", "goal"] = "wander"
-    """Who holds the keys; "goal" walks to the goal of a navigation task."""
-    task: Task = "explore"
+    policy: str = "wander"
+    """Who plays: wander, forward, orbit, goal (walks to it), random; objectnav, objectnav-blind (shipped);
+    folder or file of a run of `agent train`; module:function, called with (observations, state, starts)."""
+    deterministic: bool = False
+    """Let a trained policy take its most likely action instead of drawing."""
+    task: Task | None = None
+    """Task; a trained policy's own by default, pointnav for goal, else explore."""
     steps: int = 60
     """Env steps (chunks) to record."""
     seed: int = 0
@@ -88,6 +109,8 @@ class Record:
     """CPU threads of torch; one is fastest at batch 1 on a busy machine."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.trajectory is not None:
@@ -106,7 +129,7 @@ class Record:
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
         if self.sampler_steps < 1:
             raise ValueError(f"--sampler-steps {self.sampler_steps} must be at least 1")
-        check_writable(self.out)
+        self._check_files(None)
         torch.set_num_threads(self.threads)
         clip = Clip(
             world=self.world,
@@ -116,6 +139,7 @@ class Record:
             seed=self.seed,
             device=self.device,
             sampler_steps=self.sampler_steps,
+            overwrite=self.overwrite,
             settings=ReleasedSettings(
                 **self._released() | {"refiner": "none" if self.refiner == "default" else self.refiner}
             ),
@@ -140,17 +164,30 @@ class Record:
                 f"--compare, --overlay and --image go with videos, not with --format {self.format}"
             )
         check_folder(self.out)
-        exporter = _exporter(self.format)  # a missing extra is told before anything is recorded
+        exporter = exporter_of(self.format)  # a missing extra is told before anything is recorded
         begun = exporter is None and (self.out / RECORDING).is_file()
         if exporter is None:
             remove_leftovers(self.out, "recording")  # of a recording that was killed at its first file
         if self.out.exists() and any(self.out.iterdir()) and not begun:
             raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
-        home = self.out if exporter is None else self.out.with_name(f"{self.out.name}-episodes")
+        home = self.out if exporter is None else self.out.with_name(f"{self.out.name}{EPISODES}")
+        found = self._player()
+        plays = found.shown()
+        plain = {"action_type": "multikeys", "obs_type": "rgb", "obs_size": None}
+        if plays.get("obs_size") is not None:
+            config = EnvConfig(world=self.world, device=self.device, **self._released())
+            height, width = config.load_world().spec.frame_size
+            if plays["obs_size"] == height == width:
+                plays["obs_size"] = None
+        if {**plain, **plays} != {**plays, **plain}:
+            raise ValueError(
+                f"a dataset holds keys and pictures of the world's size; {self.policy!r} plays with "
+                f"{', '.join(f'{name}={value}' for name, value in plays.items())}"
+            )
         job = Job(
             settings={
                 "world": self.world,
-                "task": self.task,
+                "task": plays["task"],
                 "split": self.split,
                 "context": self.context,
                 "device": self.device,
@@ -159,25 +196,25 @@ class Record:
                 "action_type": "multikeys",
                 **self._released(),
             },
-            make_policy=importlib.import_module(_POLICIES).make_policy,
+            make_player=self._maker(),
             policy=self.policy,
+            policy_sha256=found.sha256,
             steps=self.steps,
             seed=self.seed,
             out=home,
         )
         torch.set_num_threads(self.threads)
         jobs = collect(job, self.episodes, self.workers)
-        done = sorted(tqdm(jobs, total=self.episodes, unit="episode", desc="recording", mininterval=0.5))
+        done = sorted(over(jobs, self.episodes, "recording", unit="episode"))
         if exporter is not None:
-            remove_leftovers(self.out.parent, re.escape(self.out.name))  # of an export that was killed
-            exporter(done, self.out)
+            export(exporter, done, self.out)
         print(f"{self.out}: {len(done)} episodes as {self.format}")
         return {
             "out": str(self.out),
             "format": self.format,
             "episodes": [str(path) for path in done],
             "world": self.world,
-            "task": self.task,
+            "task": plays["task"],
             "policy": self.policy,
             "seed": self.seed,
         }
@@ -186,10 +223,10 @@ class Record:
         sheet = self.out.with_suffix(".png")
         self._check(sheet)
         torch.set_num_threads(self.threads)
+        plays = self._player().shown()
         env = SanaWMEnv(
+            **plays,
             world=self.world,
-            task=self.task,
-            action_type="multikeys",
             scene=self.scene,
             split=self.split,
             context=self.context,
@@ -204,9 +241,8 @@ class Record:
             twin = twin_like(env.world.spec, self.device)
             envs.append(
                 SanaWMEnv(
+                    **plays,
                     world=twin,
-                    task=self.task,
-                    action_type="multikeys",
                     scene=self.scene,
                     split=self.split,
                     prompt=self.prompt,
@@ -215,32 +251,36 @@ class Record:
             )
         for each in envs:
             each.reset(seed=self.seed)
-        policy = importlib.import_module(_POLICIES).make_policy(self.policy, self.seed)
+        player = self._maker()(self.policy, self.seed)
         spec = env.world.spec
         layout = Layout(labels=(self.world, "twin (truth)")[: len(envs)], overlay=self.overlay)
 
         started = time.perf_counter()
         rewards: list[float] = []
-        shots = _watched(film(envs, policy, self.steps), self.steps, rewards)
-        frames = record_video(self.out, shots, layout, spec.fps, env.state)
+        shots = _watched(film_player(envs, player, self.steps), self.steps, rewards)
+        frames = record_video(self.out, shots, layout, spec.fps, env.state, overwrite=self.overwrite)
         elapsed = time.perf_counter() - started
-        save_png(sheet, contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps))
+        picture = contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps)
+        save_png(sheet, picture, overwrite=self.overwrite)
         steps = len(frames) - 1
-        print(f"{self.out}: {steps} steps, {steps * env.frames_per_step + 1} frames; contact sheet {sheet}")
+        end = ", then the task ended it" if bool(env.state.terminated[0]) else ""
+        frames_in_all = steps * env.frames_per_step + 1
+        print(f"{self.out}: {steps} steps{end}, {frames_in_all} frames; contact sheet {sheet}")
         return {
             "out": str(self.out),
             "contact_sheet": str(sheet),
             "world": spec.label,
             "weights_sha256": spec.weights_sha256,
             "policy": self.policy,
-            "task": self.task,
+            "task": plays["task"],
+            "terminated": bool(env.state.terminated[0]),
             "seed": self.seed,
             "scene": int(env.state.scene_seed[0]),
             "split": self.split,
             "context_frames": int(env.state.context_frames[0]),
             "prompt": env.prompt,
             "steps": steps,
-            "frames": steps * env.frames_per_step + 1,
+            "frames": frames_in_all,
             "fps": spec.fps,
             "reward": sum(rewards),
             "seconds": elapsed,
@@ -260,34 +300,43 @@ class Record:
             raise ValueError(
                 f"--context {self.context!r} has no true scene to --compare with; use turn or walk"
             )
-        if self.image is not None and sheet.absolute() == self.image.absolute():
-            raise ValueError(f"the contact sheet would replace --image {str(self.image)!r}; rename --out")
         check_encoder(self.out)
-        check_writable(self.out)
-        check_writable(sheet)
+        self._check_files(sheet)
+
+    def _check_files(self, sheet: Path | None) -> None:
+        """Raise `ValueError` where a file that is read would be replaced, `OSError` where one cannot be."""
+        written = {"the video": self.out, "the contact sheet": sheet, "--json": self.json}
+        read = {"--image": self.image, "--trajectory": self.trajectory}
+        if self.context not in ("none", *SCENE_CONTEXTS):
+            read["--context"] = expanded(self.context)
+        taken: dict[str, Path] = {name: path for name, path in read.items() if path is not None}
+        for name, path in written.items():
+            if path is None:
+                continue
+            for other, there in taken.items():
+                if same_file(path, there):
+                    raise ValueError(f"{name} would replace {other} {str(there)!r}; rename --out or --json")
+            taken[name] = path
+            check_writable(path, overwrite=self.overwrite)
+
+    def _player(self) -> Any:
+        """Return who plays; what is wrong with it is told before anything is made."""
+        return importlib.import_module(_PLAYERS).find_player(
+            self.policy, task=self.task, deterministic=self.deterministic
+        )
+
+    def _maker(self) -> Callable[[str, int], Player]:
+        """Return what makes the player of one episode, in other processes too."""
+        make: Callable[..., Player] = importlib.import_module(_PLAYERS).make_player
+        return functools.partial(make, task=self.task, deterministic=self.deterministic)
 
     def _check_numbers(self) -> None:
-        if self.policy == "goal" and self.task not in ("pointnav", "objectnav", "imagenav"):
-            raise ValueError(f"--policy goal needs a task with a goal to walk to, not --task {self.task}")
         if self.episodes < 1 or self.workers < 1:
             raise ValueError(f"--episodes {self.episodes} and --workers {self.workers} must be at least 1")
 
 
-def _exporter(format: str) -> Callable[[Sequence[Path], Path], Path] | None:
-    """Return what turns episode folders into a dataset of `format`; None leaves them as they are."""
-    if format == "minari":
-        from wm_env.export.minari import export_minari
-
-        return export_minari
-    if format == "lerobot":
-        from wm_env.export.lerobot import export_lerobot
-
-        return export_lerobot
-    return None
-
-
 def _watched(shots: Iterable[Shot], steps: int, rewards: list[float]) -> Iterable[Shot]:
     """Pass shots through a progress bar and keep their rewards."""
-    for shot in tqdm(shots, total=steps + 1, unit="step", desc="recording", mininterval=0.5):
+    for shot in over(shots, steps + 1, "recording"):
         rewards.append(shot.reward)
         yield shot

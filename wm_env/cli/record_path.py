@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wm_env.images import start_image
 from wm_env.model.frame_counts import latent_frames
@@ -28,7 +24,10 @@ from wm_env.model.released.presets import (
     load_parts,
 )
 from wm_env.model.released.rollout import teacher_sampler
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.array_files import read_arrays
+from wm_env.model.storage.facts import read_json
+from wm_env.progress import Bar
+from wm_env.recording import write_frames
 
 WHOLE_PATH = ("sana-wm-bidirectional", "sana-wm-chunk-causal")
 STRIDE, FPS = 8, 16
@@ -45,6 +44,7 @@ class Clip:
     seed: int
     device: str
     sampler_steps: int
+    overwrite: bool
     settings: ReleasedSettings
 
 
@@ -61,16 +61,16 @@ def load_trajectory(path: Path) -> tuple[Tensor, Tensor | None]:
             motion = KeyMotion(
                 translation_speed=MAX_TRANSLATION, rotation_speed_deg=MAX_ROTATION_DEG, fps=FPS
             )
-            return c2w_from_actions(path.read_text().strip(), motion), None
+            return c2w_from_actions(path.read_text(encoding="utf-8").strip(), motion), None
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64)), None
         if path.suffix not in (".npz", ".json"):
             raise ValueError("expected .npy, .npz, .json or .txt")
-        content = json.loads(path.read_text()) if path.suffix == ".json" else dict(np.load(path))
+        content = read_json(path) if path.suffix == ".json" else read_arrays(path)
         c2w = torch.tensor(np.asarray(content["c2w"], dtype=np.float64))
         rows = content.get("intrinsics")
         return c2w, None if rows is None else torch.tensor(np.asarray(rows, dtype=np.float64))
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
         raise ValueError(f"the trajectory file {str(path)!r} cannot be used: {error!s:.300}") from error
 
 
@@ -88,20 +88,13 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
     parts = load_parts(clip.world, clip.settings, device=clip.device, whole_path=True)
     started = time.perf_counter()
     total = steps_of(sampler, variant, latent_frames(c2w.shape[0], STRIDE))
-    with tqdm(total=total, unit="step", desc="denoising", mininterval=0.5) as bar:
+    with Bar(total, "denoising") as bar:
         frames = draw_clip(
             parts, sampler, variant=variant, image=picture.pixels, intrinsics=intrinsics, c2w=c2w,  # type: ignore[arg-type]
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    with (
-        atomic_path(out) as temporary,
-        imageio.get_writer(
-            temporary, format="FFMPEG", fps=FPS, codec="libx264", quality=8, macro_block_size=1
-        ) as writer,
-    ):
-        for frame in frames.numpy():
-            writer.append_data(frame)  # type: ignore[attr-defined]
+    write_frames(out, frames.numpy(), FPS, overwrite=clip.overwrite)
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),

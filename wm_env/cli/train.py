@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from wm_env.model.training.command import main
 from wm_env.model.training.inputs import Progress
+from wm_env.progress import Bar
 
 
 def train(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -18,15 +17,15 @@ def train(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 def bar(unit: str) -> Progress:
     """Return a progress report that draws a bar from the first call on."""
-    bars: list[tqdm] = []
+    bars: list[Bar] = []
 
-    def report(done: int, total: int, loss: float | None = None) -> None:
+    def report(done: float, total: float, loss: float | None = None) -> None:
         if not bars:
-            bars.append(tqdm(unit=unit, total=total, initial=done - 1))
+            bars.append(Bar(total, "", unit=unit, done=done - 1))
         if loss is not None:
             bars[0].set_postfix(loss=f"{loss:.4f}", refresh=False)
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
+        bars[0].to(done)
+        if done >= total:
+            bars.pop().close()  # another split may follow
 
     return report

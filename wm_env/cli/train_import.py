@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.data.importing import BadClips, ImportConfig, import_clips, predicted_depth, report_lines
@@ -36,6 +35,7 @@ from wm_env.model.storage.folder import look_into, only
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.vae.ltx2 import load_ltx2_vae
 from wm_env.model.vae.tiny import GROUP, TinyVAE
+from wm_env.progress import Bar
 
 _EXPECTED = {
     "video": "NAME.mp4 beside NAME.npz or NAME.json",
@@ -104,6 +104,8 @@ class TrainImport:
     """Which clips go to val."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         config = ImportConfig(
@@ -122,7 +124,7 @@ class TrainImport:
         listed = self._listed(vae)
         if not listed:
             raise FileNotFoundError(f"no clips in {self.source}: expected {_EXPECTED[self.layout]}")
-        bar = tqdm(total=len(listed), unit="clip", desc="checking", mininterval=0.5)
+        bar = Bar(len(listed), "checking", unit="clip")
         try:
             done = import_clips(
                 listed,
@@ -131,7 +133,7 @@ class TrainImport:
                 depth_of=predicted_depth(vae),
                 origin={"layout": self.layout, "from": str(self.source), "depth_sha256": sha256},
                 skip_bad=self.skip_bad,
-                report=lambda number, _: bar.update(number - bar.n),
+                report=lambda number, total: bar.to(number, total),
             )
         except BadClips as error:
             bar.close()
@@ -188,6 +190,8 @@ class TrainParts:
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         parts = {name: str(path) for name, path in write_parts(self.world, self.out).items()}

@@ -17,10 +17,12 @@ from typing import Any
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import play_episode, save_recording
 from wm_env.model.storage.atomic import remove_leftovers, write_atomic
+from wm_env.model.storage.facts import read_json
 from wm_env.model.workers import Workers
-from wm_env.recording import Policy
+from wm_env.recording import Player, held
 
 RECORDING = "recording.json"
+EPISODES = "-episodes"  # what follows the name of a dataset in that of the folder it is made from
 _EPISODE = "episode_"
 _OURS = rf"{_EPISODE}\d+|recording"
 
@@ -29,16 +31,17 @@ _OURS = rf"{_EPISODE}\d+|recording"
 class Job:
     """Episodes to record: environment settings, who plays (a picklable function and its argument), length.
 
-    settings: plain values, as JSON holds them. Episode i has the environment seed and the policy seed
-    `seed + i`, however many workers there are.
+    settings: plain values, as JSON holds them; actions are held keys. Episode i has the environment seed and
+    the policy seed `seed + i`, however many workers there are. policy_sha256: of trained weights.
     """
 
     settings: Mapping[str, Any]
-    make_policy: Callable[[str, int], Policy]
+    make_player: Callable[[str, int], Player]
     policy: str
     steps: int
     seed: int
     out: Path
+    policy_sha256: str | None = None
 
     def folder(self, index: int) -> Path:
         """Return where episode `index` belongs."""
@@ -47,7 +50,8 @@ class Job:
     def record(self, index: int, env: SanaWMEnv) -> Path:
         """Play and write one episode; return its folder."""
         seed = self.seed + index
-        played = play_episode(env, self.make_policy(self.policy, seed), seed, self.steps)
+        player = self.make_player(self.policy, seed)
+        played = play_episode(env, lambda _: held(player(env), "multikeys"), seed, self.steps)
         path = self.out / RECORDING
         if not path.is_file():  # other processes may write the same
             self.out.mkdir(parents=True, exist_ok=True)
@@ -59,6 +63,7 @@ class Job:
         facts = {
             "settings": dict(self.settings),
             "policy": self.policy,
+            "policy_sha256": self.policy_sha256,
             "steps": self.steps,
             "seed": self.seed,
         }
@@ -87,11 +92,25 @@ def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
         yield path
 
 
+def episodes_in(source: Path) -> list[Path]:
+    """Return the finished episodes of a recording, in order; `source` may be the dataset made from them.
+
+    Raises `FileNotFoundError` where there are none.
+    """
+    for home in (source, source.with_name(f"{source.name}{EPISODES}")):
+        found = [path for path in sorted(home.glob(f"{_EPISODE}*")) if (path / "episode.json").is_file()]
+        if found:
+            return found
+    raise FileNotFoundError(
+        f"{str(source)!r} holds no finished episodes; `wm-env record --format folder` makes some"
+    )
+
+
 def _check(job: Job) -> None:
     """Raise `FileExistsError` where the folder is for something else; remove what killed processes left."""
     path = job.out / RECORDING
     if path.is_file():
-        found, now = json.loads(path.read_text()), job.facts()
+        found, now = read_json(path), job.facts()
         odd = [f"{key}: {found.get(key)} there, {now[key]} now" for key in now if found.get(key) != now[key]]
         if odd:
             raise FileExistsError(
@@ -126,7 +145,7 @@ def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
 
 
 def _weights(episode: Path) -> str | None:
-    found: str | None = json.loads((episode / "episode.json").read_text())["weights_sha256"]
+    found: str | None = read_json(episode / "episode.json").get("weights_sha256")
     return found
 
 

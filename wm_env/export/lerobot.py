@@ -12,15 +12,15 @@ c2w. `next.reward` is paid on the last frame of an env step. The lerobot package
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
 from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.film import film_file
 
 try:
     import pyarrow as pa
@@ -37,16 +37,23 @@ _POSE_NAMES = [f"c2w_{row}{column}" for row in range(3) for column in range(4)]
 _SPOTS = 64  # pixels per side and frames per episode that image statistics look at, at most
 
 
-def export_lerobot(episodes: Sequence[Path], out: str | Path) -> Path:
-    """Write the episode folders as one LeRobot v3.0 dataset; `out` appears when it is complete."""
+def export_lerobot(
+    episodes: Sequence[Path], out: str | Path, *, watch: Callable[[Iterable[Path]], Iterable[Path]] = iter
+) -> Path:
+    """Write the episode folders as one LeRobot v3.0 dataset; `out` appears when it is complete.
+
+    watch: passes the episodes on one by one, for a progress bar.
+    """
     if not episodes:
         raise ValueError("there are no episodes to export")
     with atomic_folder(out) as temporary:
-        _write_dataset(episodes, temporary)
+        _write_dataset(episodes, temporary, watch)
     return Path(out)
 
 
-def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
+def _write_dataset(
+    episodes: Sequence[Path], target: Path, watch: Callable[[Iterable[Path]], Iterable[Path]]
+) -> None:
     video = target / VIDEO_PATH.format(video_key=VIDEO, chunk_index=0, file_index=0)
     data = target / DATA_PATH.format(chunk_index=0, file_index=0)
     for path in (video, data, target / EPISODES_PATH):
@@ -56,9 +63,8 @@ def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
     tasks: dict[str, int] = {}
     tables, rows, stats = [], [], []
     done = 0
-    film: Any = imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1)
-    with film:
-        for index, path in enumerate(episodes):
+    with film_file(video, fps=fps, crf=5) as append:
+        for index, path in enumerate(watch(episodes)):
             recording = load_recording(path)
             length = len(recording.frames) - 1
             if length < 1 or recording.frames.shape[1:] != first.frames.shape[1:]:
@@ -67,7 +73,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path) -> None:
             columns = _columns(recording, index, done, tasks.setdefault(task, len(tasks)), fps)
             tables.append(_table(columns))
             for frame in recording.frames[:-1]:
-                film.append_data(frame)
+                append(frame)
             stats.append(_statistics(columns, recording.frames[:-1]))
             rows.append(_episode_row(index, task, done, length, fps, stats[-1]))
             done += length
@@ -242,4 +248,4 @@ def _info(
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n")
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ any), the action the keys held.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,28 @@ except ImportError as error:
     raise ImportError("the Minari exporter needs minari: pip install 'wm-env[data]'") from error
 
 
-def export_minari(episodes: Sequence[Path], out: str | Path, name: str = "sana-wm/walk-v0") -> Path:
+def export_minari(
+    episodes: Sequence[Path],
+    out: str | Path,
+    name: str = "sana-wm/walk-v0",
+    *,
+    watch: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+) -> Path:
     """Write the episode folders as the Minari dataset `out`; `minari.MinariDataset(out)` reads it.
 
-    The folder must be new or empty; it appears when it is complete.
+    The folder must be new or empty; it appears when it is complete. watch: passes the episodes on one by one,
+    for a progress bar.
     """
     if not episodes:
         raise ValueError("there are no episodes to export")
     with atomic_folder(Path(out).absolute()) as temporary:  # Minari resolves a relative path twice
-        _write_dataset(episodes, temporary, name)
+        _write_dataset(episodes, temporary, name, watch)
     return Path(out)
 
 
-def _write_dataset(episodes: Sequence[Path], target: Path, name: str) -> None:
+def _write_dataset(
+    episodes: Sequence[Path], target: Path, name: str, watch: Callable[[Iterable[Path]], Iterable[Path]]
+) -> None:
     settings = load_recording(episodes[0]).facts["settings"]
     env = SanaWMEnv(**settings)
     storage = MinariStorage.new(
@@ -56,7 +65,7 @@ def _write_dataset(episodes: Sequence[Path], target: Path, name: str) -> None:
             "description": f"walks of {env.world.spec.label}, task {settings['task']}",
         }
     )
-    storage.update_episodes(_buffer(load_recording(path)) for path in episodes)
+    storage.update_episodes(_buffer(load_recording(path)) for path in watch(episodes))
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

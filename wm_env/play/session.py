@@ -15,7 +15,8 @@ import numpy as np
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.recording import Layout, Shot, check_encoder, record_video, shot
+from wm_env.model.storage.atomic import numbered
+from wm_env.recording import Layout, Player, Shot, check_encoder, held, record_video, shot
 from wm_env.snapshots import Snapshot
 from wm_env.twin import twin_like
 from wm_env.vector import SanaWMVectorEnv
@@ -24,19 +25,25 @@ BRANCHES, BRANCH_STEPS = 4, 8
 MAX_RECORDED = 4096  # steps kept in memory while recording; then the film is written
 COMMANDS = (
     *("keys", "pause", "step", "reset", "new_scene", "prompt"),
-    *("record", "save", "restore", "branch", "take"),
+    *("record", "save", "restore", "branch", "take", "policy"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaySettings:
-    """What is played. environment: keyword arguments of `SanaWMEnv`. compare: the twin runs beside the world.
-    out: folder for films. seed: of the first episode."""
+    """What is played.
+
+    environment: keyword arguments of `SanaWMEnv`, but for its action type. compare: the twin runs beside the
+    world. out: folder for films. seed: of the first episode. policy: name of who may play instead of the
+    keyboard, made for an episode by `player(seed)`; it begins.
+    """
 
     environment: dict[str, Any]
     compare: bool = True
     out: Path = Path("play")
     seed: int = 0
+    policy: str = ""
+    player: Callable[[int], Player] | None = None
 
     def __post_init__(self) -> None:
         if self.compare and self.environment.get("image") is not None:
@@ -72,6 +79,8 @@ class Session:
         self._labels = tuple(labels)
         self._seed = settings.seed
         self._held = ""
+        self._player: Player | None = None
+        self._policy_plays = settings.player is not None
         self.paused = False
         self._film: list[Shot] | None = None
         self._kept: list[Snapshot] = []
@@ -102,6 +111,7 @@ class Session:
             "save": self._save,
             "restore": self._restore,
             "branch": self._branch,
+            "policy": self._toggle_policy,
         }
         self._message = ""
         if do == "keys":
@@ -119,9 +129,9 @@ class Session:
             raise ValueError(f"unknown command {do!r}; known are {', '.join(COMMANDS)}")
 
     def advance(self) -> View:
-        """Move one step with the keys held now (nothing moves after an end) and return what is seen."""
+        """Move one step with the keys held now, or as the policy does (nothing moves after an end)."""
         if not self._ended:
-            self._step(self._held)
+            self._step(self._next_keys())
         return self.view()
 
     def view(self) -> View:
@@ -130,7 +140,9 @@ class Session:
         futures = None if self._futures is None else self._futures.state.frames[:, -1].numpy().copy()
         info = {
             "labels": list(self._labels),
-            "held": self._held,
+            "held": self._shown_keys if self._policy_plays else self._held,
+            "policy": self._settings.policy,
+            "policy_plays": self._policy_plays,
             "keys": KEYS,
             "step": int(self._env.state.chunk[0]),
             "trained_steps": self._env.trained_steps,
@@ -164,16 +176,33 @@ class Session:
         for env in self._envs:
             env.reset(seed=seed)
         self._seed, self._futures, self._reward, self._total = seed, None, 0.0, 0.0
+        self._fresh_player()
         self._seen(newest_only=True)
 
     def _step(self, keys: str) -> None:
         action = np.array([key in keys for key in KEYS], np.int8)
         results = [env.step(action) for env in self._envs]
-        self._reward, self._futures = float(results[0][1]), None
+        self._reward, self._futures, self._shown_keys = float(results[0][1]), None, keys
         self._total += self._reward
         self._seen(newest_only=False, keys=keys)
         if self._ended:
             self._message = "the episode has ended; reset, restore or ask for a new scene"
+
+    def _next_keys(self) -> str:
+        if self._policy_plays and self._player is not None:
+            return held(self._player(self._env), "multikeys")
+        return self._held
+
+    def _fresh_player(self) -> None:
+        """Let a player with a memory forget: it has not seen what led to this moment."""
+        make = self._settings.player
+        self._player, self._shown_keys = None if make is None else make(self._seed), ""
+
+    def _toggle_policy(self) -> None:
+        if self._settings.player is None:
+            raise ValueError("there is no policy to play; start with `wm-env play --policy NAME`")
+        self._policy_plays = not self._policy_plays
+        self._message = f"{self._settings.policy} plays" if self._policy_plays else "you play"
 
     def _seen(self, newest_only: bool, keys: str = "") -> None:
         now = shot(self._envs, keys, self._reward, newest_only)
@@ -186,7 +215,7 @@ class Session:
     def _single_step(self) -> None:
         self.paused = True
         if not self._ended:
-            self._step(self._held)
+            self._step(self._next_keys())
 
     def _reset(self) -> None:
         self._start(self._seed)
@@ -202,11 +231,20 @@ class Session:
             return
         out = self._settings.out
         out.mkdir(parents=True, exist_ok=True)
-        path = out / f"play-{len(list(out.glob('play-*.mp4'))):03d}.mp4"
-        layout = Layout(labels=self._labels, overlay=True)
-        record_video(path, self._film, layout, self._env.world.spec.fps, self._env.state)
+        path = self._write_film(out, self._film)
         self._film = None  # only now: a full disk loses nothing, the button can be pressed again
         self._message = f"recorded {path}"
+
+    def _write_film(self, out: Path, shots: list[Shot]) -> Path:
+        """Write a film under the next free number; other sessions may write at the same time."""
+        layout = Layout(labels=self._labels, overlay=True)
+        while True:
+            path = numbered(out, "play", ".mp4")
+            try:
+                record_video(path, shots, layout, self._env.world.spec.fps, self._env.state, overwrite=False)
+            except FileExistsError:
+                continue
+            return path
 
     def _save(self) -> None:
         self._kept = [env.snapshot() for env in self._envs]
@@ -218,6 +256,7 @@ class Session:
         for env, moment in zip(self._envs, self._kept, strict=True):
             env.restore(moment)
         self._futures = None
+        self._fresh_player()
         self._seen(newest_only=True)
         self._message = f"back at step {self._kept[0].steps}"
 
@@ -246,6 +285,7 @@ class Session:
                     env.step(action)
         self._env.restore(chosen)
         self._futures = None
+        self._fresh_player()
         self._seen(newest_only=True)
         self._message = f"went to future {slot}"
 

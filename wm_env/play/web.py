@@ -83,7 +83,11 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
     session = await asyncio.to_thread(Session, settings)
     turn = asyncio.Lock()  # the session is in one thread at a time
     wake = asyncio.Event()
-    await websocket.send_json(_message(session.view(), 0.0))
+    try:
+        await websocket.send_json(_message(session.view(), 0.0))
+    except WebSocketDisconnect:  # the page has gone while its world was made
+        await asyncio.to_thread(session.close)
+        return
 
     async def listen() -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wm_env.model.names import lacking, unknown
 from wm_env.tasks import protocol
 from wm_env.tasks.explore import Explore
 from wm_env.tasks.follow import Follow
@@ -37,9 +38,11 @@ def make_task(task: str | Task) -> Task:
     """Return the task of a name, or the given `Task` object itself."""
     if isinstance(task, str) and task in _MAKERS:
         return _MAKERS[task]()
-    if not isinstance(task, str) and isinstance(task, Task):
+    if not isinstance(task, str | type) and isinstance(task, Task):
         return task
-    raise ValueError(f"unknown task {task!r}; valid are {', '.join(TASKS)}, or an object that is a Task")
+    if not isinstance(task, str):
+        raise ValueError(lacking("task", task, Task, "a name or an object that is a wm_env.tasks.Task"))
+    raise ValueError(unknown("task", task, TASKS, "or an object that is a Task"))
 
 
 def __getattr__(name: str) -> Any:

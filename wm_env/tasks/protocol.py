@@ -1,8 +1,9 @@
 """What a task is: goal, reward and termination from poses and geometry, batch first.
 
-A task is a set of functions over a value, its state. It looks at a `TaskContext` (poses, intrinsics and,
-where there is one, the true scene) and never at the world's frames, so the same task object gives the same
-rewards on a learned world and on the twin. Nothing of it is ever shown to the world.
+A task is a set of functions over a value, its state: any tree of tensors with the batch axis first
+(`wm_env.model.state`; docs/environment.md has a task of 20 lines). It looks at a `TaskContext` (poses,
+intrinsics and, where there is one, the true scene) and never at the world's frames, so the same task object
+gives the same rewards on a learned world and on the twin. Nothing of it is ever shown to the world.
 """
 
 from __future__ import annotations

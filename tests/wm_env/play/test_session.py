@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.play import session as play
 from wm_env.play.session import BRANCH_STEPS, BRANCHES, PlaySettings, Session
+from wm_env.recording import pressed
 
 
 @pytest.fixture
@@ -37,6 +37,26 @@ def test_held_keys_move_world_and_twin_alike(settings: PlaySettings, pure_world:
             env.step(np.array([key in "wd" for key in KEYS], np.int8))
             assert np.array_equal(of_view(view), env.state.frames[0].numpy())
     assert views[-1].facts["step"] == 3 and views[-1].facts["held"] == "wd"
+
+
+def test_a_policy_plays_until_it_is_told_not_to(settings: PlaySettings) -> None:
+    made: list[int] = []
+
+    def player(seed: int) -> Any:
+        made.append(seed)
+        return lambda env: pressed("d" if int(env.state.chunk[0]) == 0 else "w")
+
+    session = Session(replace(settings, policy="mine", player=player))
+    facts = [session.advance().facts for _ in range(2)]
+    assert [each["held"] for each in facts] == ["d", "w"] and facts[0]["policy"] == "mine"
+    ask(session, "keys", held="s")
+    assert session.advance().facts["held"] == "w"
+    assert ask(session, "policy")["message"] == "you play"
+    assert session.advance().facts["held"] == "s"
+    ask(session, "new_scene")
+    assert made == [3, 4], "a fresh player for every episode"
+    with pytest.raises(ValueError, match="no policy to play; start with `wm-env play --policy NAME`"):
+        ask(Session(settings), "policy")
 
 
 def test_pause_stops_time_and_a_single_step_moves_it_by_one(settings: PlaySettings) -> None:
@@ -101,20 +121,15 @@ def test_a_recording_becomes_a_film_even_when_the_page_is_closed(settings: PlayS
     assert len(iio.imread(films[0])) == 1 + 4
 
 
-def test_a_full_disk_keeps_the_film_in_memory(
-    settings: PlaySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_film_in_memory(settings: PlaySettings, disk_with: Any) -> None:
     session = Session(settings)
     ask(session, "record")
     session.advance()
 
-    def full(*_: Any) -> None:
-        raise OSError(28, os.strerror(28))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(play, "record_video", full)
-        with pytest.raises(OSError, match="No space left"):
+    for size in (0, 1000):
+        with disk_with(size), pytest.raises(OSError, match="cannot write"):
             ask(session, "record")
+        assert not list(settings.out.iterdir())
     assert session.view().facts["recording"] == 2
     ask(session, "record")
     assert len(list(settings.out.iterdir())) == 1

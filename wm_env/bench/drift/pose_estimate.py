@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wm_env.bench.walks import Tick, no_steps
 from wm_env.model.geometry import invert_rigid, rotation_angle_deg, se3_exp
 from wm_env.model.intrinsics import scale_intrinsics
 from wm_env.model.scenes.raycast import render
@@ -53,11 +54,17 @@ class PoseTrack(NamedTuple):
 
 
 def track_poses(
-    scene: Scene, frames: Tensor, commanded: Tensor, intrinsics: Tensor, every: int = 8
+    scene: Scene,
+    frames: Tensor,
+    commanded: Tensor,
+    intrinsics: Tensor,
+    every: int = 8,
+    tick: Tick = no_steps,
 ) -> PoseTrack:
     """Return the estimated poses of every `every`-th frame of `(B, 1 + F, h, w, 3)`; frame 0 is given.
 
-    commanded: absolute poses `(B, 1 + F, 4, 4)`. intrinsics: `(B, 4)` in pixels of the frames.
+    commanded: absolute poses `(B, 1 + F, 4, 4)`. intrinsics: `(B, 4)` in pixels of the frames. tick: counts
+    the estimates.
     """
     sampled = torch.arange(0, frames.shape[1], every)
     batch = len(frames)
@@ -66,6 +73,7 @@ def track_poses(
     residual = [torch.zeros(batch, dtype=torch.float64)]
     lost = [torch.zeros(batch, dtype=torch.bool)]
     for before, index in itertools.pairwise(sampled.tolist()):
+        tick(batch)
         moved = now @ invert_rigid(commanded[:, before].double()) @ commanded[:, index].double()
         found, share = locate(scene, frames[:, index], moved, intrinsics)
         gone = share > LOST

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from wm_env.bench.drift.telemetry import (
     state_drift,
 )
 from wm_env.bench.row_file import write_json
-from wm_env.bench.walks import Walks, roll, starts, teacher_forced, walks
+from wm_env.bench.walks import Tick, Walks, roll, starts, teacher_forced, walks
 from wm_env.model.metrics import psnr
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
@@ -41,13 +42,23 @@ def probe_gate(world: World, settings: DriftSettings) -> Gate:
     return gate(truth.scene, truth.frames, commanded, truth.intrinsics, every=16)
 
 
-def probe_memories(world: LearnedWorld, settings: DriftSettings) -> Telemetry:
+def memory_steps(settings: DriftSettings) -> int:
+    """Return how many env steps `probe_memories` makes."""
+    return 2 * min(MEMORY_WALKS, settings.scenes) * settings.steps
+
+
+def probe_memories(world: LearnedWorld, settings: DriftSettings, tick: Tick) -> Telemetry:
     """Return the state telemetry of a random walk of the first scenes, free running and with true history."""
     truth = _random_walks(world, settings, MEMORY_WALKS, settings.steps)
     told = starts(world, truth)
     free, forced = new_telemetry(world, keep_states=True), new_telemetry(world, keep_states=True)
-    shown = roll(world, told, truth.c2w, partial(observe_commit, free, world))
-    teacher_forced(world, told, truth, partial(observe_commit, forced, world))
+
+    def watch(record: TelemetryRecord, state: Any) -> None:
+        tick(len(told))
+        observe_commit(record, world, state)
+
+    shown = roll(world, told, truth.c2w, partial(watch, free))
+    teacher_forced(world, told, truth, partial(watch, forced))
     drifted = state_drift(free, forced)
     return Telemetry(
         walks=len(told),
@@ -95,7 +106,7 @@ def pooled_rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def add_seconds(out: Path, spent: Mapping[str, float], walked: float) -> None:
     """Add the CPU seconds that rows took for `walked` seconds of video to `out/timing.json`."""
     path = out / "timing.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for row, seconds in spent.items():
         before = table.get(row, {"cpu_s": 0.0, "video_s": 0.0})
         table[row] = {"cpu_s": before["cpu_s"] + seconds, "video_s": before["video_s"] + walked}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_env.bench.walks import (
     Rolled,
+    Tick,
     Walks,
     codec_only,
     copy_last,
@@ -23,6 +24,7 @@ from wm_env.bench.walks import (
     roll_out,
     starts,
     teacher_forced,
+    ticking,
     walk,
     walks,
 )
@@ -32,6 +34,7 @@ from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
 from wm_env.model.world import Start, World
 from wm_env.twin import twin_like
 
+ESTIMATE = 3  # env steps that a pose estimate takes as long as, on a CPU
 UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
 REPEAT, CODEC, TWIN, SHUFFLED, FORCED, COPY = (
     *("repeat first frame", "codec alone", "twin", "shuffled actions"),
@@ -134,20 +137,40 @@ def _unrelated(world: World, settings: DriftSettings, scenes: list[int]) -> Tens
     return walk(world.spec, None, torch.eye(4, dtype=torch.float64).repeat(len(scenes), 1, 1), keys)
 
 
-def rollouts(worlds: Mapping[str, World], group: Group, noise: int) -> Iterator[tuple[str, Rolled]]:
-    """Yield (row name, what was made); rows without noise only for the first seed."""
+def steps_per_scene(
+    worlds: Mapping[str, World], settings: DriftSettings, scenes: bool, compared: int = 1
+) -> int:
+    """Return the work of one trajectory and scene in env steps, pose estimates weighed.
+
+    compared: how many worlds' poses are estimated.
+    """
     first, world = next(iter(worlds.items()))
+    noisy = len(worlds) + int(not world.spec.sees_scene)
+    once = int(first != TWIN) + int(isinstance(world, LearnedWorld)) if scenes else 0
+    work = settings.steps * (settings.seeds * noisy + once)
+    if scenes and settings.pose_every:
+        estimates = settings.steps * world.spec.frames_per_step // settings.pose_every
+        work += settings.seeds * compared * estimates * ESTIMATE
+    return work
+
+
+def rollouts(
+    worlds: Mapping[str, World], group: Group, noise: int, tick: Tick
+) -> Iterator[tuple[str, Rolled]]:
+    """Yield (row name, what was made); rows without noise only for the first seed. tick: counts env steps."""
+    first, world = next(iter(worlds.items()))
+    watch = ticking(tick, len(group.scenes))
     for row, asked in worlds.items():
-        yield row, roll_out(asked, group.told(asked, noise), group.c2w)
+        yield row, roll_out(asked, group.told(asked, noise), group.c2w, watch)
     if not world.spec.sees_scene:
-        yield SHUFFLED, roll_out(world, group.told(world, noise), group.unrelated)
+        yield SHUFFLED, roll_out(world, group.told(world, noise), group.unrelated, watch)
     if group.truth is None or noise:
         return
     yield REPEAT, Rolled(repeat_first(group.truth), None)
     yield COPY, Rolled(copy_last(group.truth, world.spec.frames_per_step), None)
     if first != TWIN:
         twin = twin_like(world.spec)
-        yield TWIN, roll_out(twin, starts(twin, group.truth), group.c2w)
+        yield TWIN, roll_out(twin, starts(twin, group.truth), group.c2w, watch)
     if isinstance(world, LearnedWorld):
         yield CODEC, Rolled(codec_only(world, group.truth), None)
-        yield FORCED, Rolled(teacher_forced(world, group.told(world, noise), group.truth), None)
+        yield FORCED, Rolled(teacher_forced(world, group.told(world, noise), group.truth, watch), None)

@@ -36,9 +36,10 @@ from wm_env.bench.drift.clip_metrics import (
 from wm_env.bench.drift.columns import Clip, measured
 from wm_env.bench.drift.error_split import encoded, latent_scores, place_scores
 from wm_env.bench.drift.pose_estimate import track_poses
-from wm_env.bench.drift.probes import add_seconds, probe_gate, probe_memories
+from wm_env.bench.drift.probes import add_seconds, memory_steps, probe_gate, probe_memories
 from wm_env.bench.drift.revisit import loop_closure
 from wm_env.bench.drift.rollouts import (
+    ESTIMATE,
     REPEAT,
     SHUFFLED,
     DriftSettings,
@@ -47,9 +48,11 @@ from wm_env.bench.drift.rollouts import (
     rollouts,
     rows_per_scene,
     scene_group,
+    steps_per_scene,
 )
 from wm_env.bench.records import plain
 from wm_env.bench.row_file import Job, append_rows, open_rows, rounded, write_json
+from wm_env.bench.walks import Tick
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
@@ -57,6 +60,7 @@ from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.world import World
 
 FILM_FRAMES = 7
+TELEMETRY = 6  # env steps that one with telemetry takes as long as
 TOP_DOWN_WALKS = 4  # paths kept a trajectory for the figure
 
 
@@ -74,7 +78,7 @@ def drift(
 
     worlds: the one that is judged first, others after it, then ablations. compared: how many of them are
     worlds of their own, whose poses are estimated too. image: start from this picture, without a
-    truth, instead of from scenes. report: called with (groups done, groups in all, what begins).
+    truth, instead of from scenes. report: called with (env steps done, in all, what is walked).
     """
     world = next(iter(worlds.values()))
     _check_frames(settings, world)
@@ -88,26 +92,50 @@ def drift(
     done = {(row["trajectory"], row["scene"]) for row in rows}
     if image is None and settings.pose_every and not (out / "gate.json").exists():
         write_json(out / "gate.json", probe_gate(world, settings)._asdict())
+    each = steps_per_scene(worlds, settings, image is None, compared)
+    walked, made_before = each * sum(len(scenes) for _, scenes in plan), 0
+    probed = image is None and isinstance(world, LearnedWorld)
+    total = walked + (TELEMETRY * memory_steps(settings) if probed else 0)
     for index, (name, scenes) in enumerate(plan):
         if (name, scenes[0]) in done:
+            made_before += each * len(scenes)
             continue
-        if report is not None:
-            report(index, len(plan), f"{name}, scenes {scenes[0]}-{scenes[-1]}")
+        tick = _counting(report, made_before, total, f"{name}, scenes {scenes[0]}-{scenes[-1]}")
+        made_before += each * len(scenes)
         films = all(name != before for before, _ in plan[:index])  # the first group of a trajectory
         if image is None:
             group = scene_group(world, settings, name, scenes)
         else:
             group = image_group(world, settings, name, image, prompt)
-        made = [rounded(plain(row)) for row in _measure(worlds, whole, settings, name, group, out, films)]
+        made = [
+            rounded(plain(row)) for row in _measure(worlds, whole, settings, name, group, out, films, tick)
+        ]
         append_rows(out, made)
         rows += made
     if image is None and isinstance(world, LearnedWorld) and not (out / "telemetry.json").exists():
-        if report is not None:
-            report(len(plan), len(plan), "state telemetry")
-        write_json(out / "telemetry.json", probe_memories(world, settings).to_json())
+        tick = _weighed(_counting(report, walked, total, "state telemetry"), TELEMETRY)
+        write_json(out / "telemetry.json", probe_memories(world, settings, tick).to_json())
     if report is not None:
-        report(len(plan), len(plan), "done")
+        report(total, total, "done")
     return rows
+
+
+def _counting(report: Callable[[int, int, str], None] | None, done: int, total: int, what: str) -> Tick:
+    """Return what counts the steps of a group onwards from `done` and reports every one."""
+
+    def tick(steps: int) -> None:
+        nonlocal done
+        if report is not None:
+            report(done, total, what)  # a tick comes before its step
+        done += steps
+
+    tick(0)
+    return tick
+
+
+def _weighed(tick: Tick, weight: int) -> Tick:
+    """Return what counts things that take as long as `weight` steps each."""
+    return lambda things: tick(things * weight)
 
 
 def _digest(image: StartImage) -> str:
@@ -156,6 +184,7 @@ def _measure(
     group: Group,
     out: Path,
     films: bool,
+    tick: Tick,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of one group; keep the time every row took and, if `films`, those of its first scene."""
     first, world = next(iter(worlds.items()))
@@ -165,11 +194,12 @@ def _measure(
     spent: dict[str, float] = {}
     for noise in range(settings.seeds):
         started = time.process_time()
-        for row, made in rollouts(worlds, group, noise):
+        for row, made in rollouts(worlds, group, noise, tick):
             spent[row] = spent.get(row, 0.0) + time.process_time() - started
             poses = latents = None
             if group.truth is not None and settings.pose_every:
-                poses = _poses(group, made.frames, row, whole, settings.pose_every)
+                counted = _weighed(tick, ESTIMATE)
+                poses = _poses(group, made.frames, row, whole, settings.pose_every, counted)
             own = worlds.get(row, world)
             if made.latents is not None and true is not None and _same_codec(own, world):
                 latents = latent_scores(made.latents, true, BINS)
@@ -215,7 +245,7 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
 
 
 def _poses(
-    group: Group, frames: Tensor, row: str, whole: Sequence[str], every: int
+    group: Group, frames: Tensor, row: str, whole: Sequence[str], every: int, tick: Tick
 ) -> list[dict[str, Any]] | None:
     """Return pose scores of the worlds that are compared, and of a camera that never moved for `REPEAT`."""
     truth = group.truth
@@ -231,7 +261,7 @@ def _poses(
             {"pose": pose_scores(commanded[i, sampled], realised[i], sampled.numpy(), total, BINS, none)}
             for i in range(len(commanded))
         ]
-    track = track_poses(truth.scene, frames, commanded, truth.intrinsics, every)
+    track = track_poses(truth.scene, frames, commanded, truth.intrinsics, every, tick)
     places = place_scores(truth.scene, track, frames, truth.frames, truth.intrinsics, BINS)
     out = []
     for slot in range(len(commanded)):

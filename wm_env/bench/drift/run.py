@@ -58,7 +58,7 @@ def run(
 
     names, device: as in `compared_worlds`. settings: what is walked, for `seconds` instead of its steps.
     image, prompt: start from this picture instead of from scenes: one scene, never spread.
-    progress: called with (groups done, groups in all, what begins). What `out` holds of the same settings is
+    progress: called with (env steps done, in all, what is walked). What `out` holds of the same settings is
     not walked again. Raises `ValueError` for impossible settings and where figures cannot be drawn, before
     anything is walked.
     """

@@ -17,15 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 from torch import Tensor
 
-from wm_env.bench.walks import Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
+from wm_env.bench.walks import Tick, Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.world import World
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +59,18 @@ class Truth:
     def __init__(self, world: World, split: str, settings: FidelitySettings) -> None:
         self._world, self._split, self._settings = world, split, settings
         self.scenes = settings.scenes
-        self._steps = -(-max(settings.horizons) // world.spec.frames_per_step)
+        self.short_steps = -(-max(settings.horizons) // world.spec.frames_per_step)
+        self.long_steps = max(self.short_steps, settings.long_steps)
 
     @cached_property
     def long(self) -> Walks:
         """The walks of the appearance test, or of the horizons where those are longer."""
-        steps = max(self._steps, self._settings.long_steps)
-        return random_walks(self._world, self._split, self._settings, steps)
+        return random_walks(self._world, self._split, self._settings, self.long_steps)
 
     @cached_property
     def short(self) -> Walks:
         """Their beginnings, up to the last horizon."""
-        return take(self.long, slice(None), self._steps * self._world.spec.frames_per_step)
+        return take(self.long, slice(None), self.short_steps * self._world.spec.frames_per_step)
 
 
 def random_walks(world: World, split: str, settings: FidelitySettings, steps: int) -> Walks:
@@ -81,22 +80,33 @@ def random_walks(world: World, split: str, settings: FidelitySettings, steps: in
     return walks(world.spec, split=split, seeds=seeds, keys=keys)
 
 
-def compared_rows(worlds: Mapping[str, World], truth: Truth, batch: int) -> dict[str, Callable[[], Tensor]]:
-    """Return what makes the frames of every row beside the first world, shaped like `truth.short.frames`.
+class ComparedRow(NamedTuple):
+    """make(tick): the frames of a row, shaped like `truth.short.frames`. steps: a world makes for them."""
+
+    make: Callable[[Tick], Tensor]
+    steps: int
+
+
+def compared_rows(worlds: Mapping[str, World], truth: Truth, batch: int) -> dict[str, ComparedRow]:
+    """Return every row beside the first world.
 
     `wrong actions` is the first world shown the next scene's poses; it needs two scenes.
     """
     name, world = next(iter(worlds.items()))
-    rows: dict[str, Callable[[], Tensor]] = {"repeat first frame": lambda: repeat_first(truth.short)}
+    rows = {"repeat first frame": ComparedRow(lambda tick: repeat_first(truth.short), 0)}
     if isinstance(world, LearnedWorld):
-        rows["codec alone"] = lambda: codec_only(world, truth.short)
+        rows["codec alone"] = ComparedRow(lambda tick: codec_only(world, truth.short), 0)
+    steps = truth.scenes * truth.short_steps
     for other in worlds:
         if other != name:
-            rows[other] = partial(_shown, worlds[other], truth, batch)
+            rows[other] = ComparedRow(partial(_shown, worlds[other], truth, batch), steps)
     if truth.scenes > 1 and not world.spec.sees_scene:
-        rows["wrong actions"] = lambda: in_batches(
-            world, truth.short._replace(c2w=truth.short.c2w.roll(1, dims=0)), batch
-        )
+
+        def wrong(tick: Tick) -> Tensor:
+            elsewhere = truth.short._replace(c2w=truth.short.c2w.roll(1, dims=0))
+            return in_batches(world, elsewhere, batch, tick)
+
+        rows["wrong actions"] = ComparedRow(wrong, steps)
     return rows
 
 
@@ -111,9 +121,5 @@ def turns(world: World, settings: FidelitySettings) -> dict[str, tuple[int, list
     return tests | {"full_turn": (settings.lead_steps, ["d"] * steps_around(world.spec))}
 
 
-def _shown(world: World, truth: Truth, batch: int) -> Tensor:
-    return in_batches(world, truth.short, batch)
-
-
-def silent(what: str) -> None:
-    """Tell nobody."""
+def _shown(world: World, truth: Truth, batch: int, tick: Tick) -> Tensor:
+    return in_batches(world, truth.short, batch, tick)

@@ -11,7 +11,7 @@ from typing import Any
 
 from wm_env.bench.fidelity.report import FidelityReport, markdown
 from wm_env.bench.fidelity.rows import FidelitySettings
-from wm_env.bench.fidelity.score import fidelity, part_names
+from wm_env.bench.fidelity.score import fidelity
 from wm_env.bench.provenance import command_line
 from wm_env.bench.row_file import append_line, open_parts, write_json
 from wm_env.bench.worlds import with_ablations
@@ -24,11 +24,11 @@ def run(
     out: Path,
     *,
     device: str = "cpu",
-    progress: Callable[[int, str], None] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[FidelityReport, list[Path]]:
     """Return the report of a world and its ablations, and the files written: Markdown and JSON in `out`.
 
-    world: preset or checkpoint folder. progress: called with (parts in all, the part that begins). Parts that
+    world: preset or checkpoint folder. progress: called with (env steps done, in all, the part). Parts that
     `out` holds of the same world and settings are not measured again.
     """
     worlds = with_ablations(world, device)
@@ -36,21 +36,16 @@ def run(
     name = f"fidelity-{Path(world).name}"
     remove_leftovers(out, re.escape(name))
     text, table = (check_writable(out / f"{name}.{kind}") for kind in ("md", "json"))
-    total = len(part_names(worlds, settings))
     spec = next(iter(worlds.values())).spec
     identity = {"world": spec.label, "weights_sha256": spec.weights_sha256, **asdict(settings)}
     rows = out / f"{name}.jsonl"
     parts = open_parts(rows, json.loads(json.dumps({**identity, "rows": list(worlds)})))
 
-    def tell(what: str) -> None:
-        if progress is not None:
-            progress(total, what)
-
     def keep(part: str, found: dict[str, Any]) -> None:
         append_line(rows, {"part": part, **found})
 
-    report = fidelity(worlds, settings, command_line("fidelity"), tell, parts, keep)
+    report = fidelity(worlds, settings, command_line("fidelity"), progress, parts, keep)
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
-        temporary.write_text(markdown(report))
+        temporary.write_text(markdown(report), encoding="utf-8")
     return report, [text, table]

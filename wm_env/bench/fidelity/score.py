@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from wm_env.bench.fidelity.report import Appearance, FidelityReport, Split, View
-from wm_env.bench.fidelity.rows import FidelitySettings, Tell, Truth, compared_rows, silent, turns
+from wm_env.bench.fidelity.rows import FidelitySettings, Truth, compared_rows, turns
 from wm_env.bench.provenance import provenance
-from wm_env.bench.walks import Walks, in_batches, walks
+from wm_env.bench.walks import Tick, Walks, in_batches, walks
 from wm_env.model.metrics.appearance import clip_statistics
 from wm_env.model.metrics.images import psnr
 from wm_env.model.metrics.intervals import Band, band, ratio_band
@@ -31,7 +31,7 @@ def fidelity(
     worlds: Mapping[str, World],
     settings: FidelitySettings,
     command: str,
-    report: Tell | None = None,
+    report: Callable[[int, int, str], None] = lambda done, total, what: None,
     parts: Parts | None = None,
     keep: Callable[[str, dict[str, Any]], None] = lambda name, part: None,
 ) -> FidelityReport:
@@ -39,17 +39,27 @@ def fidelity(
 
     An ablation named `ablate=gdn_state` also takes part in the look-away test. parts: those measured before
     for the same worlds and settings, not measured again; keep(name, part): called with every other one.
+    report: called with (env steps done, in all, the part that is measured).
     """
-    tell = report if report is not None else silent
     found = dict(parts or {})
     name, world = next(iter(worlds.items()))
+    done, key = 0, ""
+    total = sum(one.steps for split in settings.splits for one in _measures(worlds, split, settings))
+
+    def tick(steps: int) -> None:
+        nonlocal done
+        report(done, total, key)  # a tick comes before its step
+        done += steps
+
     splits = {}
     for split in settings.splits:
-        for key, measure in _measures(worlds, split, settings):
-            tell(key)
-            if key not in found:
-                found[key] = measure()
-                keep(key, found[key])
+        for key, steps, measure in _measures(worlds, split, settings):
+            if key in found:
+                tick(steps)
+                continue
+            tick(0)
+            found[key] = measure(tick)
+            keep(key, found[key])
         own = {
             key.removeprefix(f"{split}: "): part
             for key, part in found.items()
@@ -61,33 +71,34 @@ def fidelity(
     )
 
 
-def part_names(worlds: Mapping[str, World], settings: FidelitySettings) -> list[str]:
-    """Return the names of all parts, in order."""
-    return [key for split in settings.splits for key, _ in _measures(worlds, split, settings)]
+class Measure(NamedTuple):
+    """A part: its name, the env steps it takes, and what measures it."""
+
+    name: str
+    steps: int
+    measure: Callable[[Tick], dict[str, Any]]
 
 
-def _measures(
-    worlds: Mapping[str, World], split: str, settings: FidelitySettings
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Yield every part of a split: its name and the function that measures it."""
+def _measures(worlds: Mapping[str, World], split: str, settings: FidelitySettings) -> Iterator[Measure]:
+    """Yield every part of a split."""
     name, world = next(iter(worlds.items()))
     truth = Truth(world, split, settings)
     last = (settings.long_steps * world.spec.frames_per_step) // 4
 
-    def judged() -> dict[str, Any]:
-        shown = in_batches(world, truth.long, settings.batch)
+    def judged(tick: Tick) -> dict[str, Any]:
+        shown = in_batches(world, truth.long, settings.batch, tick)
         short = shown[:, : truth.short.frames.shape[1]]
         return {
             "psnr": _at_horizons(short, truth.short.frames, settings.horizons),
             "appearance": _statistics(shown, truth.long.frames, last),
         }
 
-    def compared(make: Callable[[], Tensor]) -> dict[str, Any]:
-        return {"psnr": _at_horizons(make(), truth.short.frames, settings.horizons)}
+    def compared(make: Callable[[Tick], Tensor], tick: Tick) -> dict[str, Any]:
+        return {"psnr": _at_horizons(make(tick), truth.short.frames, settings.horizons)}
 
-    yield f"{split}: {name}", judged
-    for row, make in compared_rows(worlds, truth, settings.batch).items():
-        yield f"{split}: {row}", partial(compared, make)
+    yield Measure(f"{split}: {name}", settings.scenes * truth.long_steps, judged)
+    for row, (make, steps) in compared_rows(worlds, truth, settings.batch).items():
+        yield Measure(f"{split}: {row}", steps, partial(compared, make))
     for test, (lead, turning) in turns(world, settings).items():
         seeds = range(settings.seed, settings.seed + settings.scenes)
         keys = [["w"] * lead + turning] * len(seeds)
@@ -95,13 +106,13 @@ def _measures(
         before = lead * world.spec.frames_per_step
         for row in worlds:
             if row in (name, "ablate=gdn_state", "ablate=memory"):
-                yield (
-                    f"{split}: {test}: {row}",
-                    partial(_look_away, worlds[row], around, before, settings.batch),
-                )
+                looked = partial(_look_away, worlds[row], around, before, settings.batch)
+                yield Measure(f"{split}: {test}: {row}", len(seeds) * len(keys[0]), looked)
 
 
-def _look_away(world: World, walked: Callable[[], Walks], before: int, batch: int) -> dict[str, Any]:
+def _look_away(
+    world: World, walked: Callable[[], Walks], before: int, batch: int, tick: Tick
+) -> dict[str, Any]:
     """Return PSNR of the view after turning away and coming back.
 
     walked: the truth; its last frame has the pose of frame `before`, the one before the turn. `truth`:
@@ -110,7 +121,7 @@ def _look_away(world: World, walked: Callable[[], Walks], before: int, batch: in
     loses; after a walk forward it is not.
     """
     truth = walked()
-    frames = in_batches(world, truth, batch)
+    frames = in_batches(world, truth, batch, tick)
     return {
         "truth": psnr(frames[:, -1], truth.frames[:, -1]).tolist(),
         "itself": psnr(frames[:, -1], frames[:, before]).tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from wm_env.bench.published.folder import BenchScene
 from wm_env.images import start_image
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.film import film_file
 from wm_env.model.world import Start, World
 
 
-def film_scene(world: World, scene: BenchScene, noise_seed: int) -> Tensor:
+def film_scene(
+    world: World, scene: BenchScene, noise_seed: int, tick: Callable[[int], object] = lambda steps: None
+) -> Tensor:
     """Return the world's frames uint8 `(F, h, w, 3)` along the scene's path, frame 0 the input image.
 
-    A last chunk that the path does not fill is completed by standing still and cut off again.
+    A last chunk that the path does not fill is completed by standing still and cut off again. tick: called
+    with the steps made.
     """
     picture = start_image(str(scene.image), scene.intrinsics, world.spec.frame_size)
     told = Start(
@@ -35,6 +40,7 @@ def film_scene(world: World, scene: BenchScene, noise_seed: int) -> Tensor:
     for begin in range(1, c2w.shape[1], chunk):
         made, state = world.step_chunk(state, c2w[:, begin : begin + chunk])
         shown.append(made.frames.cpu())
+        tick(1)
     return torch.cat(shown, dim=1)[0, :total]
 
 
@@ -46,12 +52,9 @@ def video_path(method: Path, split: str, scene: str) -> Path:
 def write_video(path: Path, frames: Tensor, fps: int) -> None:
     """Write frames `(F, h, w, 3)` uint8 as mp4, nearly lossless; the file appears only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 10, "macro_block_size": 1}
-    with atomic_path(path) as temporary:
-        writer: Any = imageio.get_writer(temporary, format="FFMPEG", **settings)
-        with writer:
-            for frame in frames.numpy():
-                writer.append_data(frame)
+    with atomic_path(path) as temporary, film_file(temporary, fps=fps, crf=0) as append:
+        for frame in frames.numpy():
+            append(frame)
 
 
 def read_video(path: Path) -> Tensor:

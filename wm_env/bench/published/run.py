@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from wm_env.bench.published.folder import BenchScene, read_split
 from wm_env.bench.published.report import Info, PublishedReport
 from wm_env.bench.published.results import EVALUATIONS, Results, read_results, write_results
@@ -17,6 +15,7 @@ from wm_env.bench.records import read_json
 from wm_env.bench.row_file import write_json
 from wm_env.model.storage.atomic import check_writable, remove_leftovers
 from wm_env.model.world import World
+from wm_env.progress import Bar
 from wm_env.worlds import resolve_world
 
 
@@ -96,14 +95,15 @@ def _claim(out: Path, info: dict[str, Any]) -> None:
 def _film(world: World, scenes: Sequence[BenchScene], out: Path, split: str, seed: int) -> dict[str, str]:
     """Write the videos that are not there yet; return why a scene could not be filmed, by its id."""
     refused = {}
-    for scene in tqdm(scenes, unit="scene", desc=split):
-        path = video_path(out, split, scene.id)
-        if path.exists():
-            continue
-        try:
-            frames = film_scene(world, scene, seed)
-        except ValueError as error:  # a broken picture or an impossible lens
-            refused[scene.id] = str(error)
-            continue
-        write_video(path, frames, world.spec.fps)
+    left = [scene for scene in scenes if not video_path(out, split, scene.id).exists()]
+    total = sum(-(-(len(scene.c2w) - 1) // world.spec.frames_per_step) for scene in left)
+    with Bar(total, split) as bar:
+        for scene in left:
+            bar.set_postfix_str(scene.id, refresh=False)
+            try:
+                frames = film_scene(world, scene, seed, bar.update)
+            except ValueError as error:  # a broken picture or an impossible lens
+                refused[scene.id] = str(error)
+                continue
+            write_video(video_path(out, split, scene.id), frames, world.spec.fps)
     return refused

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import RolloutState, View
 from wm_env.model.state import DiTState
 from wm_env.model.world import World
 from wm_env.vector import SanaWMVectorEnv
@@ -172,7 +173,7 @@ class Lengths(NamedTuple):
     sizes: list[float]
 
 
-def step_lengths(world: World, settings: ThroughputSettings, advance: Callable[[str], None]) -> Lengths:
+def step_lengths(world: World, settings: ThroughputSettings, advance: Callable[[str, int], None]) -> Lengths:
     """Return step times and state sizes of an endless episode, and of one that keeps being reset."""
     long, fresh = _make(world, 1), _make(world, 1)
     rng = np.random.default_rng(settings.seed)
@@ -191,7 +192,7 @@ def step_lengths(world: World, settings: ThroughputSettings, advance: Callable[[
             times[k] = np.nan
         else:
             sizes.append(long.profile()["state_bytes"])
-        advance("length")
+        advance("length", 2)
     for env in (long, fresh):
         env.close()
     return Lengths(times, sizes)
@@ -202,7 +203,7 @@ def resident_peak() -> float | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 

@@ -18,7 +18,7 @@ def run(
 ) -> tuple[ThroughputReport, list[Path]]:
     """Return the report and the files written: Markdown and JSON in `out`.
 
-    progress: called with (steps done, steps in all, what is timed).
+    progress: called with (env steps done, in all, what is timed).
     """
     worlds = loaded(settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -33,5 +33,5 @@ def run(
     )
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
-        temporary.write_text(markdown(report))
+        temporary.write_text(markdown(report), encoding="utf-8")
     return report, [text, table]

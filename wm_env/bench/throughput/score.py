@@ -28,16 +28,16 @@ def throughput(
 ) -> Measured:
     """Return rates and latencies by world and batch size, and the length test of every world.
 
-    report: called with (steps done, steps in all, what is timed).
+    report: called with (env steps of all slots done, in all, what is timed).
     """
     worlds = loaded(settings)
-    total = len(worlds) * len(settings.batches) * (settings.warm_up + settings.steps)
-    total += len(worlds) * settings.length
+    total = len(worlds) * sum(settings.batches) * (settings.warm_up + settings.steps)
+    total += len(worlds) * 2 * settings.length
     done = 0
 
-    def advance(what: str) -> None:
+    def advance(what: str, steps: int) -> None:
         nonlocal done
-        done += 1
+        done += steps
         if report is not None:
             report(done, total, what)
 
@@ -50,7 +50,7 @@ def throughput(
     for step in range(settings.warm_up + settings.steps):
         for lane in lanes:
             timed_step(lane, rng, keep=step >= settings.warm_up)
-            advance(f"{lane.world}, batch {lane.batch}")
+            advance(f"{lane.world}, batch {lane.batch}", lane.batch)
     rows = tuple(_rate(lane) for lane in lanes)
     for lane in lanes:
         lane.env.close()
