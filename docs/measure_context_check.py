@@ -240,7 +240,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "groups": groups,
     }
     with atomic_path(options.out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
