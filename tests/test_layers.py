@@ -84,7 +84,7 @@ FILES = {
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
-        "shared by benchmarks": "records provenance page row_file worlds walks",
+        "shared by benchmarks": "records provenance page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes

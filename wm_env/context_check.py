@@ -16,8 +16,10 @@ from wm_env.model.data.pose_check.check import PoseCheck, check_poses
 from wm_env.model.data.pose_check.hypotheses import fixed
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.embedded import EMBEDDED, embedded_vae
+from wm_env.model.isolation import undisturbed
 
 
+@undisturbed()
 def check_context(clip: PosedClip | str | Path, *, world: str | Path = "tiny") -> PoseCheck:
     """Return whether the poses of a clip, or of the one that a path holds, fit the motion of its pictures.
 
@@ -39,6 +41,7 @@ def check_context(clip: PosedClip | str | Path, *, world: str | Path = "tiny") -
     return check_poses(found.resized(*size), depth_of)
 
 
+@undisturbed()
 def fixed_clip(clip: PosedClip, check: PoseCheck) -> PosedClip:
     """Return the clip with poses and focal length as the best hypothesis of its check reads them.
 

@@ -206,6 +206,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         return envs
 
     @undisturbed()
+    @undisturbed()
     def observe(self, clip: PosedClip | str | Path) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to the running episode and return observation and info, as `reset` does.
 

@@ -230,6 +230,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._ended = state.terminated.numpy().copy()
 
     @undisturbed()
+    @undisturbed()
     def observe(self, clips: Sequence[PosedClip | str | Path | None]) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to running episodes, a clip or None a slot, as `SanaWMEnv.observe` does.
 

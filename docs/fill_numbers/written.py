@@ -38,6 +38,10 @@ class Files:
         return self("docs/performance/agents.json")
 
     @property
+    def context_check(self) -> Any:
+        return self("docs/performance/context_check.json")
+
+    @property
     def drift(self) -> Any:
         return self("docs/reports/drift-tiny/drift.json")
 

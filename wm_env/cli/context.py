@@ -43,6 +43,8 @@ class ContextCheck:
     """Accepted for uniformity; the samples that say how sure it is are always the same."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace the file of --json if it exists; a folder of --fix is never replaced."""
 
     def run(self) -> dict[str, Any]:
         if self.fix is not None and check_folder(self.fix).exists() and any(self.fix.iterdir()):

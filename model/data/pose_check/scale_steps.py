@@ -72,11 +72,11 @@ def scale_step(clip: PosedClip, hypothesis: Hypothesis, depth_of: DepthOf) -> Sc
     told = [one for one in found if max(one[2], 1 / one[2]) > STEP and one[0] > HINT / 2]
     best: ScaleStep | None = None
     most = 0.0
-    for gained, frame, ratio in told:
+    for gained, frame, own in told:
         near = [
-            one[0] for one in told if abs(one[1] - frame) <= GAPS[-1] * step and (one[2] > 1) == (ratio > 1)
+            one[0] for one in told if abs(one[1] - frame) <= GAPS[-1] * step and (one[2] > 1) == (own > 1)
         ]
         if gained > HINT and len(near) > 1 and sum(near) > most:
             most = sum(near)
-            best = ScaleStep(frame, ratio, max(near) > CLEAR)
+            best = ScaleStep(frame, own, max(near) > CLEAR)
     return best
