@@ -203,7 +203,7 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
 
 
 def check_film(path: str | Path, *, overwrite: bool = True) -> None:
-    """Raise `ValueError` or `OSError` where a film cannot be written to `path`; overwrite: False, where one is."""
+    """Raise `ValueError` or `OSError` where a film cannot be written; overwrite: False, also where one is."""
     if Path(path).suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"the film {str(path)!r} must end in .mp4 or .gif")
     check_encoder(path)
