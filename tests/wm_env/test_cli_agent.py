@@ -54,7 +54,7 @@ def test_scripted_agents_are_scored_by_name(agent: str, capsys: pytest.CaptureFi
         (["eval", "random", "--world", "twin", "--starts", "near"], "beacon"),
         (["train", "--world", "twin", "--batch-size", "1000", "--out", "x"], "must divide"),
         (["train", "--world", "twin", "--learning-rate", "-1", "--out", "x"], "learning_rate=-1.0"),
-        (["train", "--world", "twin", "--gamma", "2", "--out", "x"], "gamma=2.0 must be in 0..1"),
+        (["train", "--world", "twin", "--gamma", "2", "--out", "x"], "gamma=2.0 must be a number in 0 .. 1"),
         (["train", "--world", "nowhere", "--out", "x"], "unknown world 'nowhere'"),
         (["train", "--world", "twin", "--resume", "--out", "x"], "no checkpoint"),
     ],
