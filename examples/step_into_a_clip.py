@@ -1,7 +1,8 @@
 """Step into a place that was filmed: clip in, check, walk on, a film with both paths from above.
 
-With --clip, a film or folder of your own with poses (docs/clips.md). Without, a camera turns once around in a
-rendered room and stands for whoever films. About 40 seconds on one CPU core.
+With --clip, a film or folder of your own with poses (docs/clips.md). Without, a camera goes once around in a
+rendered room and stands for whoever films. Nothing is in the way of a walk through a clip, walls neither.
+About 40 seconds on one CPU core.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import wm_env
-from wm_env.agents.scripted import make_policy
 from wm_env.recording import pressed, write_frames
 
 SIDE, METRES = 256, 8.0  # pixels of a panel, width of the map
@@ -23,16 +23,16 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--clip", help="a clip with poses; by default one is rendered")
 parser.add_argument("--world", default="tiny", help='"tiny", "tiny-pure" or a checkpoint folder')
 parser.add_argument("--seed", type=int, default=0, help="rendered room, and the walk")
-parser.add_argument("--steps", type=int, default=40, help="env steps after the clip; a step is 0.25 s")
+parser.add_argument("--walk", default="w" * 5 + "d" * 12 + "w" * 5, help="keys, one a step of 0.25 s")
 parser.add_argument("--out", default="clip.mp4", help="film")
 settings = parser.parse_args()
 
 
-def rendered_turn(seed: int, steps: int = 29) -> wm_env.PosedClip:
-    """Return what a camera sees that turns a little more than once around and then walks."""
-    camera = gym.make("SanaWM-Twin-v0", obs_type="rgb_sequence")
+def rendered_round(seed: int, steps: int = 26) -> wm_env.PosedClip:
+    """Return what a camera sees that walks a circle and stops at walls."""
+    camera = gym.make("SanaWM-Twin-v0", obs_type="rgb_sequence", action_type="multikeys")
     camera.reset(seed=seed)
-    shown = [camera.step(4 if step < 25 else 1) for step in range(steps)]
+    shown = [camera.step(pressed("wd")) for _ in range(steps)]
     frames = np.concatenate([frames for frames, *_ in shown])
     poses = np.concatenate([info["c2w_frames"] for *_, info in shown])
     return wm_env.PosedClip(frames, poses, shown[0][-1]["intrinsics"], fps=16)
@@ -58,8 +58,8 @@ def panel(view: np.ndarray, filmed: np.ndarray, walked: list[np.ndarray], label:
     return np.asarray(canvas)
 
 
-clip = rendered_turn(settings.seed) if settings.clip is None else wm_env.PosedClip.load(settings.clip)
-check = wm_env.check_context(clip, world="tiny" if settings.world == "twin" else settings.world)
+clip = rendered_round(settings.seed) if settings.clip is None else wm_env.PosedClip.load(settings.clip)
+check = wm_env.check_context(clip, world=settings.world)
 print(check.sentence)
 
 env = gym.make("SanaWM-v0", world=settings.world, context=clip, action_type="multikeys")
@@ -69,9 +69,9 @@ seen = env.unwrapped.start_clip
 filmed = seen.c2w
 film = [panel(view, filmed[: i + 1], [], "filmed") for i, view in enumerate(seen.frames)]
 
-policy, walked = make_policy("wander", settings.seed), [np.eye(4)]
-for _ in range(settings.steps):
-    _, _, ended, cut, info = env.step(pressed(policy(env.unwrapped.state)))
+walked = [np.eye(4)]
+for key in settings.walk:
+    _, _, ended, cut, info = env.step(pressed(key))
     for view, pose in zip(env.unwrapped.state.frames[0].numpy(), info["c2w_frames"], strict=True):
         walked.append(pose)
         film.append(panel(view, filmed, walked, "imagined"))
