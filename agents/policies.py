@@ -21,6 +21,7 @@ from wm_env.core import State
 from wm_env.model.config import check_ranges
 from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
+from wm_env.model.placement import check_device
 from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
 from wm_env.model.storage.facts import check_fact, read_json, shown, whole
@@ -155,6 +156,7 @@ class PolicyAgent:
         self.model, self._blind, self._deterministic = model, blind, deterministic
         self._memory: Any = None
 
+    @undisturbed()
     def __call__(self, observations: Any, state: State | None, starts: np.ndarray) -> np.ndarray:
         if bool(starts.all()):
             self._memory = None
@@ -239,8 +241,10 @@ def load_policy(
 ) -> tuple[Agent, PPOSettings]:
     """Return the agent and the settings of a shipped policy, a run's folder, or one of its files.
 
-    `.zip` checkpoints are SB3's own and hold pickles: load only your own.
+    `.zip` checkpoints are SB3's own and hold pickles: load only your own. Raises `ValueError` for a
+    device that is not there.
     """
+    check_device(device)
     file = policy_path(policy)
     if file.suffix == ".zip" and file.is_file():
         homes = [home for home in (file.parent, file.parent.parent) if (home / "settings.json").is_file()]

@@ -20,6 +20,7 @@ from torch import Tensor
 from wm_env.kernels.frame_gdn import resolve_impl
 from wm_env.model.config import DiTConfig, check_ranges
 from wm_env.model.dit import DiT
+from wm_env.model.placement import check_device
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import LearnedWorld
@@ -66,7 +67,7 @@ class EmbeddedConfig:
     prompts: Literal["any", "captions"] = "any"
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"trained_steps": (1, 2**31)}, {})
+        check_ranges(self, {"trained_steps": (0, 2**31)}, {})
         dit = self.dit
         equal = {
             "dit.latent_channels": (dit.latent_channels, self.vae.channels, "vae.channels"),
@@ -138,6 +139,7 @@ def build_world(
     dtype: "float32", or "bfloat16" to compute its products in that (`LearnedWorld`). refiner: "default",
     "tiny" for a world that must have one, or "none": frames, and the memory, as they were decoded.
     """
+    check_device(device)
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; valid are {', '.join(DTYPES)}")
     if refiner not in REFINERS:

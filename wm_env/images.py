@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics, intrinsics_from_fov
+from wm_env.model.pictures import check_opaque, upright_rgb
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.facts import shown
 
@@ -88,29 +89,19 @@ def _open(source: Any) -> Image.Image:
             raise ValueError(f"the image file {shown(str(source))} does not exist")
         try:
             with Image.open(expanded(source)) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                picture.load()
+                return upright_rgb(opened)
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{str(source)!r} is not an image that can be read: {error}") from error
-    elif isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.dtype != np.uint8 or source.shape[2] not in (3, 4):
-            raise ValueError(
-                f"an image array has shape {source.shape} and dtype {source.dtype}; expected uint8 (H, W, 3)"
-            )
-        _refuse_alpha(source.shape[2] == 4)
-        picture = Image.fromarray(source)
-    elif isinstance(source, Image.Image):
-        picture = source
-    else:
+    if isinstance(source, Image.Image):
+        return upright_rgb(source)
+    if not isinstance(source, np.ndarray):
         raise ValueError(
             f"image is a {type(source).__name__}; expected a path, a PIL image or a uint8 (H, W, 3) array"
         )
-    _refuse_alpha(picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info)
-    if picture.mode not in ("RGB", "L", "P", "CMYK", "YCbCr", "1"):
-        raise ValueError(f"an image of mode {picture.mode!r} cannot be used; convert it to 8-bit RGB")
-    return picture.convert("RGB")
-
-
-def _refuse_alpha(has_alpha: bool) -> None:
-    if has_alpha:
-        raise ValueError("the image has an alpha channel; flatten it onto a background and pass RGB")
+    if source.ndim != 3 or source.dtype != np.uint8 or source.shape[2] not in (3, 4):
+        raise ValueError(
+            f"an image array has shape {source.shape} and dtype {source.dtype}; expected uint8 (H, W, 3)"
+        )
+    if source.shape[2] == 4:
+        check_opaque(source[..., 3])
+    return Image.fromarray(np.ascontiguousarray(source[..., :3]))

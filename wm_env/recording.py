@@ -202,12 +202,12 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     return Shot(frames, keys, absolute[first:], reward)
 
 
-def check_film(path: str | Path) -> None:
-    """Raise `ValueError` or `OSError` where a film cannot be written to `path`."""
+def check_film(path: str | Path, *, overwrite: bool = True) -> None:
+    """Raise `ValueError` or `OSError` where a film cannot be written; overwrite: False, also where one is."""
     if Path(path).suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"the film {str(path)!r} must end in .mp4 or .gif")
     check_encoder(path)
-    check_writable(path)
+    check_writable(path, overwrite=overwrite)
 
 
 def check_encoder(path: str | Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.pixels import to_pixels
+from wm_env.model.placement import check_device
 from wm_env.model.scenes.captions import with_prompt
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
@@ -55,6 +56,7 @@ class TwinWorld:
     def __init__(
         self, spec: WorldSpec = TWIN_SPEC, device: str = "cpu", codec: TinyVAE | None = None
     ) -> None:
+        check_device(device)
         if codec is not None:
             fits = (GROUP, (codec.config.size, codec.config.size))
             if (spec.frames_per_step, spec.frame_size) != fits:

@@ -19,10 +19,9 @@ import numpy as np
 
 from wm_env.model.interrupts import held_back
 
-_COLOURS = (
-    *("-vf", "scale=out_color_matrix=bt709:out_range=limited:flags=bicubic+accurate_rnd+full_chroma_int"),
-    *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
-)
+_MATRIX = "scale=out_color_matrix=bt709:out_range=limited:flags=bicubic+accurate_rnd+full_chroma_int"
+_SAID = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=limited"
+_COLOURS = ("-vf", f"{_MATRIX},{_SAID}", "-colorspace", "bt709", "-color_range", "tv")
 
 
 class Ffmpeg:

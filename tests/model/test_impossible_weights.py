@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wm_env.cli import BAD_INPUT, main
 from wm_env.model.config import tiny
 from wm_env.model.embedded import EmbeddedConfig, latents_of, load_embedded
 from wm_env.model.storage.checkpoint import load_into, sha256_of
@@ -132,7 +133,7 @@ SETTINGS: list[tuple[tuple[str, ...], Any]] = [
     (("vae",), None),
     (("sampler",), 3),
     (("refiner",), "tiny"),
-    (("trained_steps",), 0),
+    (("trained_steps",), -1),
     (("trained_steps",), 1e400),
     (("dit", "heads"), 0),
     (("dit", "heads"), True),
@@ -205,3 +206,13 @@ def test_the_ends_of_a_range_are_in_it() -> None:
         with pytest.raises(ValueError, match="trained_steps"):
             check_ranges(config, {"trained_steps": (1, 2**31)}, {})
     assert tiny().depth == 8
+
+
+@pytest.mark.parametrize("entry", ["bytes", "values", "world"])
+@pytest.mark.parametrize("value", [None, "x", []])
+def test_a_garbled_card_is_shown_by_no_command(world: Path, entry: str, value: Any, capsys: Any) -> None:
+    path = world / "random.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(world)])
+    assert ended.value.code in (0, BAD_INPUT) and len(capsys.readouterr().err.splitlines()) <= 1

@@ -86,6 +86,7 @@ def test_every_command_takes_a_seed_and_a_json_file() -> None:
         found = vars(importlib.import_module(module))[cls]
         if isinstance(found, type):
             options = set(found.__dataclass_fields__)  # type: ignore[attr-defined]
+            assert "overwrite" in options, command.target  # of that file, at the least
         else:
             options = {action.dest for action in trainings[name.removeprefix("train ")]._actions}
         assert {"seed", "json"} <= options, command.target

@@ -146,7 +146,7 @@ class AgentEval:
         if self.episodes < 1 or self.num_envs < 1:
             raise ValueError(f"--episodes {self.episodes} and --num-envs {self.num_envs} must be at least 1")
         if self.video is not None:
-            check_film(self.video)
+            check_film(self.video, overwrite=self.overwrite)
         _use(self.threads, self.seed)
         scoring = importlib.import_module(_EVALUATE)
         found = importlib.import_module(_PLAYERS).find_player(
@@ -192,7 +192,9 @@ class AgentEval:
         env.reset(seed=seed)
         layout = Layout(labels=(f"{self.agent} in {self.world}",), overlay=True)
         bar = over(film_player([env], found.player(self.seed), limit), limit + 1, "filming")
-        frames = record_video(self.video, bar, layout, env.world.spec.fps, env.state)
+        frames = record_video(
+            self.video, bar, layout, env.world.spec.fps, env.state, overwrite=self.overwrite
+        )
         print(f"{self.video}: seed {seed}, {len(frames) - 1} steps")
 
 

@@ -41,6 +41,8 @@ class Export:
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         episodes = episodes_in(self.source)
@@ -52,7 +54,7 @@ class Export:
             episodes = [path for path in episodes if path.name in chosen]
         exporter = exporter_of(self.format) or export_film
         if exporter is export_film:
-            check_film(self.out)
+            check_film(self.out, overwrite=self.overwrite)
         else:
             check_folder(self.out)
             if self.out.exists() and any(self.out.iterdir()):

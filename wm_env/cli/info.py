@@ -66,7 +66,11 @@ class Info:
         card_file = None if self.path is None else find_card(self.path)
         if card_file is not None:
             card = provenance(card_file)
-            print("\n".join(card_lines(card)))
+            try:
+                shown = card_lines(card)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{card_file} is no whole card: {error!r}") from error
+            print("\n".join(shown))
             return card
         if self.path is not None:
             description = describe(self.path, verify=self.verify)

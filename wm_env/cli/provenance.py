@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from wm_env.model.embedded import EMBEDDED, world_path
 from wm_env.model.storage.checkpoint import card_path, load_card, sha256_of
+from wm_env.model.storage.facts import read_json
 
 WIDTH = 100  # characters of a line of settings
 
@@ -40,11 +40,8 @@ def provenance(card_file: Path) -> dict[str, Any]:
     if weights.is_file():
         card = load_card(weights)
         return {**card, "intact": sha256_of(weights) == card["sha256"]}
-    try:
-        card = json.loads(card_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{card_file} is not JSON: {error}") from error
-    if not isinstance(card, dict) or "settings" not in card:
+    card = read_json(card_file)
+    if "settings" not in card:
         raise ValueError(f"{card_file} is not the card of a training: it has no settings")
     return {**card, "intact": None}
 

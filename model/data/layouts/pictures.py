@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +28,12 @@ class Pictures(Protocol):
         """Yield the frames of a video as uint8 `(H, W, 3)`."""
         ...
 
-    def length(self, path: Path) -> tuple[int, float]:
-        """Return the number of frames of a video and their rate per second, counted: reads all of it."""
+    def times(self, path: Path) -> list[float]:
+        """Return the time in seconds of every frame of a video, in order: reads all of it."""
         ...
 
     def rate(self, path: Path) -> float:
-        """Return the frames per second of a video as its header says."""
+        """Return the frames per second of a video by its time stamps; `ValueError` where they are uneven."""
         ...
 
     def image(self, path: Path) -> np.ndarray:
@@ -52,13 +53,20 @@ def is_visible(below: Path) -> bool:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures that lie in a folder, by name; none where it is no folder."""
+    """Return the pictures that lie in a folder, by name; none where it is no folder.
+
+    Raises `ValueError` where two have the same place, such as 1.png and 01.png.
+    """
     if not folder.is_dir():
         return []
     found = (
         path for path in folder.iterdir() if path.suffix.lower() in IMAGES and is_visible(Path(path.name))
     )
-    return sorted(found, key=by_name)
+    ordered = sorted(found, key=by_name)
+    for one, other in pairwise(ordered):
+        if by_name(one) == by_name(other):
+            raise ValueError(f"{one.name} and {other.name} have one number; keep one of them")
+    return ordered
 
 
 def all_frames(path: Path, pictures: Pictures) -> Iterator[np.ndarray]:

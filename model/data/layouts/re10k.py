@@ -8,7 +8,8 @@ NAME/      folder of TIMESTAMP.png (or .jpg), or NAME.mp4 with either one frame 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,20 +87,35 @@ def _frames_at(stem: Path, times: list[int], pictures: Pictures) -> Iterator[np.
     found = [path for path in videos if path.is_file()]
     if not found:
         raise ValueError(f"no frames: {stem.name}.mp4 or a folder {stem.name} of TIMESTAMP.png is missing")
-    count, fps = pictures.length(found[0])
-    if count == len(times):
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(path.name for path in found)} are both there; keep one")
+    moments = pictures.times(found[0])
+    if len(moments) == len(times):
         yield from pictures.frames(found[0])
         return
-    wanted = [round(time * 1e-6 * fps) for time in times]
-    if wanted != sorted(wanted) or wanted[-1] >= count:
-        raise ValueError(
-            f"{len(times)} poses up to {times[-1] * 1e-6:.1f} s for a video of {count} frames "
-            f"({count / fps:.1f} s)"
-        )
-    needed = 0
+    wanted = set(_paired([time * 1e-6 for time in times], moments))
     for index, frame in enumerate(pictures.frames(found[0])):
-        while needed < len(wanted) and wanted[needed] == index:
+        if index in wanted:
             yield frame
-            needed += 1
-        if needed == len(wanted):
-            return
+
+
+def _paired(times: Sequence[float], moments: Sequence[float]) -> list[int]:
+    """Return the frame that was shown at each of `times` in seconds; `moments` are those of the frames.
+
+    Raises `ValueError` where a time has no frame within half a step, or two have the same.
+    """
+    taken = np.asarray(moments)
+    if len(taken) < 2:
+        raise ValueError(f"{len(times)} poses for a video of {len(taken)} frame")
+    half = 0.5 * float(np.median(np.diff(taken))) * (1 + 1e-3) + 1e-6  # times are whole microseconds
+    nearest = [int(np.abs(taken - time).argmin()) for time in times]
+    for number, (time, index) in enumerate(zip(times, nearest, strict=True)):
+        if abs(taken[index] - time) > half:
+            raise ValueError(
+                f"{len(times)} poses up to {times[-1]:.1f} s for a video of {len(taken)} frames up to "
+                f"{taken[-1]:.1f} s: pose {number} at {time:.3f} s has no frame, the nearest is at "
+                f"{taken[index]:.3f} s"
+            )
+    if any(a >= b for a, b in pairwise(nearest)):
+        raise ValueError("two poses belong to the same frame, or they are not in order of time")
+    return nearest

@@ -31,13 +31,23 @@ from wm_env.model.storage.facts import shown
 
 def video_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
     """Return the clips of a folder of videos with camera files, or of its sub-folders, by name."""
-    movies = {_stem(path): path for path in files_below(folder, MOVIES)}
-    movies |= {str(path.parent): path.parent for path in files_below(folder, IMAGES)}
+    movies: dict[str, Path] = {}
+    twice: dict[str, str] = {}
+    beside = sorted({path.parent for path in files_below(folder, IMAGES)} - {folder})
+    for stem, path in [
+        *((_stem(path), path) for path in files_below(folder, MOVIES)),
+        *((str(p), p) for p in beside),
+    ]:
+        if stem in movies:
+            twice[stem] = f"{movies[stem].name} and {path.name} are both there; keep one"
+        movies[stem] = path
     cameras = {_stem(path): path for path in files_below(folder, (".npz", ".json"))}
     found: list[ClipRef] = []
     for stem in sorted(movies.keys() | cameras.keys()):
         name = str(Path(stem).relative_to(folder))
-        if stem not in cameras:
+        if stem in twice:
+            found.append(Problem(name, twice[stem]))
+        elif stem not in cameras:
             found.append(Problem(name, f"no poses: {Path(stem).name}.npz or .json is missing"))
         elif stem not in movies:
             found.append(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 import torch
 from torch import Tensor
 
 from wm_env.bench.published.folder import BenchScene
 from wm_env.images import start_image
+from wm_env.model.data.clip_files import ClipFiles
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.film import film_file
@@ -62,11 +61,9 @@ def read_video(path: Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        reader: Any = imageio.get_reader(path, format="FFMPEG")
-        with reader:
-            frames = [np.asarray(frame) for frame in reader]
-    except (OSError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {' '.join(str(error).split())[:200]}") from error
+        frames = list(ClipFiles().frames(path))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}") from error
     if not frames:
         raise ValueError(f"{path} holds no frames")
     return torch.from_numpy(np.stack(frames))
