@@ -10,7 +10,7 @@ export MALLOC_MMAP_THRESHOLD_ := 8000000000
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/wm-env record --out demo/demo.mp4 --policy wander --steps 60 --seed 0 --compare --overlay
+	$(BIN)/wm-env record --overwrite --out demo/demo.mp4 --policy wander --steps 60 --seed 0 --compare --overlay
 	@echo "Watch demo/demo.mp4 (left: the learned world, right: the true scene); demo/demo.png is its contact sheet."
 
 test: $(VENV)/.installed-dev

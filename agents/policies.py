@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,9 +18,12 @@ from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.agents.shipped import policy_path
 from wm_env.core import State
+from wm_env.model.config import check_ranges
+from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into, save_checkpoint
+from wm_env.model.storage.facts import check_fact, read_json, shown, whole
 from wm_env.model.world import WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
@@ -94,6 +96,15 @@ class PPOSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        names = (
+            *("max_episode_steps", "num_envs", "steps", "rollout", "batch_size", "epochs", "scenes"),
+            *("evaluate_every", "evaluate_episodes", "checkpoint_every"),
+        )
+        integers = {**dict.fromkeys(names, (1, 2**53)), "hidden": (1, 2**16), "lead_in": (0, 2**53)}
+        real = {"temperature": (0, 1e6), "gamma": (0, 1), "gae_lambda": (0, 1), "entropy": (-1e6, 1e6)}
+        check_ranges(self, {**integers, "seed": (0, 2**63)}, real)
+        if self.obs_size is not None:
+            check_ranges(self, {"obs_size": (1, 4096)}, {})
         if self.memory not in MEMORIES:
             raise ValueError(unknown("memory", self.memory, MEMORIES))
         if self.sight not in SIGHTS:
@@ -114,16 +125,6 @@ class PPOSettings:
             raise ValueError(f"reward_scale={self.reward_scale} must be a finite number above 0")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate={self.learning_rate} must be a finite number above 0")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= self.__dict__[name] <= 1:
-                raise ValueError(f"{name}={self.__dict__[name]} must be in 0..1")
-        for name in (
-            *("max_episode_steps", "num_envs", "steps", "rollout", "batch_size", "epochs"),
-            *("scenes", "hidden"),
-            *("evaluate_every", "evaluate_episodes", "checkpoint_every"),
-        ):
-            if self.__dict__[name] < 1:
-                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
         if (self.num_envs * self.rollout) % self.batch_size:
             whole = self.num_envs * self.rollout
             raise ValueError(f"batch_size={self.batch_size} must divide num_envs * rollout = {whole}")
@@ -232,6 +233,7 @@ def save_policy(path: Path, policy: nn.Module, settings: PPOSettings, spec: Worl
     save_checkpoint(path, policy.state_dict(), {**card, **facts})
 
 
+@undisturbed()
 def load_policy(
     policy: str | Path, device: str = "cpu", *, deterministic: bool = False
 ) -> tuple[Agent, PPOSettings]:
@@ -252,18 +254,33 @@ def load_policy(
         if not file.is_file():
             raise FileNotFoundError(f"{str(policy)!r} holds no policy.safetensors of `agent train`")
         tensors, card = load_checkpoint(file)
-        settings = _settings(card["settings"], str(file.with_suffix(".json")))
-        built = _build(settings, card, device)
+        source = str(file.with_suffix(".json"))
+        try:
+            settings = _settings(_entry(card, "settings", dict), source)
+            built = _build(settings, card, device)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{source!r} describes no policy: {error}") from error
         load_into(built, tensors, f"policy {file.name}")
         model = built
     chosen = PolicyAgent(model, settings.blind, deterministic)
     return MovingAgent(chosen, settings.moves) if settings.moves else chosen, settings
 
 
+def _entry(card: Card, name: str, kind: type) -> Any:
+    """Return an entry of a card, or raise `ValueError` where it is missing or of another kind."""
+    return check_fact(card, name, lambda value: isinstance(value, kind), f"a {kind.__name__}")
+
+
 def _build(settings: PPOSettings, card: Card, device: str) -> Any:
     """Return the SB3 policy of a card, untrained."""
-    latent = card["latent_shape"]
-    height, width = card["frame_size"]
+    latent = None if card.get("latent_shape") is None else _entry(card, "latent_shape", list)
+    frame = _entry(card, "frame_size", list)
+    sizes = [*frame, *(latent or ())]
+    if len(frame) != 2 or len(latent or (1, 1, 1)) != 3 or not all(whole(n, 1, 4096) for n in sizes):
+        raise ValueError(
+            f"frame_size {shown(frame)} and latent_shape {shown(latent)} are no sizes in 1 .. 4096"
+        )
+    height, width = frame
     world = replace(
         TWIN_SPEC, frame_size=(height, width), latent_shape=None if latent is None else tuple(latent)
     )
@@ -290,14 +307,17 @@ def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
 def read_settings(folder: Path) -> PPOSettings:
     """Return the settings that a run wrote into its folder."""
     path = folder / "settings.json"
-    return _settings(json.loads(path.read_text()), str(path))
+    return _settings(read_json(path), str(path))
 
 
 def _settings(stored: dict[str, Any], source: str) -> PPOSettings:
-    if stored.get("world", "").endswith("[bfloat16]"):  # how 0.1 wrote the dtype
+    if str(stored.get("world", "")).endswith("[bfloat16]"):  # how 0.1 wrote the dtype
         stored = {**stored, "world": stored["world"].removesuffix("[bfloat16]"), "dtype": "bfloat16"}
     stored = {"dtype": None, **stored}  # runs of 0.1 had no such setting
     unknown = sorted(set(stored) ^ {field.name for field in fields(PPOSettings)})
     if unknown:
         raise ValueError(f"{source!r} and this version differ in {unknown}")
-    return PPOSettings(**stored)
+    try:
+        return PPOSettings(**stored)
+    except TypeError as error:
+        raise ValueError(f"{source!r} holds a setting of another kind: {error}") from error

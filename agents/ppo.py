@@ -188,7 +188,7 @@ class _LogWriter(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         row: dict[str, float] = {"env_steps": step}
         row |= {name: float(value) for name, value in key_values.items() if np.ndim(value) == 0}
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:

@@ -49,10 +49,11 @@ def open_run(folder: Path, settings: PPOSettings) -> Path | None:
     What killed processes left is removed, and lines of `progress.jsonl` from after that state are dropped.
     """
     begun = (folder / "settings.json").is_file()
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for home in (folder, folder / "checkpoints"):
         remove_leftovers(home)
     write_atomic(folder / "settings.json", (json.dumps(asdict(settings), indent=2) + "\n").encode())
+    (folder / "checkpoints").mkdir(exist_ok=True)  # a run that has begun has settings
     saved = [*folder.glob("checkpoints/step-*.zip"), *folder.glob(NEWEST)]
     newest = max(saved, key=steps_of, default=None)
     if begun:
@@ -75,7 +76,7 @@ def _drop_after(path: Path, done: int) -> None:
     """Drop the lines of later steps from `progress.jsonl`, and one that was cut off."""
     if not path.is_file():
         return
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     kept = "".join(line for line in lines if json.loads(line)["env_steps"] <= done)
     if kept != text:

@@ -92,7 +92,7 @@ def main(words: Sequence[str] | None = None) -> None:
     about = provenance(load_embedded("tiny").spec, "python docs/measure_agents.py")
     groups: dict[str, Any] = {name: {"rows": {}, "first_minus": {}} for name in GROUPS}
     if options.resume:
-        left = json.loads(options.out.read_text())
+        left = json.loads(options.out.read_text(encoding="utf-8"))
         if any(left[key] != about[key] for key in ("weights_sha256", "hardware", "torch")):
             raise SystemExit(
                 f"{options.out} has rows of other weights or of another machine; leave out --resume"
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 groups[name]["first_minus"] = paired(rows)
             with atomic_path(options.out) as temporary:
                 report = {"benchmark": "agents", **about, "groups": groups}
-                temporary.write_text(json.dumps(report, indent=1) + "\n")
+                temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

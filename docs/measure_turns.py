@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     report = measure()
     with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

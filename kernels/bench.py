@@ -197,7 +197,7 @@ def main() -> None:
     results = run(options.device, options.repeats, options.quick)
     print(f"largest relative errors: {results['errors']}")
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_env.model.embedded import EMBEDDED, MAX_ROTATION_DEG, MAX_TRANSLATION, EmbeddedConfig, world_path
+from wm_env.model.storage.atomic import write_text
 from wm_env.model.storage.checkpoint import Card, load_card
 
 FPS = 16
@@ -194,7 +195,7 @@ def write_pages(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.md" for name in EMBEDDED]
     for path in paths:
-        path.write_text(page(load_card(world_path(path.stem))))
+        write_text(path, page(load_card(world_path(path.stem))))
     return paths
 
 

@@ -4,7 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+Range = tuple[float, float]
+
+
+def check_ranges(config: Any, whole: Mapping[str, Range], real: Mapping[str, Range]) -> None:
+    """Raise `ValueError` naming the first entry of a config that is no number of its range, ends included.
+
+    whole: of integers. real: of finite numbers. An entry that is a tuple is checked number by number.
+    """
+    for ranges, kinds, called in ((whole, (int,), "an integer"), (real, (int, float), "a number")):
+        for name, (low, high) in ranges.items():
+            value = getattr(config, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, bool) or not isinstance(one, kinds) or not low <= one <= high:
+                    raise ValueError(f"{name}={value!r:.80} must be {called} in {low:g} .. {high:g}")
+
+
+_WHOLE: dict[str, Range] = {
+    "latent_channels": (1, 4096),
+    "hidden": (1, 2**16),
+    "heads": (1, 1024),
+    "depth": (1, 512),
+    "caption_channels": (1, 2**16),
+    "softmax_every": (1, 2**31),
+    "temporal_stride": (1, 64),
+    "chunk_frames": (1, 1024),
+    "memory_channels": (0, 2**16),
+    "short_conv_kernel": (1, 64),
+}
+_REAL: dict[str, Range] = {
+    "ffn_ratio": (0.01, 64),
+    "rope_theta": (1, 1e12),
+    "rope_time_scale": (1e-6, 1e6),
+    **dict.fromkeys(("gdn_eps", "qk_norm_eps", "cross_norm_eps", "layer_norm_eps"), (0, 1)),
+    "caption_norm_eps": (0, 1),
+    "caption_norm_init": (-1e6, 1e6),
+    "gate_init": (-1e6, 1e6),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +90,9 @@ class DiTConfig:
     gate_init: float = 0.0
 
     def __post_init__(self) -> None:
+        check_ranges(self, _WHOLE, _REAL)
+        if not isinstance(self.sink, bool):
+            raise ValueError(f"sink={self.sink!r:.80} must be true or false")
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
         if self.head_dim % 8:
@@ -57,9 +100,11 @@ class DiTConfig:
                 f"head dim {self.head_dim} is not a multiple of 8: the camera branch needs 4-vectors and "
                 "rotary pairs"
             )
-        if self.depth < 1 or self.softmax_every < 1:
-            raise ValueError(f"depth={self.depth} and softmax_every={self.softmax_every} must be at least 1")
+        if self.ffn_hidden < 1:
+            raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of hidden={self.hidden}")
         least = 1 if self.sink else 0
+        if self.window_chunks is not None:
+            check_ranges(self, {"window_chunks": (0, 2**16)}, {})
         if self.window_chunks is not None and self.window_chunks < least:
             raise ValueError(
                 f"window_chunks={self.window_chunks} must be at least {least} with sink={self.sink}, "

@@ -10,27 +10,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.config import DiTConfig
+from wm_env.model.config import DiTConfig, check_ranges
 from wm_env.model.dit import DiT
+from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import Ablation, LearnedWorld, SamplerConfig
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import Ablation, Reading, SamplerConfig
+from wm_env.model.scenes.captions import completed
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.checkpoint import (
     Card,
+    Network,
+    build_network,
     file_sha256,
     load_checkpoint,
-    load_into,
     save_checkpoint,
     with_prefix,
 )
+from wm_env.model.storage.facts import check_fact
+from wm_env.model.storage.weight_names import some
 from wm_env.model.text import HashTextEncoder
-from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
+from wm_env.model.vae.tiny import GROUP, TinyVAE, TinyVAEConfig
 from wm_env.model.world import WorldSpec
 
 EMBEDDED = ("tiny", "tiny-pure")
@@ -44,7 +52,9 @@ class EmbeddedConfig:
     """What it takes to rebuild an embedded world around its weights.
 
     trained_steps: latent frames of the longest training clip, less the start. refiner: None for a world
-    without memory.
+    without memory. memory_reading: how views of the memory are made (`LearnedWorld`); cards that do not say
+    it are of worlds that read four frames. prompts: "captions" for a world that was told captions of rendered
+    scenes alone, so that others are completed (`wm_env.model.scenes.captions`), "any" for another.
     """
 
     dit: DiTConfig
@@ -52,6 +62,24 @@ class EmbeddedConfig:
     refiner: TinyRefinerConfig | None
     sampler: SamplerConfig
     trained_steps: int
+    memory_reading: Reading = "composed"
+    prompts: Literal["any", "captions"] = "any"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"trained_steps": (1, 2**31)}, {})
+        dit = self.dit
+        equal = {
+            "dit.latent_channels": (dit.latent_channels, self.vae.channels, "vae.channels"),
+            "dit.temporal_stride": (dit.temporal_stride, GROUP, "the frames of a latent"),
+            "dit.chunk_frames": (dit.chunk_frames, 1, "the latents of a step"),
+        }
+        for name, (value, wanted, what) in equal.items():
+            if value != wanted:
+                raise ValueError(f"{name}={value} must be {wanted}, {what}")
+        if dit.memory_channels not in (0, MEMORY_CHANNELS):
+            raise ValueError(f"dit.memory_channels={dit.memory_channels} must be 0 or {MEMORY_CHANNELS}")
+        if dit.window_chunks is None:
+            raise ValueError("dit.window_chunks is None; a world that is stepped forgets, give a number")
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -67,8 +95,10 @@ class EmbeddedConfig:
                 refiner=None if refiner is None else TinyRefinerConfig(**refiner),
                 sampler=SamplerConfig(**_tuples(values["sampler"])),
                 trained_steps=values["trained_steps"],
+                memory_reading=values.get("memory_reading", "four"),
+                prompts=values.get("prompts", "any"),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(
                 f"the card's world settings do not describe an embedded world: {error}"
             ) from error
@@ -82,7 +112,7 @@ def world_path(world: str | Path) -> Path:
     """Return the weight file of a preset name or of a folder holding exactly one `.safetensors`."""
     if str(world) in EMBEDDED:
         return Path(__file__).resolve().parent / "weights" / f"{world}.safetensors"
-    found = sorted(Path(world).glob("*.safetensors"))
+    found = sorted(p for p in expanded(world).glob("*.safetensors") if not p.name.startswith("."))
     if len(found) != 1:
         names = [path.name for path in found]
         raise FileNotFoundError(
@@ -114,19 +144,21 @@ def build_world(
         raise ValueError(f"unknown refiner {refiner!r} of an embedded world; valid are {', '.join(REFINERS)}")
     if refiner == "tiny" and config.refiner is None:
         raise ValueError(f"world {name!r} has no refiner (it has no 3D memory); leave refiner out")
-    dit = DiT(config.dit, impl=resolve_impl(impl, device))
-    vae = TinyVAE(config.vae)
-    own = None if config.refiner is None else TinyRefiner(config.refiner)
-    parts: dict[str, torch.nn.Module] = {"dit": dit, "vae": vae}
-    if own is not None:
-        parts["refiner"] = own
-    unknown = sorted(key for key in tensors if key.split(".")[0] not in parts)
+    known = ("dit", "vae") if config.refiner is None else ("dit", "vae", "refiner")
+    unknown = sorted(key for key in tensors if key.split(".")[0] not in known)
     if unknown:
-        raise ValueError(f"world {name} holds tensors of no part of it: {unknown}")
-    for prefix, module in parts.items():
-        load_into(module, with_prefix(tensors, prefix), f"world {name}, part {prefix}")
+        raise ValueError(f"world {name} holds tensors of no part of it: {some(unknown)}")
+    implementation = resolve_impl(impl, device)
+
+    def part(prefix: str, make: Callable[[], Network]) -> Network:
+        module = build_network(make, with_prefix(tensors, prefix), f"world {name}, part {prefix}")
         # convolutions run in this layout anyway: 6% of a decode less
-        module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        return module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+
+    dit = part("dit", lambda: DiT(config.dit, impl=implementation))
+    vae = part("vae", lambda: TinyVAE(config.vae))
+    of_refiner = config.refiner
+    own = None if of_refiner is None else part("refiner", lambda: TinyRefiner(of_refiner))
     channels, height, width = vae.latent_shape
     options = {} if ablate is None else {"ablate": str(ablate)}
     options |= {"refiner": "none"} if own is not None and refiner == "none" else {}
@@ -143,7 +175,8 @@ def build_world(
         weights_sha256=sha256,
         takes_context=True,
     )
-    text = HashTextEncoder(width=config.dit.caption_channels)
+    complete = completed if config.prompts == "captions" else None
+    text = HashTextEncoder(width=config.dit.caption_channels, complete=complete)
     return LearnedWorld(
         spec=spec,
         dit=dit,
@@ -151,6 +184,7 @@ def build_world(
         refiner=None if refiner == "none" else own,
         text=text,
         sampler=config.sampler,
+        memory_reading=config.memory_reading,
         ablate=ablate,
         dtype=DTYPES[dtype],
     )
@@ -160,7 +194,7 @@ def _load(world: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     """Return the weight file of a world, its tensors and its card."""
     path = world_path(world)
     tensors, card = load_checkpoint(path)
-    if "world" not in card:
+    if not isinstance(card.get("world"), dict):
         raise ValueError(f"{path} is a part of a world, not a world: its card has no 'world' settings")
     return path, tensors, card
 
@@ -196,16 +230,25 @@ def load_embedded(
 def embedded_vae(world: str | Path) -> tuple[TinyVAE, str]:
     """Return the autoencoder of an embedded world, float32 in eval mode, and the world's SHA-256."""
     path, tensors, card = _load(world)
-    vae = TinyVAE(EmbeddedConfig.from_dict(card["world"]).vae)
-    load_into(vae, with_prefix(tensors, "vae"), f"world {path.stem}, part vae")
+    config = EmbeddedConfig.from_dict(card["world"]).vae
+    vae = build_network(lambda: TinyVAE(config), with_prefix(tensors, "vae"), f"world {path.stem}, part vae")
     return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False), card["sha256"]  # type: ignore[call-overload]
+
+
+def _parts(card: Card) -> dict[str, Card]:
+    """Return the cards of a world's parts, or raise `ValueError` naming one that is none."""
+    parts = check_fact(card, "parts", lambda value: isinstance(value, dict), "the card of every part")
+    for name in ("dit", "vae"):
+        own = check_fact(parts, name, lambda value: isinstance(value, dict), "the card of that part")
+        check_fact(own, "sha256", lambda value: isinstance(value, str), "the SHA-256 of that part")
+    return parts  # type: ignore[no-any-return]
 
 
 def latents_of(world: str | Path) -> tuple[str, ...]:
     """Return the SHA-256 of the weights whose latents a world speaks: its autoencoder as it was trained, and
     as `write_parts` takes it out of the world."""
     _, tensors, card = _load(world)
-    return card["parts"]["vae"]["sha256"], file_sha256(with_prefix(tensors, "vae"), torch.float32)
+    return _parts(card)["vae"]["sha256"], file_sha256(with_prefix(tensors, "vae"), torch.float32)
 
 
 def write_parts(world: str | Path, out: Path) -> dict[str, Path]:
@@ -215,7 +258,7 @@ def write_parts(world: str | Path, out: Path) -> dict[str, Path]:
     """
     path, tensors, card = _load(world)
     written = {}
-    for part, own in card["parts"].items():
+    for part, own in _parts(card).items():
         written[part] = out / f"{part}.safetensors"
         kept = {key: value for key, value in own.items() if key not in ("sha256", "bytes", "values")}
         facts = {**kept, "part": part, "taken_from": {"world": path.stem, "sha256": card["sha256"]}}

@@ -23,6 +23,8 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_held = 0  # blocks of `held_back` that are open, in the main thread
+_waiting: int | None = None  # the signal that came within them
 TIDYING = 2.0  # seconds that nothing cuts off after a first signal
 
 
@@ -95,6 +97,10 @@ def terminated_like_interrupted() -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         nonlocal first
+        global _waiting
+        if _held:
+            _waiting = number
+            return
         now = time.monotonic()
         if now - first > TIDYING:
             first = now
@@ -109,6 +115,23 @@ def terminated_like_interrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let no `Interrupted` of `terminated_like_interrupted` come within the block; it comes at its end."""
+    global _held, _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+        if not _held and _waiting is not None:
+            number, _waiting = _waiting, None
+            raise Interrupted("", number)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def rewrite(root: Path, pages: Mapping[str, Mapping[str, str]], *, check: bool) 
     changed = []
     for page, found in pages.items():
         path = root / page
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         try:
             new = filled(text, found)
         except ValueError as error:
@@ -72,7 +72,7 @@ def rewrite(root: Path, pages: Mapping[str, Mapping[str, str]], *, check: bool) 
             if check:
                 _tell(page, text, new)
             else:
-                path.write_text(new)
+                path.write_text(new, encoding="utf-8")
     print(f"{'differs' if check else 'rewritten'}: {', '.join(changed) or 'no page'}")
     return 1 if changed and check else 0
 

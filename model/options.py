@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEAST = {"threads": 1, "steps": 1, "seed": 0}
+MOST = {"threads": 1024}  # many more end the process
 POSITIVE = ("seconds",)
 
 
@@ -21,6 +22,8 @@ def check_options(
         value = options.get(name)
         if value is not None and value < smallest:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+        if value is not None and name in MOST and value > MOST[name]:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at most {MOST[name]}")
     for name in positive:
         value = options.get(name)
         if value is not None and not value > 0:

@@ -20,6 +20,7 @@ that another kept frame resembles most is dropped (of the two, the newer), by ho
 so that what was seen once stays while something else is looked at. A view reads four of them: frame 0, the
 newest, and two chosen one after the other for the cells of the asked view (8 x 8 pixels) that they have
 points in and that those before them have not; the smaller d decides between equals. Nothing here is learned.
+Worlds that are made now read all kept frames instead (`wm_env.model.composed_view`).
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ MEMORY_CHANNELS = 5 * TOKEN_STRIDE**2
 
 
 class MemoryState(NamedTuple):
-    """Keyframes: pixels `(B, S, 4, H, W)` float32 (r, g, b, d), c2w `(B, S, 4, 4)` float32, and valid
-    `(B, S)` bool, S = 33; slot 0 is frame 0, the others are kept last frames of chunks, oldest first."""
+    """Keyframes: pixels `(B, S, 4, H, W)` float32 (r, g, b, d), c2w `(B, S, 4, 4)` float32, valid `(B, S)`
+    bool, and drawn `(B, S)` bool, whether the world drew them, S = 33; slot 0 is frame 0, the others are kept
+    last frames of chunks, oldest first."""
 
     pixels: Tensor
     c2w: Tensor
     valid: Tensor
+    drawn: Tensor
 
 
 def start_memory(pixels: Tensor, c2w: Tensor) -> MemoryState:
@@ -60,17 +63,19 @@ def start_memory(pixels: Tensor, c2w: Tensor) -> MemoryState:
     slots = pixels[:, None].float().repeat(1, SLOTS, 1, 1, 1)
     valid = torch.zeros(pixels.shape[0], SLOTS, dtype=torch.bool, device=pixels.device)
     valid[:, 0] = True
-    return MemoryState(slots, c2w[:, None].float().repeat(1, SLOTS, 1, 1), valid)
+    none = torch.zeros_like(valid)
+    return MemoryState(slots, c2w[:, None].float().repeat(1, SLOTS, 1, 1), valid, none)
 
 
-def write_memory(state: MemoryState, pixels: Tensor, c2w: Tensor) -> MemoryState:
-    """Return the memory with a new last frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`; frame 0 stays, and
-    what is dropped where nothing is free is `dispensable`."""
+def write_memory(state: MemoryState, pixels: Tensor, c2w: Tensor, drawn: bool = True) -> MemoryState:
+    """Return the memory with a new last frame: pixels `(B, 4, H, W)`, c2w `(B, 4, 4)`, drawn or true; frame 0
+    stays, and what is dropped where nothing is free is `dispensable`."""
     dropped = dispensable(state.c2w, state.valid)
     return MemoryState(
         _replace(state.pixels, dropped, pixels),
         _replace(state.c2w, dropped, c2w),
         _replace(state.valid, dropped, torch.ones_like(state.valid[:, 0])),
+        _replace(state.drawn, dropped, torch.full_like(state.drawn[:, 0], drawn)),
     )
 
 
@@ -111,7 +116,8 @@ def kept_frames(c2w: Tensor) -> tuple[Tensor, Tensor]:
     numbers = torch.zeros(len(c2w), SLOTS, dtype=torch.long, device=c2w.device)
     valid = torch.zeros_like(numbers, dtype=torch.bool)
     valid[:, 0] = True
-    state = MemoryState(numbers, c2w[:, :1].float().repeat(1, SLOTS, 1, 1), valid)  # numbers for pixels
+    poses = c2w[:, :1].float().repeat(1, SLOTS, 1, 1)
+    state = MemoryState(numbers, poses, valid, torch.zeros_like(valid))  # numbers for pixels
     for t in range(1, c2w.shape[1]):
         state = write_memory(state, torch.full_like(numbers[:, 0], t), c2w[:, t])
     return state.pixels, state.valid
@@ -176,15 +182,29 @@ def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrins
     pixels `(B, S, 4, H, W)` keyframes; source `(B, S, 4, 4)` their poses; valid `(B, S)` which count;
     target `(B, F, 4, 4)` poses; intrinsics `(B, 4)` pixels, the same for all.
     """
-    batch, _, _, height, width = pixels.shape
-    frames, area, pitch = target.shape[1], height * width, width + 2
+    frames, area = target.shape[1], pixels.shape[-2] * pixels.shape[-1]
     q = projected(pixels[:, :, 3], source, target, intrinsics)
-    x, y, z = (part.flatten(2) for part in q.unbind(3))  # (B, F, P) with P = S HW
+    points = q.movedim(3, 2).flatten(3)  # (B, F, 3, S HW)
+    colour = pixels[:, :, :3].float().movedim(2, 1).flatten(2)  # (B, 3, S HW)
+    counts = valid[:, None, :, None].expand(-1, frames, -1, area).flatten(2)
+    return draw_points(points, colour, counts, (pixels.shape[-2], pixels.shape[-1]))
+
+
+def draw_points(
+    points: Tensor, colour: Tensor, counts: Tensor, size: tuple[int, int], weight: Tensor | None = None
+) -> Tensor:
+    """Return points drawn into views as the module docstring says: `(B, F, 5, H, W)` float32.
+
+    points q `(B, F, 3, P)`, of pixel q_xy / q_z - 1/2 at depth q_z; colour `(B, 3, P)`; counts `(B, F, P)`
+    bool; size (H, W). weight `(B, F, P)`: how much a point counts in the mean of a pixel, above 0.
+    """
+    batch, frames = points.shape[:2]
+    (height, width), pitch = size, size[1] + 2
+    x, y, z = points.unbind(2)  # (B, F, P)
     u, v = (((part / z - 0.5) * SUBPIXELS).round() / SUBPIXELS for part in (x, y))
     left, top = u.floor(), v.floor()
     fu, fv = u - left, v - top
-    drawn = (z > NEAR) & (left >= -1) & (left < width) & (top >= -1) & (top < height)
-    drawn &= valid[:, None, :, None].expand(-1, frames, -1, area).flatten(2)
+    drawn = (z > NEAR) & (left >= -1) & (left < width) & (top >= -1) & (top < height) & counts
     # cells of one view: (H+2) rows of W+2 (a border of one pixel), then room for what is not drawn
     outside = (height + 2) * pitch
     cells = outside + pitch + 2
@@ -195,21 +215,29 @@ def splat(pixels: Tensor, source: Tensor, valid: Tensor, target: Tensor, intrins
     nearest = torch.full((batch * frames * cells,), torch.inf, device=z.device)
     for offset in offsets:
         nearest.scatter_reduce_(0, base + offset, z, "amin")
-    colour = pixels[:, :, :3].float().movedim(2, 0).flatten(2)[:, :, None]  # (3, B, 1, P)
-    red, green, blue = colour.expand(-1, -1, frames, -1).flatten(1)  # (B F P,) each
+    values = [*colour.movedim(1, 0)[:, :, None].expand(-1, -1, frames, -1).flatten(1), z]
     weights = ((1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv)
     total = torch.zeros(5, batch * frames * cells, device=z.device)
+    covered = total[4] if weight is None else torch.zeros_like(total[4])
     front = z / SURFACE
-    for offset, weight in zip(offsets, weights, strict=True):
+    for offset, share in zip(offsets, weights, strict=True):
         index = base + offset
-        kept = (weight.flatten() + 0.02) * (front <= nearest[index])
-        for plane, value in zip(total[:4], (red, green, blue, z), strict=True):  # planes: contiguous products
+        kept = (share.flatten() + 0.02) * (front <= nearest[index])
+        covered.scatter_add_(0, index, kept)
+        if weight is not None:
+            kept = kept * weight.flatten()
+            total[4].scatter_add_(0, index, kept)
+        for plane, value in zip(total[:4], values, strict=True):  # planes: contiguous products
             plane.scatter_add_(0, index, value * kept)
-        total[4].scatter_add_(0, index, kept)
-    total = total.view(5, batch, frames, cells)[..., :outside].unflatten(3, (height + 2, pitch))
-    total = total[..., 1:-1, 1:-1].movedim(0, 2)  # (B, F, 5, H, W)
-    mask = (total[:, :, 4:] > MIN_WEIGHT).float()
-    mean = total[:, :, :4] / total[:, :, 4:].clamp_min(MIN_WEIGHT)
+
+    def picture(flat: Tensor) -> Tensor:
+        """Return planes `(..., B F cells)` as `(..., B, F, H, W)`."""
+        flat = flat.unflatten(-1, (batch, frames, cells))[..., :outside]
+        return flat.unflatten(-1, (height + 2, pitch))[..., 1:-1, 1:-1]
+
+    mask = (picture(covered) > MIN_WEIGHT).float()[:, :, None]
+    total = picture(total).movedim(0, 2)  # (B, F, 5, H, W)
+    mean = total[:, :, :4] / total[:, :, 4:].clamp_min(MIN_WEIGHT if weight is None else 1e-9)
     inverse = (DEPTH_SCALE / mean[:, :, 3:].clamp_min(NEAR)).clamp(max=MAX_INVERSE) - 1
     return torch.cat([mean[:, :, :3] * mask, inverse * mask, mask], dim=2)
 

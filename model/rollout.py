@@ -23,8 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,96 +31,38 @@ from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal, cut_at
+from wm_env.model.composed_view import read_composed
+from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
 from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
 from wm_env.model.point_memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.refiner.tiny import TinyRefiner
+from wm_env.model.rollout_state import (
+    ABLATIONS,
+    READINGS,
+    Ablation,
+    ChunkInput,
+    Reading,
+    RolloutState,
+    SamplerConfig,
+    View,
+    chunk_noise,
+)
 from wm_env.model.state import DiTState, GDNState, cat, select, tree_map
-from wm_env.model.text import TextEncoder, TextTokens
-from wm_env.model.vae.tiny import DecodeState, TinyVAE
+from wm_env.model.text import TextEncoder
+from wm_env.model.vae.tiny import TinyVAE
 from wm_env.model.world import Chunk, Start, WorldSpec
 
-Ablation = Literal["dit", "gdn_state", "memory"]
-ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
 COMMITTED_AT_ONCE = 32  # chunks of a context in one call, which bounds its memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """How a chunk is drawn: noise levels from 1 down to 0, and the level the committed history claims.
-
-    history_timestep: timestep in [0, 1000] given with a committed chunk. The released model uses 0; the
-    embedded ones are trained on corrupted history and told by how much.
-    """
-
-    sigmas: tuple[float, ...] = (1.0, 0.0)
-    history_timestep: int = 0
-
-    def __post_init__(self) -> None:
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0 or self.sigmas[0] > 1:
-            raise ValueError(f"sigmas={self.sigmas} must fall from at most 1 to exactly 0")
-        if not 0 <= self.history_timestep <= 1000:
-            raise ValueError(f"history_timestep={self.history_timestep} must be in 0..1000")
-
-
-class ChunkInput(NamedTuple):
-    """One chunk as the transformer sees it: latent `(B, C, 1, h, w)`, camera, memory tokens or None, text."""
-
-    latent: Tensor
-    camera: CameraInput
-    memory: Tensor | None
-    text: TextTokens
-
-
-class View(NamedTuple):
-    """What is known of a chunk before it is drawn.
-
-    c2w `(B, K, 4, 4)`: poses of its pixel frames. camera: their conditioning. warped `(B, K, 5, H, W)`: what
-    the point memory shows from them, and tokens `(B, 1, N, M)` of its last frame; None without a memory.
-    """
-
-    c2w: Tensor
-    camera: CameraInput
-    tokens: Tensor | None
-    warped: Tensor | None
-
-
-class RolloutState(NamedTuple):
-    """All that a rollout remembers, batch axis first.
-
-    dit: transformer state before `pending`, the newest chunk, which is not committed yet. text: prompt of the
-    coming chunks. decode, memory: state of the decoder and of the point memory (None without one).
-    intrinsics `(B, 4)` in frame pixels. seed, chunk `(B,)` int64: the noise key. temperature `(B,)`.
-    """
-
-    dit: DiTState
-    pending: ChunkInput
-    text: TextTokens
-    decode: DecodeState
-    memory: MemoryState | None
-    intrinsics: Tensor
-    seed: Tensor
-    chunk: Tensor
-    temperature: Tensor
-
-
-def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
-    """Return standard normal noise `(B, *shape)`: slot b's depends on (seed[b], chunk[b], stream) alone.
-
-    stream: 0 for the latents, 1 for the refiner.
-    """
-    pairs = zip(seed.tolist(), chunk.tolist(), strict=True)
-    own = stream * 0x94D049BB133111EB
-    keys = [(s * 0x9E3779B97F4A7C15 + c * 0xBF58476D1CE4E5B9 + own) % 2**63 for s, c in pairs]
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(key)) for key in keys])
 
 
 class LearnedWorld:
     """The embedded pipeline (TinyVAE, optional point memory and refiner) around a `DiT`.
 
-    Holds weights and settings; every method is a function of its arguments. dtype: float32, or bfloat16 for
+    Holds weights and settings; every method is a function of its arguments. memory_reading: "composed" for
+    views of all kept frames (`composed_view`) and consistent depth of true ones (`context_depth`), "four" for
+    those of four frames, as worlds of before had them. dtype: float32, or bfloat16 for
     the products inside transformer, decoder and refiner after the start; states, geometry and sums stay
     float32.
     """
@@ -135,9 +76,12 @@ class LearnedWorld:
         refiner: TinyRefiner | None,
         text: TextEncoder,
         sampler: SamplerConfig,
+        memory_reading: Reading = "four",
         ablate: Ablation | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if memory_reading not in READINGS:
+            raise ValueError(f"memory_reading={memory_reading!r} is unknown; choose one of {READINGS}")
         if ablate is not None and ablate not in ABLATIONS:
             raise ValueError(f"ablate={ablate!r} is unknown; choose one of {ABLATIONS} or None")
         if ablate == "memory" and not dit.cfg.memory_channels:
@@ -146,7 +90,8 @@ class LearnedWorld:
             raise ValueError("the pixel refiner reads the 3D memory, which this world does not have")
         self.spec = spec
         self.dit, self.vae, self.refiner, self.text = dit, vae, refiner, text
-        self.sampler, self.ablate, self.dtype = sampler, ablate, dtype
+        self.sampler, self.memory_reading = sampler, memory_reading
+        self.ablate, self.dtype = ablate, dtype
         self.device = dit.latent_in.weight.device
 
     @torch.inference_mode()
@@ -208,18 +153,20 @@ class LearnedWorld:
         their depth is predicted, one by one. Nothing is drawn, and the noise goes on where it was.
         """
         step = self.spec.frames_per_step
-        frames = frames.to(self.device)
+        c2w, frames = c2w.to(self.device), frames.to(self.device)
         every = state.intrinsics.repeat_interleave(frames.shape[1], dim=0)
         depth = self.vae.predict_depth(frames.flatten(0, 1), every).unflatten(0, frames.shape[:2])
         chunks = to_pixels(frames, depth).unflatten(1, (-1, step))  # (B, n, K, 4, H, W)
         latents = self.vae.encode_groups(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2])
         pending = [state.pending]
-        memory = state.memory
-        for t, poses in enumerate(c2w.to(self.device).split(step, dim=1)):
+        last, memory = chunks[:, :, -1], state.memory
+        if memory is not None and self.memory_reading == "composed":
+            last, memory = self._consistent(last, c2w[:, step - 1 :: step], memory, state.intrinsics)
+        for t, poses in enumerate(c2w.split(step, dim=1)):
             tokens = None
             if memory is not None:
                 tokens = memory_tokens(self._remembered(memory, poses[:, -1:], state.intrinsics))
-                memory = write_memory(memory, within_range(chunks[:, t, -1]), poses[:, -1])
+                memory = write_memory(memory, within_range(last[:, t]), poses[:, -1], drawn=False)
             camera = self._camera(poses, state.intrinsics)
             pending.append(ChunkInput(latents[:, t, :, None], camera, tokens, state.text))
         dit = state.dit
@@ -375,8 +322,22 @@ class LearnedWorld:
 
     def _remembered(self, memory: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
         """Return what the point memory shows from poses `(B, F, 4, 4)`: `(B, F, 5, H, W)`."""
-        warped = read_memory(memory, c2w, intrinsics)
+        read = read_composed if self.memory_reading == "composed" else read_memory
+        warped = read(memory, c2w, intrinsics)
         return torch.zeros_like(warped) if self.ablate == "memory" else warped
+
+    def _consistent(
+        self, last: Tensor, c2w: Tensor, memory: MemoryState, intrinsics: Tensor
+    ) -> tuple[Tensor, MemoryState]:
+        """Return true frames `(B, n, 4, H, W)` and the memory, the depth of both and of frame 0 corrected.
+
+        c2w `(B, n, 4, 4)`: poses of the frames.
+        """
+        every = torch.cat([memory.pixels[:, :1], last.to(memory.pixels.dtype)], dim=1)
+        poses = torch.cat([memory.c2w[:, :1], c2w.to(memory.c2w.dtype)], dim=1)
+        told = consistent(every, poses, intrinsics)
+        pixels = torch.cat([told[:, :1], memory.pixels[:, 1:]], dim=1)
+        return told[:, 1:], memory._replace(pixels=pixels)
 
     def _camera(self, c2w: Tensor, intrinsics: Tensor) -> CameraInput:
         """Return the conditioning of one latent frame from its pixel frames' poses `(B, K, 4, 4)`."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import resource
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from wm_env.model.config import tiny
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
@@ -50,6 +53,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write the errors that tests/parity measured to FILE (Markdown) and to a CSV file beside it",
     )
+
+
+@pytest.fixture
+def disk_with() -> Callable[[int], AbstractContextManager[None]]:
+    """Return a block in which no file grows beyond a number of bytes, in this process and its children.
+
+    The write after that raises `OSError`, as one on a full disk does.
+    """
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 def _save_random_world(folder: Path, memory: bool) -> str:

@@ -28,6 +28,7 @@ ORDER = (
         "images",
         "observations",
         "contexts",
+        "context_check",
         "episodes",
         "tasks",
         "answers",
@@ -41,27 +42,32 @@ ORDER = (
 # of a folder stand together, so no two folders import each other. An `__init__` without imports has no place.
 FILES = {
     "model": {
-        "files on disk": "storage.atomic storage.folder storage.tensor_files storage.checkpoint",
+        "signals": "interrupts",
+        "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
+            storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
-            world text gemma png marked_pages interrupts options workers""",
+            world text gemma png marked_pages isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
-            attention dit flow point_memory""",
+            attention dit flow
+            point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
-        "embedded worlds": "rollout embedded cards",
+        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
+            scenes.free_space scenes.paths""",
+        "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
             released.download released.plan released.report released.measure.budget released.measure.record
             released.measure.runner released.measure.step released.measure.parts released.measure.pages
             released.measure.against_diffusers released.measure.__main__""",
-        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
-            scenes.free_space scenes.paths""",
         "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
             data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
             data.clip_files data.posed_clip data.importing data.latents data.latent_zip
-            data.procedural data.rendered data.stream""",
+            data.procedural data.rendered data.stream data.pose_check.warping data.pose_check.free_motion
+            data.pose_check.hypotheses data.pose_check.search data.pose_check.scale_steps
+            data.pose_check.evidence data.pose_check.check""",
         "training, the loop": """training.recipe training.schedule training.distributed training.muon
             training.optimizers training.precision training.card training.loss_log training.export
             training.run training.lora training.cost""",
@@ -78,7 +84,7 @@ FILES = {
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
-        "shared by benchmarks": "records provenance page row_file worlds walks",
+        "shared by benchmarks": "records provenance page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes

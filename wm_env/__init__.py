@@ -11,6 +11,7 @@ load_snapshot, load_world    from a file; from a preset or a folder
 SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec return, and EnvConfig, all their
                              settings
 PosedClip                    a place you filmed: frames, poses and camera, loaded from what your tools write
+check_context                whether its poses fit its pictures, and what is wrong with them if not
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
 Importing this package registers the ids (where Gymnasium is installed), keeps processes that are forked later
@@ -30,6 +31,7 @@ from wm_env.moved import tell_where_names_moved as _tell_where_names_moved
 
 if TYPE_CHECKING:
     from wm_env.config import EnvConfig as EnvConfig
+    from wm_env.context_check import check_context as check_context
     from wm_env.env import SanaWMEnv as SanaWMEnv
     from wm_env.model.data.posed_clip import PosedClip as PosedClip
     from wm_env.model.world import Chunk as Chunk
@@ -59,6 +61,7 @@ _HOMES = {
     "World": "wm_env.model.world",
     "WorldSpec": "wm_env.model.world",
     "branch": "wm_env.snapshots",
+    "check_context": "wm_env.context_check",
     "load_snapshot": "wm_env.snapshots",
     "load_world": "wm_env.worlds",
     "restore": "wm_env.snapshots",
@@ -76,6 +79,7 @@ __all__ = [
     "World",
     "WorldSpec",
     "branch",
+    "check_context",
     "load_snapshot",
     "load_world",
     "restore",

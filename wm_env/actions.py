@@ -25,9 +25,11 @@ from torch import Tensor
 
 from wm_env.model.kinematics import KEYS
 from wm_env.model.names import unknown
+from wm_env.model.storage.facts import number, shown
 
 ACTION_TYPES = ("keys", "multikeys", "camera", "camera_sequence")
 
+MAX_METRES, MAX_DEGREES = 10, 180  # per pixel frame
 _OPPOSITES = {frozenset(pair) for pair in ("ws", "ad", "ik", "jl")}
 _KEY_TWISTS = {  # right, down, forward, pitch, yaw, roll
     "w": (0, 0, 1, 0, 0, 0),
@@ -68,8 +70,9 @@ class ActionSpec:
             ("max_translation", self.max_translation),
             ("max_rotation_deg", self.max_rotation_deg),
         ):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be a finite number above 0")
+            most = {"max_translation": MAX_METRES, "max_rotation_deg": MAX_DEGREES}[name]
+            if not number(value, 0, most) or value == 0:
+                raise ValueError(f"{name}={shown(value)} must be a finite number above 0, at most {most}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,8 +104,10 @@ class ActionSpec:
         return Command(None, rows * rows.new_tensor([speed, speed, speed, turn, turn, turn]))
 
     def _checked(self, actions: Any, batch: int) -> np.ndarray:
+        if isinstance(actions, list):
+            actions = [one.detach() if isinstance(one, torch.Tensor) else one for one in actions]
         try:
-            array = np.asarray(actions)
+            array = np.asarray(actions.detach() if isinstance(actions, torch.Tensor) else actions)
         except (ValueError, TypeError) as error:
             raise InvalidAction(
                 f"the action is not an array of shape {self.shape} for {self.kind!r}: {error}"
@@ -116,7 +121,7 @@ class ActionSpec:
                 f"{self.kind!r} needs {self.shape}" + (f" for each of {batch} envs" if batch > 1 else "")
             )
         if not np.isfinite(array).all():
-            raise InvalidAction(f"the action is not finite: {array.tolist()}")
+            raise InvalidAction(f"the action is not finite: {shown(array.tolist())}")
         if self.kind == "keys":
             if array.dtype.kind not in "iu":
                 raise InvalidAction(
@@ -130,7 +135,7 @@ class ActionSpec:
         if not inside.all():
             low, high = {"keys": (0, len(KEYS)), "multikeys": (0, 1)}.get(self.kind, (-1, 1))
             raise InvalidAction(
-                f"the action {array.tolist()} leaves the space of {self.kind!r}: {low} to {high}"
+                f"the action {shown(array.tolist())} leaves the space of {self.kind!r}: {low} to {high}"
             )
         return array
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
+
+import numpy as np
 
 from wm_env.actions import ActionSpec
 from wm_env.answers import check_spaces
@@ -15,11 +16,15 @@ from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.names import did_you_mean
 from wm_env.model.released.rollout import Offload
-from wm_env.model.rollout import Ablation
+from wm_env.model.rollout_state import Ablation
+from wm_env.model.storage.facts import as_integer, number, shown, whole
 from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
 from wm_env.worlds import resolve_world
+
+MAX_TEMPERATURE = 1_000_000
+MAX_OBS_SIZE = 8192  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,8 @@ class EnvConfig:
 
     world: preset or checkpoint folder; in Python also a `World` object.
     task: what is rewarded: explore, pointnav, objectnav, imagenav or follow; in Python also a `Task` object.
-    scene: scene seed that a reset starts from, by default any; in Python also several to draw from.
+    scene: scene seed from 0 to 2^63 - 1 that a reset starts from, by default any; in Python also several to
+        draw from.
     split: scenes of "val", "train" or "heldout".
     image: path of a start picture instead of a scene; in Python also a PIL image or uint8 (H, W, 3).
     context: pictures of the scene that are committed before the start: "turn" for a full turn on the spot,
@@ -36,14 +42,16 @@ class EnvConfig:
         picture alone; in Python also a `PosedClip`.
     prompt: what the world is told; by default the caption of the scene.
     intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
-    noise_seed: seed of the world's noise; by default drawn at reset.
+    noise_seed: seed from 0 to 2^63 - 1 of the world's noise; by default drawn at reset.
     action_type: "keys", "multikeys", "camera" or "camera_sequence".
     obs_type: "rgb", "rgb_sequence" or "latent".
-    obs_size: pixels, one number for a square or (height, width); None is the world's frame size.
-    max_translation: metres per pixel frame at full deflection of a camera action; None is the world's speed.
-    max_rotation_deg: degrees per pixel frame at full deflection; None is the world's speed.
+    obs_size: pixels, one number for a square or (height, width), at most 8192; None is the world's frame
+        size.
+    max_translation: metres per pixel frame at full deflection of a camera action, at most 10; None is the
+        world's speed.
+    max_rotation_deg: degrees per pixel frame at full deflection, at most 180; None is the world's speed.
     collision: what walls do to the camera: "block", "terminate" or "ignore".
-    temperature: factor on the world's noise.
+    temperature: factor on the world's noise, from 0 to a million.
     device: torch device of the world.
     ablate: part of a tiny world to remove: "dit", "gdn_state" or "memory".
     weights: folder of a released world's weights; None is where `wm-env download` puts them.
@@ -79,8 +87,11 @@ class EnvConfig:
     frame_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature={self.temperature} must be a finite number of at least 0")
+        if not number(self.temperature, 0, MAX_TEMPERATURE):
+            raise ValueError(
+                f"temperature={shown(self.temperature)} must be a finite number of at least 0 and at most "
+                f"{MAX_TEMPERATURE:g}"
+            )
         if self.image is not None and self.scene is not None:
             raise ValueError("give either a scene seed or an image, not both")
         make_task(self.task)  # names are checked before any weight is read
@@ -114,14 +125,7 @@ class EnvConfig:
         spec = world.spec
         task = make_task(self.task)
         check_spaces(task.name, task.spaces(spec.frame_size))
-        if self.obs_size is None:
-            obs_size = spec.frame_size
-        elif isinstance(self.obs_size, int):
-            obs_size = (self.obs_size, self.obs_size)
-        elif len(self.obs_size) == 2:
-            obs_size = (int(self.obs_size[0]), int(self.obs_size[1]))
-        else:
-            raise ValueError(f"obs_size={self.obs_size} must be one number or (height, width)")
+        obs_size = spec.frame_size if self.obs_size is None else _size(self.obs_size)
         return EpisodeRules(
             world=world,
             task=task,
@@ -154,6 +158,20 @@ class EnvConfig:
             "image": self.image,
         }
         return reset_options(ResetOptions(), plain, spec)
+
+
+def _size(obs_size: Any) -> tuple[int, int]:
+    """Return (height, width) of one number or two, or raise `ValueError`."""
+    one = as_integer(obs_size)
+    pair = (one, one) if one is not None else obs_size
+    if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+        raise ValueError(f"obs_size={shown(obs_size)} must be one number or (height, width)")
+    height, width = as_integer(pair[0]), as_integer(pair[1])
+    if not (whole(height, 1, MAX_OBS_SIZE) and whole(width, 1, MAX_OBS_SIZE)):
+        raise ValueError(
+            f"obs_size={shown(obs_size)} must be positive (height, width), integers of at most {MAX_OBS_SIZE}"
+        )
+    return height, width
 
 
 class EnvSettings(TypedDict, total=False):

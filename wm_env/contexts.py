@@ -117,6 +117,23 @@ def shown_frames(source: PosedClip | str | Path, spec: WorldSpec, intrinsics: Se
     return PosedFrames(clip.frames[first:], clip.c2w[first:])
 
 
+def shown_to_slots(
+    clips: Sequence[PosedClip | str | Path | None], spec: WorldSpec, intrinsics: Sequence[Sequence[float]]
+) -> list[PosedFrames | None]:
+    """Return `shown_frames` of a clip or None a slot, intrinsics one each; `ValueError` names the slot."""
+    one = isinstance(clips, PosedClip | str | Path)
+    if one or len(clips) != len(intrinsics):
+        given = "one clip" if one else f"{len(clips)} clips"
+        raise ValueError(f"{given} for {len(intrinsics)} envs; give a list with a clip or None for each")
+    seen: list[PosedFrames | None] = []
+    for slot, (clip, camera) in enumerate(zip(clips, intrinsics, strict=True)):
+        try:
+            seen.append(None if clip is None else shown_frames(clip, spec, camera))
+        except ValueError as error:
+            raise ValueError(f"slot {slot}: {error}") from error
+    return seen
+
+
 def _listed(values: np.ndarray) -> str:
     return ", ".join(f"{value:.1f}" for value in values)
 

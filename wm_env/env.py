@@ -26,6 +26,7 @@ from wm_env.core import (
 )
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
+from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
@@ -79,6 +80,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 16}  # noqa: RUF012 (Gymnasium's own)
 
+    @undisturbed()
     def __init__(
         self, *, render_mode: str | None = None, threads: int | None = 1, **settings: Unpack[EnvSettings]
     ) -> None:
@@ -98,6 +100,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._film: deque[np.ndarray] = deque(maxlen=MAX_KEPT_FRAMES)
         self._steps = Tally()
 
+    @undisturbed()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -106,13 +109,22 @@ class SanaWMEnv(gym.Env[Any, Any]):
         spec = self._world.spec
         asked = reset_options(self._defaults, options, spec)
         check_reset_options(self._rules, asked)
+        generator, used = self._np_random, self._np_random_seed
+        numbers = None if generator is None else generator.bit_generator.state
         super().reset(seed=seed)
-        with cpu_threads(self._threads):
-            episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
-            state = initial(self._rules, [episode])
+        try:
+            with cpu_threads(self._threads):
+                episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
+                state = initial(self._rules, [episode])
+        except BaseException:  # a refusal changes nothing, nor does an interruption
+            self._np_random, self._np_random_seed = generator, used
+            if generator is not None and numbers is not None:
+                generator.bit_generator.state = numbers
+            raise
         self._enter(state, episode.prompt)
         return self._seen()
 
+    @undisturbed()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move for one chunk; see the class docstring. Never truncates on its own."""
         state = self._current()
@@ -126,6 +138,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._steps.add(started)
         return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
+    @undisturbed()
     def render(self) -> Any:
         """Return the newest frame at full size; `rgb_array_list`: all pixel frames since the last call."""
         if self.render_mode is None:
@@ -148,11 +161,13 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     # State as a value -------------------------------------------------------------------------------------
 
+    @undisturbed()
     def snapshot(self) -> Snapshot:
         """Return this moment as an immutable value that shares its tensors."""
         moment = Moment(self._current(), self._prompt, self.np_random, self._np_random_seed)
         return pack(self._rules, moment)
 
+    @undisturbed()
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a moment of an environment of equal configuration; the next step repeats what it was."""
         self._check_open()
@@ -160,6 +175,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._np_random, self._np_random_seed = moment.generator, moment.seed
         self._enter(moment.state, moment.prompt)
 
+    @undisturbed()
     def branch(
         self,
         num_envs: int,
@@ -189,6 +205,8 @@ class SanaWMEnv(gym.Env[Any, Any]):
         envs.adopt(moment, independent_noise=noise == "independent")
         return envs
 
+    @undisturbed()
+    @undisturbed()
     def observe(self, clip: PosedClip | str | Path) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to the running episode and return observation and info, as `reset` does.
 
@@ -210,6 +228,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._keep_film(self._state)
         return self._seen()
 
+    @undisturbed()
     def set_prompt(self, prompt: str) -> None:
         """Tell the world a new prompt; it takes effect from the next chunk."""
         state = self._current()

@@ -25,6 +25,7 @@ from wm_env.model.scenes.captions import caption, with_prompt
 from wm_env.model.scenes.paths import start_fov_deg, start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import SPLITS, Scene, make_scene
+from wm_env.model.storage.facts import as_integer, shown
 from wm_env.model.world import Context, Start, WorldSpec
 
 RESET_OPTIONS = ("scene", "split", "image", "context", "prompt", "intrinsics", "noise_seed")
@@ -64,7 +65,7 @@ class ResetOptions:
             raise ValueError("scene=() names no scene seed to draw from")
         for name, seed in (*(("scene", seed) for seed in scenes), ("noise_seed", self.noise_seed)):
             if seed is not None and not 0 <= seed < 2**63:
-                raise ValueError(f"{name}={seed} is not a seed from 0 to 2**63 - 1")
+                raise ValueError(f"{name}={shown(seed)} is not a seed from 0 to 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +98,11 @@ class Episode:
 
 def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: WorldSpec) -> ResetOptions:
     """Return `defaults` overridden by reset options; bad values raise `ValueError`, unknown names warn."""
-    options = {key: value for key, value in (options or {}).items() if value is not None}
-    odd = sorted(set(options) - set(RESET_OPTIONS))
+    options = {key: value for key, value in as_options(options).items() if value is not None}
+    odd = sorted(map(str, options.keys() - set(RESET_OPTIONS)))
     if odd:
         warnings.warn(
-            f"reset options {odd} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}"
+            f"reset options {shown(odd)} are unknown and ignored; known are {', '.join(RESET_OPTIONS)}"
             f"{did_you_mean(odd[0], RESET_OPTIONS)}",
             stacklevel=3,
         )
@@ -110,7 +111,7 @@ def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: 
         raise ValueError("give either a scene seed or an image at reset, not both")
     clip = _given_clip(options, spec)
     changed: dict[str, Any] = {}
-    if isinstance(options.get("scene"), tuple | list):
+    if isinstance(options.get("scene"), tuple | list | range | np.ndarray) and np.ndim(options["scene"]) == 1:
         changed["scene"] = tuple(_integer("scene", seed) for seed in options["scene"])
     elif "scene" in options:
         changed["scene"] = _integer("scene", options["scene"])
@@ -214,13 +215,20 @@ def placeholder_scene() -> Scene:
     return make_scene(0, "val")
 
 
+def as_options(options: Any) -> Mapping[str, Any]:
+    """Return reset options, none for None, or raise `ValueError` where they are no names with values."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"options are a {type(options).__name__}; expected a dict of names and values")
+    return options or {}
+
+
 def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"reset option {name}={value!r} is not an integer")
+    if not isinstance(as_integer(value), int):
+        raise ValueError(f"reset option {name}={shown(value)} is not an integer")
     return int(value)
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"reset option {name}={value!r} is not a string")
+        raise ValueError(f"reset option {name}={shown(value)} is not a string")
     return value

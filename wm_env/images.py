@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics, intrinsics_from_fov
+from wm_env.model.storage.atomic import expanded
+from wm_env.model.storage.facts import shown
 
 DEFAULT_FOV_DEG = 90.0
 
@@ -59,7 +61,14 @@ def start_image(source: Any, intrinsics: Any, frame_size: tuple[int, int]) -> St
 
 def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
     """Return the checked `(fx, fy, cx, cy)` of a 4-vector or 3x3 matrix in pixels of `size` `(h, w)`."""
-    array = np.asarray(intrinsics, dtype=np.float64)
+    if isinstance(intrinsics, torch.Tensor):
+        intrinsics = intrinsics.detach().cpu()
+    try:
+        array = np.asarray(intrinsics, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"intrinsics are {shown(intrinsics)}; expected four numbers or a 3x3 matrix"
+        ) from error
     if array.shape == (3, 3):
         array = array[[0, 1, 0, 1], [0, 1, 2, 2]]
     if array.shape != (4,):
@@ -71,10 +80,14 @@ def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
 def _open(source: Any) -> Image.Image:
     """Return an RGB picture, or raise `ValueError` saying why this is none."""
     if isinstance(source, str | Path):
-        if not Path(source).is_file():
-            raise ValueError(f"the image file {str(source)!r} does not exist")
         try:
-            with Image.open(source) as opened:
+            there = expanded(source).is_file()
+        except OSError as error:  # a name that no disk takes
+            raise ValueError(f"the image file {shown(str(source))} cannot be: {error.strerror}") from error
+        if not there:
+            raise ValueError(f"the image file {shown(str(source))} does not exist")
+        try:
+            with Image.open(expanded(source)) as opened:
                 picture = ImageOps.exif_transpose(opened)
                 picture.load()
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -13,14 +13,20 @@ from torch import Tensor
 
 from wm_env.forks import check_fork
 from wm_env.model.state import nbytes
+from wm_env.model.storage.facts import as_integer, shown, whole
 from wm_env.model.world import Chunk, ObservingWorld, Start, World, WorldSpec
+
+MOST_THREADS = 1024  # many more end the process
 
 
 def check_threads(count: int | None) -> int | None:
     """Return `count`, or raise `ValueError` where it is no number of threads."""
-    if count is not None and count < 1:
-        raise ValueError(f"threads={count} must be at least 1, or None for torch's own number")
-    return count
+    if count is not None and not whole(as_integer(count), 1, MOST_THREADS):
+        raise ValueError(
+            f"threads={shown(count)} must be an integer and at least 1, at most {MOST_THREADS}, or None for "
+            "torch's own number"
+        )
+    return None if count is None else int(count)
 
 
 @contextmanager

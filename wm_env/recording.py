@@ -8,8 +8,10 @@ With two environments (a learned world and its twin) both get the same start and
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from wm_env.core import State
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.atomic import atomic_path, check_writable
+from wm_env.model.storage.film import film_file
 
 Policy = Callable[[State], str]
 """Which keys to hold for the next step, such as "w" or "wd"; "" is none."""
@@ -97,30 +100,37 @@ def held(action: np.ndarray, action_type: str) -> str:
 
 
 def record_video(
-    path: str | Path, shots: Iterable[Shot], layout: Layout, fps: int, state: State
+    path: str | Path,
+    shots: Iterable[Shot],
+    layout: Layout,
+    fps: int,
+    state: State,
+    *,
+    overwrite: bool = True,
 ) -> np.ndarray:
     """Write all pixel frames to an mp4 or a looping gif; return frames `(n, E, h, w, 3)` uint8 for a sheet.
 
     `state` is the first environment's, for the map of the overlay. One frame of each environment E is kept
-    per shot. The file appears only when it is complete.
+    per shot. The file appears only when it is complete and reads back; overwrite: False raises
+    `FileExistsError` for one that exists.
     """
     kept = []
     track: list[np.ndarray] = []
-    with atomic_path(path) as temporary, closing(_writer(temporary, fps)) as writer:
+    with atomic_path(path, overwrite=overwrite) as temporary, _writer(temporary, fps) as append:
         for shot in shots:
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
                 views = [frames[index] for frames in shot.frames]
-                writer.append_data(compose(views, layout, shot.keys, track, state))
+                append(compose(views, layout, shot.keys, track, state))
             kept.append(np.stack([frames[-1] for frames in shot.frames]))
     return np.stack(kept)
 
 
-def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: int) -> None:
+def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: int, *, overwrite: bool = True) -> None:
     """Write pictures uint8 `(H, W, 3)` with even sides to an mp4 or a looping gif, whole or not at all."""
-    with atomic_path(path) as temporary, closing(_writer(temporary, fps)) as writer:
+    with atomic_path(path, overwrite=overwrite) as temporary, _writer(temporary, fps) as append:
         for frame in frames:
-            writer.append_data(frame)
+            append(frame)
 
 
 def compose(
@@ -177,9 +187,9 @@ def contact_sheet(frames: np.ndarray, labels: Sequence[str], seconds: float, col
     return sheet
 
 
-def save_png(path: str | Path, picture: Image.Image) -> None:
+def save_png(path: str | Path, picture: Image.Image, *, overwrite: bool = True) -> None:
     """Write a PNG that appears only when it is complete."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary:
         picture.save(temporary, "PNG")
 
 
@@ -212,12 +222,26 @@ def check_encoder(path: str | Path) -> None:
         ) from error
 
 
-def _writer(path: Path, fps: int) -> Any:
-    """Return imageio's writer. Left by an exception it does not close itself, and its program writes on."""
+@contextmanager
+def _writer(path: Path, fps: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends a frame uint8 `(h, w, 3)` to a film, which reads back afterwards."""
     check_encoder(path)
-    if path.suffix.lower() == ".gif":
-        return imageio.get_writer(path, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
-    return imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=1)
+    if path.suffix.lower() != ".gif":
+        with film_file(path, fps=fps) as append:
+            yield append
+        return
+    packed = io.BytesIO()  # all of it is in memory until its end anyway
+    writer: Any = imageio.get_writer(packed, format="GIF", duration=1000 / fps, loop=0)  # ms, in steps of 10
+    with writer:
+        yield writer.append_data
+    path.write_bytes(packed.getvalue())
+    try:
+        with Image.open(path) as film:
+            for index in range(getattr(film, "n_frames", 1)):
+                film.seek(index)
+                film.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OSError(errno.EIO, f"the film is not whole: it does not read back ({error})") from error
 
 
 def _font() -> Any:

@@ -8,6 +8,8 @@ another process too.
 from __future__ import annotations
 
 import json
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +19,21 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.wrappers import TimeLimit
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from wm_env.core import EpisodeRules, State, initial
 from wm_env.episodes import ResetOptions, draw_episode
+from wm_env.model.isolation import undisturbed
 from wm_env.model.state import leaves, tree_map, unflatten
-from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.atomic import expanded, write_atomic
+from wm_env.model.storage.facts import check_fact, check_finite, content_sha256, parse_json, shown, whole
 
 _METADATA_KEY = "wm_env.snapshot"
-FORMAT = 1
+FORMAT = 2  # 1 had no digest
+_INFINITY_IN = "task."  # a task's distance to what cannot be reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,13 @@ class Snapshot:
         """Steps taken in the episode."""
         return int(self.facts["steps"])
 
+    @undisturbed()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; an existing file stays whole until the new one is complete."""
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
-        text = json.dumps({"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)})
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={_METADATA_KEY: text})
+        content = {"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)}
+        text = json.dumps({**content, "sha256": content_sha256(tensors, content)}, allow_nan=False)
+        write_atomic(path, save_bytes(tensors, {_METADATA_KEY: text}))
 
 
 YOUNGER = ("context_frames",)  # counts that snapshots of 0.1 lack, and that were 0
@@ -61,24 +68,76 @@ class Moment:
         self.state, self.prompt, self.generator, self.seed = state, prompt, generator, seed
 
 
+@undisturbed()
 def load_snapshot(path: str | Path) -> Snapshot:
-    """Return the snapshot that `Snapshot.save` wrote; raise `ValueError` where the file is none."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the snapshot file {str(path)!r} does not exist")
+    """Return the snapshot that `Snapshot.save` wrote; nothing that happens to the file later changes it.
+
+    Raises `ValueError` naming the file and the entry where the file is none, or not as it was written: its
+    SHA-256 covers all tensors and facts. Files of format 1 (version 0.1) have none: they are read with a
+    warning.
+    """
+    source = repr(str(path))
+    if not expanded(path).is_file():
+        raise FileNotFoundError(f"the snapshot file {source} does not exist")
+    data = expanded(path).read_bytes()
     try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors = load_bytes(data)  # copies of their own, no map of the file
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a readable snapshot: {error}") from error
+        raise ValueError(f"{source} is not a readable snapshot: {error}") from error
+    text = _metadata(data).get(_METADATA_KEY)
     if text is None:
-        raise ValueError(f"{str(path)!r} is a safetensors file but not a snapshot of wm_env")
-    content = json.loads(text)
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"{str(path)!r} is a snapshot of format {content.get('format')}; this version reads {FORMAT}"
+        raise ValueError(f"{source} is a safetensors file but not a snapshot of wm_env")
+    content = parse_json(text, f"the description in {source}")
+    try:
+        check_fact(
+            content, "format", lambda value: whole(value, 1, FORMAT), f"1 to {FORMAT}, what this reads"
         )
-    return Snapshot(config=_with_options(content["config"]), facts=content["facts"], tensors=tensors)
+        config, facts = (
+            check_fact(content, name, lambda value: isinstance(value, dict), "an object")
+            for name in ("config", "facts")
+        )
+        check_fact(config, "world", lambda value: isinstance(value, str), "the name of a world")
+        check_facts(facts)
+        if content["format"] > 1 or "sha256" in content:
+            claimed = content.pop("sha256", None)
+            if claimed != content_sha256(tensors, content):
+                raise ValueError(
+                    "its SHA-256 is not the one that was written; the file was damaged or changed"
+                )
+        check_finite(tensors, _INFINITY_IN)
+    except ValueError as error:
+        raise ValueError(f"{source} is not a usable snapshot: {error}") from error
+    if content["format"] == 1:
+        warnings.warn(
+            f"{source} is a snapshot of format 1, which has no SHA-256: damage cannot be seen; save it again",
+            stacklevel=3,
+        )
+    return Snapshot(config=_with_options(config), facts=facts, tensors=tensors)
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise `ValueError` naming the first of a snapshot's facts that cannot be."""
+    check_fact(facts, "steps", whole, "an integer from 0 to 2^63 - 1")
+    check_fact(facts, "prompt", lambda value: isinstance(value, str), "a text")
+    seed = "None or an integer from 0"
+    check_fact(facts, "seed", lambda value: value is None or whole(value, 0, 2**4096), seed)
+    generator = check_fact(facts, "generator", lambda value: isinstance(value, dict), "an object")
+    try:
+        check_fact(generator, "bit_generator", lambda value: value == "PCG64", "'PCG64'")
+        check_fact(generator, "has_uint32", lambda value: whole(value, 0, 1), "0 or 1")
+        check_fact(generator, "uinteger", lambda value: whole(value, 0, 2**32 - 1), "0 to 2^32 - 1")
+        words = check_fact(generator, "state", lambda value: isinstance(value, dict), "an object")
+        check_fact(words, "state", lambda value: whole(value, 0, 2**128 - 1), "0 to 2^128 - 1")
+        odd = "an odd number up to 2^128 - 1"
+        check_fact(words, "inc", lambda value: whole(value, 1, 2**128 - 1) and value % 2 == 1, odd)
+    except ValueError as error:
+        raise ValueError(f"generator: {error}") from error
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """Return the metadata of a safetensors file that has been read."""
+    length = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
 def _with_options(config: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +145,7 @@ def _with_options(config: dict[str, Any]) -> dict[str, Any]:
     if "options" in config:
         return config
     name, *parts = config["world"].replace("]", "").split("[")
-    pairs = [part.split("=") if "=" in part else ("dtype", part) for part in parts]
+    pairs = [part.split("=", 1) if "=" in part else ("dtype", part) for part in parts]
     return {**config, "world": name, "options": dict(pairs)}
 
 
@@ -161,7 +220,7 @@ def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Momen
     """
     wanted = configuration(rules)
     differences = [
-        f"{key}: snapshot {snapshot.config.get(key)!r}, here {value!r}"
+        f"{key}: snapshot {shown(snapshot.config.get(key))}, here {value!r}"
         for key, value in wanted.items()
         if snapshot.config.get(key) != value
     ]
@@ -169,6 +228,9 @@ def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Momen
         raise ValueError("the snapshot belongs to another configuration; " + "; ".join(differences))
     template = _any_state(rules) if like is None else like
     tensors = {**{name: torch.zeros(1, dtype=torch.int64) for name in YOUNGER}, **snapshot.tensors}
+    kept = tensors.get("world.memory.valid")
+    if kept is not None and "world.memory.drawn" not in tensors:  # 0.1 kept one true frame, the first
+        tensors["world.memory.drawn"] = kept & (torch.arange(kept.shape[1]) > 0)
     expected, found = (
         {n: (tuple(x.shape), x.dtype) for n, x in pairs} for pairs in (leaves(template), tensors.items())
     )
@@ -176,6 +238,12 @@ def unpack(rules: EpisodeRules, snapshot: Snapshot, like: State | None) -> Momen
         names = expected.keys() | found.keys()
         odd = sorted(name for name in names if expected.get(name) != found.get(name))
         raise ValueError(f"the snapshot and this environment differ in the tensors {odd}")
+    try:
+        check_facts(snapshot.facts)
+        chunk = int(tensors["chunk"][0])
+        check_fact(snapshot.facts, "steps", lambda value: value == chunk, f"{chunk}, as its tensors say")
+    except ValueError as error:
+        raise ValueError(f"the snapshot is not usable: {error}") from error
     state = unflatten(template, tensors)
     state = tree_map(lambda mine, theirs: mine.to(theirs.device), state, template)
     generator = np.random.Generator(np.random.PCG64())

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.config import EnvSettings, configured
-from wm_env.contexts import shown_frames
+from wm_env.contexts import shown_to_slots
 from wm_env.core import (
     EpisodeRules,
     State,
@@ -31,11 +31,13 @@ from wm_env.core import (
     shown,
     transition,
 )
-from wm_env.episodes import ResetOptions, draw_episode, reset_options
+from wm_env.episodes import ResetOptions, as_options, draw_episode, reset_options
 from wm_env.model.data.posed_clip import PosedClip
+from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
-from wm_env.model.world import PosedFrames, World
+from wm_env.model.storage import facts
+from wm_env.model.world import World
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 
@@ -44,6 +46,7 @@ AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
+MOST_ENVS = 65536
 RENDER_MODES = ["rgb_array", "rgb_array_list"]
 KEYWORDS = (
     "num_envs",
@@ -72,6 +75,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
+    @undisturbed()
     def __init__(
         self,
         num_envs: int = 1,
@@ -82,8 +86,9 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         threads: int | None = None,
         **settings: Unpack[EnvSettings],
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs} must be at least 1")
+        if not facts.whole(facts.as_integer(num_envs), 1, MOST_ENVS):
+            raise ValueError(f"num_envs={facts.shown(num_envs)} must be an integer in 1 .. {MOST_ENVS}")
+        num_envs = int(num_envs)
         if max_episode_steps is not None and max_episode_steps < 1:
             max_episode_steps = None  # gym.make's way to say "no limit" is -1
         if render_mode is not None and render_mode not in RENDER_MODES:
@@ -112,6 +117,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._ended = np.zeros(num_envs, bool)
         self._steps = Tally()
 
+    @undisturbed()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -121,17 +127,28 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         options are those of `SanaWMEnv.reset`, for every slot that is reset.
         """
         self._check_open()
-        options = dict(options or {})
+        options = dict(as_options(options))
         mask = self._mask(options.pop("reset_mask", None))
         seeds = self._seed_list(seed)
         asked = reset_options(self._defaults, options, self._world.spec)
         check_reset_options(self._rules, asked)
-        for slot in np.flatnonzero(mask):
-            if seeds[slot] is not None or self._generators[slot] is None:
-                self._generators[slot], self._seeds[slot] = seeding.np_random(seeds[slot])
-        self._start(mask, asked)
+        chosen = {
+            int(slot): seeding.np_random(seeds[slot])
+            for slot in np.flatnonzero(mask)
+            if seeds[slot] is not None or self._generators[slot] is None
+        }
+        before = [*self._generators], [*self._seeds]
+        self._generators = [None if each is None else _copy(each) for each in self._generators]
+        for slot, (generator, used) in chosen.items():
+            self._generators[slot], self._seeds[slot] = generator, used
+        try:
+            self._start(mask, asked)
+        except BaseException:
+            self._generators, self._seeds = before  # a refusal changes nothing, nor does an interruption
+            raise
         return observation(self._rules, self._current()), self._infos(mask)
 
+    @undisturbed()
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move every slot for one chunk; ended slots are handled by the autoreset mode."""
         state = self._current()
@@ -162,6 +179,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._steps.add(started)
         return observed, rewards, terminated, truncated, info
 
+    @undisturbed()
     def render(self) -> tuple[Any, ...] | None:
         """Return each slot's newest frame, or the pixel frames of its last step (`rgb_array_list`)."""
         if self.render_mode is None:
@@ -176,18 +194,21 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     # State as a value -------------------------------------------------------------------------------------
 
+    @undisturbed()
     def snapshot(self, slot: int) -> Snapshot:
         """Return the moment of one slot; it restores into any environment of equal configuration."""
         state = select(self._current(), [slot])
         moment = Moment(state, self._prompts[slot], self._generator(slot), self._seeds[slot])
         return pack(self._rules, moment)
 
+    @undisturbed()
     def restore(self, snapshot: Snapshot) -> None:
         """Put one moment into every slot, with shared noise: equal actions give equal futures."""
         self._check_open()
         like = None if self._state is None else select(self._state, [0])
         self.adopt(unpack(self._rules, snapshot, like), independent_noise=False)
 
+    @undisturbed()
     def adopt(self, moment: Moment, independent_noise: bool) -> None:
         """Make every slot a future of `moment`; independent noise gives each slot a noise seed of its own."""
         state = repeat(moment.state, self.num_envs)
@@ -208,6 +229,8 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._elapsed = np.full(self.num_envs, chunk, np.int64)
         self._ended = state.terminated.numpy().copy()
 
+    @undisturbed()
+    @undisturbed()
     def observe(self, clips: Sequence[PosedClip | str | Path | None]) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to running episodes, a clip or None a slot, as `SanaWMEnv.observe` does.
 
@@ -215,28 +238,22 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         slot, and `ResetNeeded` where a slot with a clip has ended; all episodes are then as they were.
         """
         state = self._current()
-        if isinstance(clips, PosedClip | str | Path) or len(clips) != self.num_envs:
-            given = "one clip" if isinstance(clips, PosedClip | str | Path) else f"{len(clips)} clips"
-            raise ValueError(f"{given} for {self.num_envs} envs; give a list with a clip or None for each")
         check_shown(self._rules)
+        seen = shown_to_slots(clips, self._world.spec, state.intrinsics.tolist())
         mask = np.array([clip is not None for clip in clips])
         ended = np.flatnonzero(mask & self._ended).tolist()
         if ended:
             raise ResetNeeded(f"slots {ended} have ended; reset them before they are shown a clip")
-        seen: list[PosedFrames | None] = []
-        for slot, clip in enumerate(clips):
-            try:
-                camera = state.intrinsics[slot].tolist()
-                seen.append(None if clip is None else shown_frames(clip, self._world.spec, camera))
-            except ValueError as error:
-                raise ValueError(f"slot {slot}: {error}") from error
         with cpu_threads(self._threads):
             self._state = shown(self._rules, state, seen)
         return observation(self._rules, self._current()), self._infos(mask)
 
+    @undisturbed()
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
         state = self._current()
+        if not isinstance(prompts, str | Sequence | np.ndarray):
+            raise ValueError(f"prompts are a {type(prompts).__name__}; expected a text, or one for each env")
         told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
         if len(told) != self.num_envs:
             raise ValueError(f"{len(told)} prompts were given for {self.num_envs} envs")
@@ -339,11 +356,13 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _seed_list(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
+        if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
             return [int(seed) + slot for slot in range(self.num_envs)]
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            raise ValueError(f"seed={facts.shown(seed)} is neither an integer nor one for each env")
         if len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} envs")
-        return list(seed)
+        return [int(one) if isinstance(one, np.integer) else one for one in seed]
 
     def _check_open(self) -> None:
         if self.closed:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wm_env.model.embedded import DTYPES, EMBEDDED, REFINERS, embedded_vae, load_embedded
+from wm_env.model.isolation import undisturbed
 from wm_env.model.names import did_you_mean, lacking, unknown
 from wm_env.model.placement import check_device
 from wm_env.model.released.presets import (
@@ -25,7 +26,9 @@ from wm_env.model.released.presets import (
     load_released_world,
     released_name,
 )
-from wm_env.model.rollout import ABLATIONS, Ablation, LearnedWorld
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import ABLATIONS, Ablation
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.world import World, WorldSpec
 from wm_env.twin import TwinWorld, twin_like
 
@@ -134,6 +137,7 @@ class ReleasedFamily:
 FAMILIES: tuple[Family, ...] = (TinyFamily(), TwinFamily(), ReleasedFamily())
 
 
+@undisturbed()
 def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> World:
     """Return the world of a preset or a checkpoint folder, loaded once per process and options.
 
@@ -143,7 +147,7 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     any weight is read.
     """
     check_device(device)
-    world = str(name)
+    world = str(expanded(name)) if str(name).startswith("~") else str(name)
     _refuse_variant(world)
     family = _family_of(world)
     chosen = family.options(**_known(world, family, options))
@@ -154,6 +158,7 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     return family.load(str(folder), chosen, device, stamp)
 
 
+@undisturbed()
 def resolve_world(world: Any, *, device: str = "cpu", **options: Any) -> World:
     """Return `load_world` of a name or folder, or a `World` object as it is, which takes no options."""
     if isinstance(world, str | Path):
@@ -177,6 +182,7 @@ def option_names(world: str | Path) -> tuple[str, ...]:
     return tuple(field.name for field in fields(_family_of(str(world)).options))
 
 
+@undisturbed()
 def twin_of(world: World, device: str = "cpu") -> TwinWorld:
     """Return the twin beside a world: its frame size, chunk length and speeds, and its latents if any."""
     codec = world.vae if isinstance(world, LearnedWorld) else None

@@ -124,7 +124,7 @@ def _weights(worlds: Mapping[str, Any], settings: TransferSettings) -> dict[str,
 def _claim(path: Path, identity: dict[str, Any]) -> None:
     """Write what the folder is for, or raise where it is for something else."""
     if path.exists():
-        if json.loads(path.read_text()) != identity:
+        if json.loads(path.read_text(encoding="utf-8")) != identity:
             raise ValueError(
                 f"{path.parent} holds a run with other settings or weights; choose another --out"
             )
@@ -167,7 +167,7 @@ def _record(
         "episodes": count,
     }
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if {key: stored[key] for key in head} != head:
             raise ValueError(f"{path} belongs to another policy or count of episodes; choose another --out")
         return stored
@@ -218,4 +218,4 @@ def replay(settings: TransferSettings, sim: Any, true: Any) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n")
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ class Files:
 
     def __call__(self, path: str) -> Any:
         if path not in self._read:
-            self._read[path] = json.loads((self._root / path).read_text())
+            self._read[path] = json.loads((self._root / path).read_text(encoding="utf-8"))
         return self._read[path]
 
     def fidelity(self, world: str) -> Any:
@@ -36,6 +36,10 @@ class Files:
     @property
     def agents(self) -> Any:
         return self("docs/performance/agents.json")
+
+    @property
+    def context_check(self) -> Any:
+        return self("docs/performance/context_check.json")
 
     @property
     def drift(self) -> Any:

@@ -82,7 +82,7 @@ class ClipShards:
         self._to_table: list[np.ndarray] = []
         index: dict[str, int] = {}
         for path in paths:
-            own = json.loads((path / "captions.json").read_text())
+            own = json.loads((path / "captions.json").read_text(encoding="utf-8"))
             for text in own:
                 if text not in index:
                     index[text] = len(self.captions)
@@ -104,7 +104,7 @@ class ClipShards:
     def origins(self) -> list[dict[str, Any]]:
         """The `origin.json` of every shard that has one; rendered shards have none."""
         files = [path / "origin.json" for path in self.paths]
-        return [json.loads(file.read_text()) for file in files if file.is_file()]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
 
     def share(self, rank: int, of: int) -> ClipShards:
         """Return the shards of worker `rank` of `of`: every `of`-th, from number `rank` on.

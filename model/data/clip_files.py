@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -11,6 +10,11 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from wm_env.model.storage.film import Ffmpeg, ffmpeg_name
+
+# without these ffmpeg's conversion to RGB is a grey level or two too dark
+_EXACT = "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 
 class ClipFiles:
@@ -22,30 +26,18 @@ class ClipFiles:
         Raises `ValueError` with ffmpeg's reason where it cannot be read, or not to its end.
         """
         strict = ["-xerror", "-err_detect", "explode"]  # damage that it notices is an error, not painted over
-        source = ["-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
+        source = ["-i", ffmpeg_name(path), "-map", "0:v:0", "-vf", _EXACT, "-fps_mode", "passthrough"]
         output = ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *strict, *source, *output]
-        with (
-            tempfile.TemporaryFile() as said,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process,
-        ):
-            assert process.stdout is not None
-            try:
-                yield from _ppm_frames(process.stdout)
-                status = process.wait()
-            finally:
-                process.kill()
-            said.seek(0)
-            words = said.read().decode(errors="replace").strip().splitlines()
-        if status != 0:
-            raise ValueError(
-                f"{path.name} cannot be decoded: {words[-1] if words else f'ffmpeg says {status}'}"
-            )
+        with Ffmpeg([*strict, *source, *output], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as decoder:
+            assert decoder.process.stdout is not None
+            yield from _ppm_frames(decoder.process.stdout)
+            if decoder.wait() != 0:
+                raise ValueError(f"{path.name} cannot be decoded: {decoder.words}")
 
     def length(self, path: Path) -> tuple[int, float]:
         """Return the number of frames of a video and their rate per second, counted: reads all of it."""
         try:
-            count, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+            count, seconds = imageio_ffmpeg.count_frames_and_secs(str(path.absolute()))
         except RuntimeError as error:
             raise ValueError(f"{path.name} is not a video that can be read") from error
         if count < 1 or seconds <= 0:
@@ -54,7 +46,7 @@ class ClipFiles:
 
     def rate(self, path: Path) -> float:
         """Return the frames per second of a video as its header says."""
-        reader = imageio_ffmpeg.read_frames(str(path))
+        reader = imageio_ffmpeg.read_frames(str(path.absolute()))
         try:
             rate = float(next(reader)["fps"])
         except (RuntimeError, OSError, KeyError, StopIteration) as error:

@@ -31,6 +31,7 @@ from wm_env.model.data.clip import write_shard
 from wm_env.model.data.recorded import CheckedClip, ClipRef, Problem, RecordedClip, check_clip
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import from_uint8, metric_depth
+from wm_env.model.storage.atomic import write_text
 from wm_env.model.vae.tiny import TinyVAE
 
 DepthOf = Callable[[Tensor, Tensor], Tensor]
@@ -149,7 +150,7 @@ def import_clips(
         for split in windows:
             os.replace(scratch / split, out / split)
         left_out = [{"clip": p.clip, "what": p.what, "filtered": p.filtered} for p in problems]
-        (out / "import.json").write_text(json.dumps({**facts, "left_out": left_out}, indent=2) + "\n")
+        write_text(out / "import.json", json.dumps({**facts, "left_out": left_out}, indent=2) + "\n")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not any(out.iterdir()):

@@ -77,7 +77,7 @@ def write_latent_zips(raw: Path, latents: Path, stem: str, entries: Sequence[Lat
         intrinsics=np.concatenate([entry.intrinsics.numpy() for entry in entries]),
     )
     scales = {entry.key: entry.metric_scale for entry in entries}
-    (raw / f"{stem}_metric_scale_stats.json").write_text(json.dumps(scales))
+    (raw / f"{stem}_metric_scale_stats.json").write_text(json.dumps(scales), encoding="utf-8")
 
 
 def latent_clips(raw: Path, latents: Path, decode: Decode, stride: int) -> list[ClipRef]:
@@ -232,7 +232,7 @@ def _ruled_out(scores: Mapping[str, Mapping[str, Any]], key: str) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):

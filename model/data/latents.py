@@ -77,7 +77,7 @@ def encode_shards(
 
 
 def _check_owner(folder: Path, accepted: Sequence[str]) -> None:
-    owner = json.loads((folder / "vae.json").read_text())["sha256"]
+    owner = json.loads((folder / "vae.json").read_text(encoding="utf-8"))["sha256"]
     if owner not in accepted:
         raise ValueError(
             f"latents in {folder} come from other weights (sha256 {owner[:12]}..., not {accepted[0][:12]}); "

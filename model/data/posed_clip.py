@@ -32,8 +32,9 @@ from wm_env.model.data.recorded import (
 )
 from wm_env.model.geometry import check_rigid, invert_rigid, relative_to_last
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
+from wm_env.model.isolation import undisturbed
 from wm_env.model.png import png_bytes
-from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.atomic import atomic_folder, expanded
 
 MIN_FRAMES = 5  # the start and one chunk of 4 frames; worlds with longer chunks need more (`ending`)
 MIN_RATE = 0.75  # of the wanted frame rate; a slower clip is refused, since frames cannot be made up
@@ -62,6 +63,7 @@ class PosedClip:
     fps: float
     caption: str | None = None
 
+    @undisturbed()
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", _constant(self.frames, None))
         object.__setattr__(self, "c2w", _constant(self.c2w, np.float64))
@@ -102,6 +104,7 @@ class PosedClip:
         return self.frames.shape[1], self.frames.shape[2]
 
     @classmethod
+    @undisturbed()
     def load(
         cls,
         path: str | Path,
@@ -127,9 +130,9 @@ class PosedClip:
 
         pictures: Pictures = ClipFiles()
         try:
-            found = find_clip(Path(path), pictures, intrinsics)
+            found = find_clip(expanded(path), pictures, intrinsics)
             return _read(found, fps, scale, size)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
 
     def save(self, path: str | Path) -> Path:
@@ -148,8 +151,9 @@ class PosedClip:
                 "caption": self.caption,
             }
             (temporary / "camera.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
-        return Path(path)
+        return expanded(path)
 
+    @undisturbed()
     def from_last(self) -> np.ndarray:
         """Return the poses `(F, 4, 4)` float64 relative to the last frame, whose pose is the identity."""
         return relative_to_last(torch.tensor(self.c2w)).numpy()
@@ -165,6 +169,7 @@ class PosedClip:
         check_rigid(start[None])
         return replace(self, c2w=(invert_rigid(start)[None] @ torch.tensor(self.c2w)).numpy())
 
+    @undisturbed()
     def resampled(self, fps: float) -> PosedClip:
         """Return the clip at another frame rate: the recorded frames nearest in time, each with its own pose.
 
@@ -186,6 +191,7 @@ class PosedClip:
         nearest = np.rint(last - np.arange(count) * (self.fps / wanted)).astype(int)
         return self._frames_at(np.unique(nearest), wanted)
 
+    @undisturbed()
     def ending(self, frames_per_chunk: int) -> PosedClip:
         """Return the last 1 + k `frames_per_chunk` frames, as many as there are.
 
@@ -195,6 +201,7 @@ class PosedClip:
         first = (len(self) - 1) % frames_per_chunk
         return self._frames_at(np.arange(first, len(self)), self.fps)
 
+    @undisturbed()
     def resized(self, height: int, width: int) -> PosedClip:
         """Return the clip at another size: resized, cropped around the centre, the intrinsics with it.
 

@@ -171,7 +171,9 @@ def open_clips(folder: Path, workers: int = 0) -> Clips:
     if (folder / RECIPE).is_file():
         if any(folder.glob("shard-*")):
             raise ValueError(f"{folder} holds both shards and {RECIPE}; remove one of them")
-        return RenderedClips(RenderConfig(**json.loads((folder / RECIPE).read_text())), workers)
+        return RenderedClips(
+            RenderConfig(**json.loads((folder / RECIPE).read_text(encoding="utf-8"))), workers
+        )
     return ClipShards(folder)
 
 

@@ -20,8 +20,8 @@ from wm_env.model.storage.tensor_files import (
     list_tensors,
     load_tensorwise,
     read,
-    report_misfit,
 )
+from wm_env.model.storage.weight_names import report_misfit, some
 
 _GLOBAL = {
     "latent_in": "proj_in",
@@ -145,7 +145,7 @@ def list_loras(path: Path) -> dict[str, LoRA]:
         found.setdefault(f"{match[1]}.weight", {})[part] = entry
     incomplete = sorted(name for name, parts in found.items() if not {"lora_A", "lora_B"} <= set(parts))
     if incomplete:
-        raise ValueError(f"{path}: {incomplete} have only one of lora_A and lora_B")
+        raise ValueError(f"{path}: {some(incomplete)} have only one of lora_A and lora_B")
     return {name: LoRA(p["lora_A"], p["lora_B"], p.get("alpha")) for name, p in found.items()}
 
 

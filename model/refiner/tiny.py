@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_env.model.config import check_ranges
 from wm_env.model.flow import clean_path
 from wm_env.model.vae.tiny import GROUP, ResidualBlock
 
@@ -47,8 +48,7 @@ class TinyRefinerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))  # a card's JSON has a list
-        if self.width < 1 or self.blocks < 0:
-            raise ValueError(f"width must be positive and blocks not negative: {self}")
+        check_ranges(self, {"width": (1, 8192), "blocks": (0, 512)}, {"sigmas": (0, 1)})
         falling = all(a > b for a, b in pairwise(self.sigmas))
         if self.sigmas and not (falling and self.sigmas[0] < 1 and self.sigmas[-1] == 0 < self.sigmas[0]):
             raise ValueError(f"sigmas={self.sigmas} must fall from below 1 to exactly 0, or be empty")

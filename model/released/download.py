@@ -217,7 +217,7 @@ def _manifest(target: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is corrupted ({error}); delete it") from error
     if not isinstance(found, dict) or not {"repository", "revision", "files"} <= set(found):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wm_env.model.config import DiTConfig
+from wm_env.model.storage.weight_names import report_misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +147,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], rows: list[Row]) -> list
         for key, row in by_key.items()
         if key in shapes and tuple(shapes[key]) != row.released_shape and not _free_length(row)
     ]
-    if unexpected or missing or misshapen:
-        raise ValueError(
-            f"the checkpoint does not fit this model: unexpected keys {unexpected}; missing keys {missing}; "
-            f"misshapen {misshapen}"
-        )
+    report_misfit("the checkpoint", missing=missing, unexpected=unexpected, misshapen=misshapen)
     return [key for key in absent if by_key[key].exempt]
 
 

@@ -23,6 +23,7 @@ from wm_env.model.released.rollout import (
     teacher_sampler,
 )
 from wm_env.model.released.stage1 import config_of, load_stage1
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.folder import (
     Component,
     ReleasedFolder,
@@ -85,12 +86,18 @@ class ReleasedSettings:
 
 def default_folder(name: str) -> Path:
     """Return where `wm-env download NAME` puts the weights and a preset looks for them."""
-    return Path.home() / ".cache" / "wm_env" / name
+    try:
+        return expanded("~/.cache/wm_env") / name
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no home folder that would hold {name!r}; set HOME, or name a folder with weights= "
+            "(--to of a download)"
+        ) from error
 
 
 def folder_of(name: str, settings: ReleasedSettings) -> Path:
     """Return the folder a preset loads from; raise `FileNotFoundError` with the command that fills it."""
-    folder = default_folder(name) if settings.weights is None else Path(settings.weights).expanduser()
+    folder = default_folder(name) if settings.weights is None else expanded(settings.weights)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"world {name!r} has no weights: the folder {folder} does not exist; get them with "

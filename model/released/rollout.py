@@ -42,7 +42,7 @@ from wm_env.model.intrinsics import check_intrinsics
 from wm_env.model.placement import placed
 from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
-from wm_env.model.rollout import chunk_noise
+from wm_env.model.rollout_state import chunk_noise
 from wm_env.model.state import DiTState, put, select, tree_map
 from wm_env.model.text import TextEncoder, TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState

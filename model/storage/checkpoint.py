@@ -3,17 +3,18 @@
     NAME.safetensors   tensors, nothing else
     NAME.json          the card: how they came about, and the SHA-256 of the safetensors file
 
-Loading never pads, skips or renames: every missing, unexpected and misshapen tensor is listed in one error,
-and a file whose digest differs from its card is refused.
+Loading never pads or skips: missing, unexpected and misshapen tensors are one error, values that are not
+finite are another, and a file whose digest differs from its card is refused. Names lose what wrappers put
+before them, with a warning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -22,8 +23,12 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
 from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.facts import read_json
+from wm_env.model.storage.tensor_files import FLOATS
+from wm_env.model.storage.weight_names import report_misfit, some, unwrapped
 
 Card = dict[str, Any]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def card_path(path: Path) -> Path:
@@ -38,18 +43,43 @@ def sha256_of(path: Path) -> str:
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Raise `ValueError` listing all tensors of `found` that are missing, unexpected or misshapen."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    misshapen = [
-        f"{name} {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+    """Raise `ValueError` where tensors of `found` are missing, unexpected or misshapen."""
+    report_misfit(
+        source,
+        missing=[name for name in expected if name not in found],
+        unexpected=[name for name in found if name not in expected],
+        misshapen=[
+            f"{name} {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+    )
+
+
+def check_values(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Raise `ValueError` naming tensors that cannot be weights: of another kind of number, or not finite.
+
+    Both hold tensors of the same names. Values are looked at in the dtype of `expected`, where a large one
+    may become infinite.
+    """
+    other = [
+        f"{name} {found[name].dtype}"
         for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+        if (
+            found[name].dtype not in FLOATS
+            if tensor.is_floating_point()
+            else found[name].dtype != tensor.dtype
+        )
     ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)]
-    if any(names for _, names in problems):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems if names)
-        raise ValueError(f"{source} does not fit the model: {listed}")
+    if other:
+        raise ValueError(f"{source} holds tensors of a wrong dtype: {some(other)}")
+    broken = [
+        name
+        for name, tensor in expected.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(found[name].to(tensor.dtype)).all())
+    ]
+    if broken:
+        raise ValueError(f"{source} holds tensors with values that are not finite: {some(broken)}")
 
 
 def save_checkpoint(
@@ -90,11 +120,8 @@ def load_card(path: Path) -> Card:
     card = card_path(path)
     if not card.is_file():
         raise FileNotFoundError(f"checkpoint card {card} is missing; it belongs beside {path.name}")
-    try:
-        parsed = json.loads(card.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"checkpoint card {card} is not JSON: {error}") from error
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("sha256"), str):
+    parsed = read_json(card, f"checkpoint card {card}")
+    if not isinstance(parsed.get("sha256"), str):
         raise ValueError(f"checkpoint card {card} names no sha256; it is not a card of this project")
     return parsed
 
@@ -111,7 +138,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Card]:
             f"weights {path} are corrupted: sha256 {digest[:12]}..., the card says {card['sha256'][:12]}..."
         )
     try:
-        return load_bytes(data), card
+        return unwrapped(load_bytes(data), f"weights {path}"), card
     except safetensors.SafetensorError as error:
         raise ValueError(f"weights {path} are not a safetensors file: {error}") from error
 
@@ -122,6 +149,29 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into `module` (cast to its dtypes), strictly; `source` names them in the error."""
-    check_tensors(tensors, module.state_dict(), source)
-    module.load_state_dict(dict(tensors), strict=True)
+    """Copy `tensors` into `module` (cast to its dtypes), strictly; `source` names them in the error.
+
+    Raises `ValueError` as `check_tensors` and `check_values` do.
+    """
+    named, expected = unwrapped(tensors, source), module.state_dict()
+    check_tensors(named, expected, source)
+    check_values(named, expected, source)
+    module.load_state_dict(named, strict=True)
+
+
+def build_network(make: Callable[[], Network], tensors: Mapping[str, Tensor], source: str) -> Network:
+    """Return the network that `make` builds on the CPU, with `tensors` as its values, strictly.
+
+    Names and shapes are compared before any memory is taken, so that settings which do not belong to the
+    tensors cost none. Raises `ValueError` as `load_into` does, and where the settings describe no network.
+    """
+    try:
+        with torch.device("meta"):
+            module = make()
+    except (ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{source}: its settings describe no network: {error}") from error
+    named = unwrapped(tensors, source)
+    check_tensors(named, module.state_dict(), source)
+    module.to_empty(device="cpu")
+    load_into(module, named, source)
+    return module

@@ -139,12 +139,17 @@ _EXPECTED: dict[Variant, str] = {
 
 def _files(path: Path, pattern: str) -> list[Path]:
     found = (file for depth in range(_DEPTH) for file in path.glob("*/" * depth + pattern))
-    return sorted(file for file in found if file.is_file() and not file.parent.name.startswith("."))
+    hidden = (".", "__MACOSX")  # and what other systems leave beside files
+    return sorted(
+        file
+        for file in found
+        if file.is_file() and not any(p.startswith(hidden) for p in file.relative_to(path).parts)
+    )
 
 
 def _component(config: Path) -> Component:
     try:
-        content = json.loads(config.read_text())
+        content = json.loads(config.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{config} is not JSON: {error}") from error
     return Component(path=config.parent, config=content if isinstance(content, dict) else {})
@@ -198,7 +203,7 @@ def _preamble(path: Path) -> str | None:
         ) from error
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
         section = content.get("text_encoder") if isinstance(content, dict) else None

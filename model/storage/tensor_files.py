@@ -21,6 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from wm_env.model.storage.facts import read_json
+from wm_env.model.storage.weight_names import report_misfit, some, unwrapped
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,6 +36,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 WRAPPERS = ("generator", "model", "state_dict")  # dictionaries that training code wraps weights in
 
@@ -53,9 +57,16 @@ Entries = dict[str, TensorEntry]
 def list_tensors(path: Path) -> Entries:
     """Return the tensors of a `.safetensors`, `.safetensors.index.json`, `.pt`, `.pth` or `.bin` file.
 
+    Names lose what wrappers put before them (`unwrapped`).
+
     Raises `FileNotFoundError` where the file is missing and `ValueError` where it is truncated, corrupted or
     of no known kind.
     """
+    return unwrapped(_stored(path), f"weights {path}")
+
+
+def _stored(path: Path) -> Entries:
+    """Return the tensors of a file under the names that it gives them."""
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} are missing")
     if path.name.endswith(".index.json"):
@@ -133,18 +144,10 @@ def load_tensorwise(
     for name, entry in tensors.items():
         value = _checked(read(entry), name, source)
         value = value if change is None else change(name, value)
-        assign(slots[name], value.to(device, dtype))
+        assign(slots[name], _finite(value.to(dtype), name, source).to(device))
         del value  # else it would stay while the next one is read
     left = [name for name, tensor in _all_tensors(module) if tensor.is_meta]
     assert not left, f"{left} have no stored value"
-
-
-def report_misfit(source: str, *, unexpected: list[str], missing: list[str], misshapen: list[str]) -> None:
-    """Raise `ValueError` with everything that does not fit, if anything does not."""
-    problems = {"unexpected": unexpected, "missing": missing, "misshapen": misshapen}
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
-        raise ValueError(f"{source} does not fit the model: {listed}")
 
 
 def assign(slot: tuple[nn.Module, str], value: Tensor) -> None:
@@ -157,10 +160,16 @@ def assign(slot: tuple[nn.Module, str], value: Tensor) -> None:
 
 
 def _checked(value: Tensor, name: str, source: str) -> Tensor:
-    if not value.is_floating_point():
-        raise ValueError(f"{source}: tensor {name} is {value.dtype}, expected a floating-point dtype")
+    if value.dtype not in FLOATS:
+        raise ValueError(
+            f"{source}: tensor {name} is {value.dtype}, expected a floating-point dtype of 16 to 64 bits"
+        )
+    return _finite(value, name, source)
+
+
+def _finite(value: Tensor, name: str, source: str) -> Tensor:
     if not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{source}: tensor {name} holds values that are not finite; the file is corrupted")
+        raise ValueError(f"{source}: tensor {name} holds values that are not finite in {value.dtype}")
     return value
 
 
@@ -189,8 +198,10 @@ def _list_safetensors(path: Path) -> Entries:
         entries = {
             name: _safetensors_entry(path, 8 + length, name, item, size) for name, item in header.items()
         }
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"weights {path} have a corrupted header: {error!r}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"weights {path} have a corrupted header: {error!r:.120}") from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"weights {path} have a corrupted header: {error!r:.120}") from error
     return entries
 
 
@@ -210,17 +221,17 @@ def _safetensors_entry(path: Path, base: int, name: str, item: dict[str, Any], s
 
 def _list_index(path: Path) -> Entries:
     try:
-        weight_map: dict[str, str] = dict(json.loads(path.read_text())["weight_map"])
+        weight_map: dict[str, str] = dict(read_json(path)["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an index of safetensors files: {error!r}") from error
     names = sorted({str(name) for name in weight_map.values()})
     odd = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     if odd:
-        raise ValueError(f"{path} names {odd}; the parts of an index are .safetensors files beside it")
-    parts = {name: list_tensors(path.parent / name) for name in names}
+        raise ValueError(f"{path} names {some(odd)}; the parts of an index are .safetensors files beside it")
+    parts = {name: _stored(path.parent / name) for name in names}
     lost = sorted(name for name, part in weight_map.items() if name not in parts[part])
     if lost:
-        raise ValueError(f"{path} names tensors that its files do not hold: {lost}")
+        raise ValueError(f"{path} names tensors that its files do not hold: {some(lost)}")
     return {name: parts[part][name] for name, part in weight_map.items()}
 
 
@@ -250,6 +261,8 @@ def _list_pickle(path: Path) -> Entries:
 def _pickle_entry(path: Path, name: Any, value: Any) -> TensorEntry:
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise ValueError(f"weights {path}: {name!r} is a {type(value).__name__}, expected a named tensor")
+    if value.layout is not torch.strided or value.is_quantized:
+        raise ValueError(f"weights {path}: {name!r} is sparse or quantised, expected a plain tensor")
     base = value.untyped_storage()._checkpoint_offset  # type: ignore[attr-defined]  # set by torch.load
     if base is None:
         raise ValueError(

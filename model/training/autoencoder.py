@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
+from wm_env.model.storage.checkpoint import Card, build_network, load_checkpoint
 from wm_env.model.vae.tiny import TinyVAE, TinyVAEConfig
 
 
@@ -20,8 +20,8 @@ def vae_config(values: Mapping[str, Any]) -> TinyVAEConfig:
 def load_vae(path: Path) -> tuple[TinyVAE, Card]:
     """Return the autoencoder of a `vae.safetensors` written by `train_vae`, in eval mode, and its card."""
     tensors, card = load_checkpoint(path)
-    vae = TinyVAE(vae_config(card["settings"]["vae"]))
-    load_into(vae, tensors, str(path))
+    config = vae_config(card["settings"]["vae"])
+    vae = build_network(lambda: TinyVAE(config), tensors, str(path))
     return vae.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
 
 

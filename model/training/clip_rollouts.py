@@ -9,7 +9,8 @@ from torch import Tensor
 
 from wm_env.model.data.clip import Clip
 from wm_env.model.geometry import relative_to_first
-from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import RolloutState, View
 from wm_env.model.vae.tiny import GROUP
 from wm_env.model.world import Start
 

@@ -16,7 +16,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig, latents_of, load_embedded, write_parts
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, save_checkpoint
 from wm_env.model.training.autoencoder import same_latents, vae_config
 from wm_env.model.training.card import git_commit

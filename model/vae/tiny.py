@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_env.model.config import check_ranges
 from wm_env.model.geometry import pixel_rays
 from wm_env.model.pixels import PIXEL_CHANNELS, from_uint8, metric_depth, to_pixels
 
@@ -42,7 +43,15 @@ class TinyVAEConfig:
     depth_width: tuple[int, int, int, int] = (16, 32, 56, 72)  # at stride 2, 4, 8 and 16
 
     def __post_init__(self) -> None:
-        if self.size % 16 or self.size < 16:
+        widths = ("encoder_width", "decoder_width", "depth_width")
+        check_ranges(
+            self, {"size": (16, 4096), "channels": (1, 4096), **dict.fromkeys(widths, (1, 8192))}, {}
+        )
+        for name, count in zip(widths, (2, 3, 4), strict=True):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != count:
+                raise ValueError(f"{name}={value!r:.80} must be {count} integers")
+        if self.size % 16:
             raise ValueError(f"size={self.size} must be a multiple of 16")
 
 

@@ -188,18 +188,15 @@ def test_released_weights_that_are_not_there_name_the_download_command() -> None
         gym.make("SanaWM-v0", world="sana-wm-streaming")
 
 
-def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, disk_with: Any) -> None:
     env = make("twin").unwrapped
     env.reset(seed=0)
     path = tmp_path / "moment.safetensors"
     env.snapshot().save(path)
     before = path.read_bytes()
 
-    def full_disk(*args: Any, **kwargs: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("wm_env.snapshots.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        env.snapshot().save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["moment.safetensors"]
+    for size in (0, 1, len(before) // 2, len(before) - 1):
+        with disk_with(size), pytest.raises(OSError, match=r"moment\.safetensors"):
+            env.snapshot().save(path)
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["moment.safetensors"]

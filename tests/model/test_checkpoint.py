@@ -32,7 +32,9 @@ def test_only_floating_point_is_stored_shorter(tmp_path: Path) -> None:
 
 def test_all_that_does_not_fit_is_listed_together() -> None:
     net = nn.Linear(2, 3)
-    with pytest.raises(ValueError, match=r"missing: bias; unexpected: extra; misshapen: weight \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"1 missing: bias; 1 unexpected: extra; 1 misshapen: weight \(2, 2\)"
+    ):
         load_into(net, {"weight": torch.zeros(2, 2), "extra": torch.zeros(1)}, "file")
 
 

@@ -68,6 +68,7 @@ def test_true_frames_committed_together_leave_the_state_of_one_after_the_other(
     world: LearnedWorld, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollout, "COMMITTED_AT_ONCE", at_once)
+    monkeypatch.setattr(world, "memory_reading", "four")  # else depth depends on what is shown together
     _, state = world.begin([start(1), start(2)])
     state = world.set_prompt(state, ["fog", None])  # the pending chunk was drawn under another
     c2w = torch.cat(walk(world, "wdas"), dim=1)

@@ -22,6 +22,8 @@ OTHERS = {
     ("bench throughput", "dtype"): "several, one variant each",
     ("bench throughput", "world"): "several",
     ("bench transfer", "task"): "the tasks that have a goal",
+    ("context check", "world"): "whose depth network looks at the pictures",
+    ("context check", "intrinsics"): "of the clip",
     ("train parts", "world"): "a world to take apart",
     ("train import", "device"): "of the decoder and the depth network",
     ("agent train", "action_type"): "those that a policy of this package can have",

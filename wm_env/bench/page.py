@@ -67,7 +67,9 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
     """Write the page with `title` and return its path; `parts` are HTML."""
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
     with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(["<!doctype html><meta charset='utf-8'>", head, *parts, ""]))
+        temporary.write_text(
+            "\n".join(["<!doctype html><meta charset='utf-8'>", head, *parts, ""]), encoding="utf-8"
+        )
     return path
 
 

@@ -61,7 +61,7 @@ def hardware() -> str:
 def _processor() -> str:
     table = Path("/proc/cpuinfo")
     if table.is_file():
-        for line in table.read_text().splitlines():
+        for line in table.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -128,7 +128,7 @@ def _short(found: Any) -> str:
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds, or raise `ValueError` naming the file that is none."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 

@@ -42,13 +42,13 @@ def _open_lines(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
     head = {"settings": identity}
     if not path.exists():
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(head) + "\n")
+            temporary.write_text(json.dumps(head) + "\n", encoding="utf-8")
         return [head]
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
     if complete != text:  # a line cut off by an interruption
         with atomic_path(path) as temporary:
-            temporary.write_text(complete)
+            temporary.write_text(complete, encoding="utf-8")
     try:
         lines: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
     except ValueError as error:
@@ -75,19 +75,21 @@ def _whole_groups(
     kept = [row for row in lines[1:] if (row["trajectory"], row["scene"]) in whole]
     if len(kept) < len(lines) - 1:
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in [lines[0], *kept]))
+            temporary.write_text(
+                "".join(json.dumps(line) + "\n" for line in [lines[0], *kept]), encoding="utf-8"
+            )
     return kept
 
 
 def append_rows(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add the rows of finished scenes."""
-    with (out / "rows.jsonl").open("a") as file:
+    with (out / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Add one row to a file of rows."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -103,4 +105,4 @@ def rounded(value: Any) -> Any:
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write one JSON value; the file appears only when it is complete."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=indent) + "\n")
+        temporary.write_text(json.dumps(plain(value), indent=indent) + "\n", encoding="utf-8")

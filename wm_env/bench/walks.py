@@ -8,11 +8,14 @@ the renderer are the same view. Legend: `B` walks, `F` pixel frames after the st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from wm_env.contexts import turn
+from wm_env.contexts import walk as context_walk
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
@@ -23,7 +26,9 @@ from wm_env.model.scenes.paths import held_keys, resolver, start_fov_deg, start_
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene, make_scenes
 from wm_env.model.state import select
-from wm_env.model.world import Start, World, WorldSpec
+from wm_env.model.world import Context, PosedFrames, Start, World, WorldSpec
+
+CONTEXT_SEED = 2**20  # added to a walk's seed for the walk of its context
 
 
 class Walks(NamedTuple):
@@ -98,11 +103,47 @@ def walk(spec: WorldSpec, scene: Scene | None, start: Tensor, keys: Sequence[Seq
     return torch.cat(poses, dim=1)
 
 
-def starts(world: World, truth: Walks) -> list[Start]:
-    """Return what `world` is told: start image, intrinsics, prompt, seed; the scene only if it renders."""
+def context_frames(spec: WorldSpec, truth: Walks, kind: str) -> Tensor:
+    """Return the poses `(B, F, 4, 4)` float64 of every context of a kind, relative to the start.
+
+    kind: "none" for the start alone, "turn" or "walk". The walk of a context is another than the one that is
+    measured: its keys are drawn from a seed of its own.
+    """
+    if kind == "turn":
+        return turn(spec.frames_per_step).expand(len(truth.prompts), -1, -1, -1)
+    if kind == "walk":
+        paths = [
+            context_walk(select(truth.scene, [slot]), seed + CONTEXT_SEED, truth.start_c2w[slot], spec)
+            for slot, seed in enumerate(truth.noise_seeds)
+        ]
+        return torch.stack(paths)
+    return torch.eye(4, dtype=torch.float64).expand(len(truth.prompts), 1, 4, 4)
+
+
+def contexts(spec: WorldSpec, truth: Walks, kind: str) -> list[Context | None]:
+    """Return the context of every walk, None where it is of kind "none"."""
+    if kind == "none":
+        return [None] * len(truth.prompts)
+    poses = context_frames(spec, truth, kind)
+    frames, _ = render(truth.scene, truth.start_c2w[:, None] @ poses, truth.intrinsics, *spec.frame_size)
+    frames[:, -1] = truth.frames[:, 0]
+    shown = [PosedFrames(a.numpy(), b.numpy()) for a, b in zip(frames, poses, strict=True)]
+    return [Context(length=len(one.frames), load=partial(_same, one)) for one in shown]
+
+
+def _same(frames: PosedFrames) -> PosedFrames:
+    return frames
+
+
+def starts(world: World, truth: Walks, context: str = "none") -> list[Start]:
+    """Return what `world` is told: start image, intrinsics, prompt, seed; the scene only if it renders.
+
+    context: kind of what is committed before the start.
+    """
     images = truth.frames[:, 0].numpy()
     told = []
     sees = world.spec.sees_scene
+    before = contexts(world.spec, truth, "none" if sees else context)
     for slot, (prompt, seed) in enumerate(zip(truth.prompts, truth.noise_seeds, strict=True)):
         fx, fy, cx, cy = truth.intrinsics[slot].tolist()
         told.append(
@@ -111,6 +152,7 @@ def starts(world: World, truth: Walks) -> list[Start]:
                 intrinsics=(fx, fy, cx, cy),
                 prompt=prompt,
                 noise_seed=seed,
+                context=before[slot],
                 scene=select(truth.scene, [slot]) if sees else None,
                 start_c2w=truth.start_c2w[slot].numpy() if sees else None,
             )
@@ -212,12 +254,17 @@ def copy_last(truth: Walks, chunk: int) -> Tensor:
     return truth.frames[:, ((frame - 1).clamp_min(0) // chunk) * chunk]
 
 
-def in_batches(world: World, truth: Walks, batch: int, tick: Tick = no_steps) -> Tensor:
-    """Return `roll` of all walks, `batch` of them to a world call."""
+def in_batches(
+    world: World, truth: Walks, batch: int, tick: Tick = no_steps, context: str = "none"
+) -> Tensor:
+    """Return `roll` of all walks, `batch` of them to a world call, after contexts of a kind."""
     total = len(truth.prompts)
     parts = [take(truth, slice(begin, min(begin + batch, total))) for begin in range(0, total, batch)]
     return torch.cat(
-        [roll(world, starts(world, part), part.c2w, ticking(tick, len(part.prompts))) for part in parts]
+        [
+            roll(world, starts(world, part, context), part.c2w, ticking(tick, len(part.prompts)))
+            for part in parts
+        ]
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wm_env.model.rollout import ABLATIONS, LearnedWorld
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import ABLATIONS
 from wm_env.model.world import World
 from wm_env.worlds import resolve_world
 

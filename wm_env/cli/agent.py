@@ -92,10 +92,12 @@ class AgentTrain:
     """Seed of episodes, policy and noise."""
     json: Path | None = None
     """File for the card as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         ppo = importlib.import_module(_PPO)
-        own = ("out", "resume", "threads", "json")
+        own = ("out", "resume", "threads", "json", "overwrite")
         settings = {name: value for name, value in vars(self).items() if name not in own}
         _use(self.threads, self.seed)
         card = ppo.train(ppo.PPOSettings(**settings), self.out, resume=self.resume)
@@ -137,6 +139,8 @@ class AgentEval:
     """Seed of an agent's own chances; the episodes are fixed."""
     json: Path | None = None
     """File for the scores as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.episodes < 1 or self.num_envs < 1:

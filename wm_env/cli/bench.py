@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from wm_env.bench.drift import DriftSettings
 from wm_env.bench.drift import run as drift
@@ -39,6 +40,8 @@ class Fidelity:
     """Pixel frames after the start at which frames are compared."""
     long_steps: int = 64
     """Env steps of the appearance test (4 pixel frames each)."""
+    contexts: Annotated[tuple[Literal["none", "turn", "walk"], ...], tyro.conf.arg(name="context")] = ()
+    """Also measure after contexts of these kinds, with the pixels that they have shown apart."""
     batch: int = 8
     """Walks in one world call."""
     device: Device = "cpu"
@@ -46,6 +49,8 @@ class Fidelity:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = FidelitySettings(
@@ -55,6 +60,7 @@ class Fidelity:
             horizons=tuple(self.horizons),
             long_steps=self.long_steps,
             batch=self.batch,
+            contexts=tuple(self.contexts),
         )
         torch.set_num_threads(self.threads)
         with Bar(None, "measuring") as bar:
@@ -100,6 +106,8 @@ class Drift:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = DriftSettings(
@@ -154,6 +162,8 @@ class Throughput:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         settings = ThroughputSettings(

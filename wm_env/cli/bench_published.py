@@ -37,6 +37,8 @@ class Published:
     """CPU threads of torch."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.scenes is not None and self.scenes < 1:

@@ -59,6 +59,8 @@ class Transfer:
     """First seed of trainings and episodes."""
     json: Path | None = None
     """File for the result as JSON, beside the one in OUT."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if min(self.checkpoints, self.threads) < 1 or self.seed < 0:

@@ -35,6 +35,8 @@ class Download:
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.to is None and self.name == "ltx2-refiner":

@@ -57,6 +57,8 @@ class Info:
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.plan:

@@ -46,6 +46,8 @@ class Play:
     """Seed of the first scene; "new scene" counts up."""
     json: Path | None = None
     """File for the settings played, as JSON, written at the end."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if not 0 <= self.port <= 65535:

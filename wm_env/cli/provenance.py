@@ -41,7 +41,7 @@ def provenance(card_file: Path) -> dict[str, Any]:
         card = load_card(weights)
         return {**card, "intact": sha256_of(weights) == card["sha256"]}
     try:
-        card = json.loads(card_file.read_text())
+        card = json.loads(card_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{card_file} is not JSON: {error}") from error
     if not isinstance(card, dict) or "settings" not in card:

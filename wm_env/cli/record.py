@@ -34,7 +34,13 @@ from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import EPISODES, RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
-from wm_env.model.storage.atomic import check_folder, check_writable, remove_leftovers
+from wm_env.model.storage.atomic import (
+    check_folder,
+    check_writable,
+    expanded,
+    remove_leftovers,
+    same_file,
+)
 from wm_env.progress import over
 from wm_env.recording import (
     Layout,
@@ -103,6 +109,8 @@ class Record:
     """CPU threads of torch; one is fastest at batch 1 on a busy machine."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         if self.trajectory is not None:
@@ -121,7 +129,7 @@ class Record:
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
         if self.sampler_steps < 1:
             raise ValueError(f"--sampler-steps {self.sampler_steps} must be at least 1")
-        check_writable(self.out)
+        self._check_files(None)
         torch.set_num_threads(self.threads)
         clip = Clip(
             world=self.world,
@@ -131,6 +139,7 @@ class Record:
             seed=self.seed,
             device=self.device,
             sampler_steps=self.sampler_steps,
+            overwrite=self.overwrite,
             settings=ReleasedSettings(
                 **self._released() | {"refiner": "none" if self.refiner == "default" else self.refiner}
             ),
@@ -249,9 +258,10 @@ class Record:
         started = time.perf_counter()
         rewards: list[float] = []
         shots = _watched(film_player(envs, player, self.steps), self.steps, rewards)
-        frames = record_video(self.out, shots, layout, spec.fps, env.state)
+        frames = record_video(self.out, shots, layout, spec.fps, env.state, overwrite=self.overwrite)
         elapsed = time.perf_counter() - started
-        save_png(sheet, contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps))
+        picture = contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps)
+        save_png(sheet, picture, overwrite=self.overwrite)
         steps = len(frames) - 1
         end = ", then the task ended it" if bool(env.state.terminated[0]) else ""
         frames_in_all = steps * env.frames_per_step + 1
@@ -290,11 +300,24 @@ class Record:
             raise ValueError(
                 f"--context {self.context!r} has no true scene to --compare with; use turn or walk"
             )
-        if self.image is not None and sheet.absolute() == self.image.absolute():
-            raise ValueError(f"the contact sheet would replace --image {str(self.image)!r}; rename --out")
         check_encoder(self.out)
-        check_writable(self.out)
-        check_writable(sheet)
+        self._check_files(sheet)
+
+    def _check_files(self, sheet: Path | None) -> None:
+        """Raise `ValueError` where a file that is read would be replaced, `OSError` where one cannot be."""
+        written = {"the video": self.out, "the contact sheet": sheet, "--json": self.json}
+        read = {"--image": self.image, "--trajectory": self.trajectory}
+        if self.context not in ("none", *SCENE_CONTEXTS):
+            read["--context"] = expanded(self.context)
+        taken: dict[str, Path] = {name: path for name, path in read.items() if path is not None}
+        for name, path in written.items():
+            if path is None:
+                continue
+            for other, there in taken.items():
+                if same_file(path, there):
+                    raise ValueError(f"{name} would replace {other} {str(there)!r}; rename --out or --json")
+            taken[name] = path
+            check_writable(path, overwrite=self.overwrite)
 
     def _player(self) -> Any:
         """Return who plays; what is wrong with it is told before anything is made."""

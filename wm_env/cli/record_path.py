@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,8 @@ from wm_env.model.released.presets import (
     load_parts,
 )
 from wm_env.model.released.rollout import teacher_sampler
+from wm_env.model.storage.array_files import read_arrays
+from wm_env.model.storage.facts import read_json
 from wm_env.progress import Bar
 from wm_env.recording import write_frames
 
@@ -44,6 +44,7 @@ class Clip:
     seed: int
     device: str
     sampler_steps: int
+    overwrite: bool
     settings: ReleasedSettings
 
 
@@ -60,16 +61,16 @@ def load_trajectory(path: Path) -> tuple[Tensor, Tensor | None]:
             motion = KeyMotion(
                 translation_speed=MAX_TRANSLATION, rotation_speed_deg=MAX_ROTATION_DEG, fps=FPS
             )
-            return c2w_from_actions(path.read_text().strip(), motion), None
+            return c2w_from_actions(path.read_text(encoding="utf-8").strip(), motion), None
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64)), None
         if path.suffix not in (".npz", ".json"):
             raise ValueError("expected .npy, .npz, .json or .txt")
-        content = json.loads(path.read_text()) if path.suffix == ".json" else dict(np.load(path))
+        content = read_json(path) if path.suffix == ".json" else read_arrays(path)
         c2w = torch.tensor(np.asarray(content["c2w"], dtype=np.float64))
         rows = content.get("intrinsics")
         return c2w, None if rows is None else torch.tensor(np.asarray(rows, dtype=np.float64))
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
         raise ValueError(f"the trajectory file {str(path)!r} cannot be used: {error!s:.300}") from error
 
 
@@ -93,7 +94,7 @@ def record_clip(clip: Clip, out: Path) -> dict[str, Any]:
             prompt=clip.prompt, noise_seed=clip.seed, progress=bar.update,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    write_frames(out, frames.numpy(), FPS)
+    write_frames(out, frames.numpy(), FPS, overwrite=clip.overwrite)
     print(f"{out}: {len(frames)} frames of {clip.world} along {clip.trajectory}, {seconds:.1f} s")
     return {
         "out": str(out),

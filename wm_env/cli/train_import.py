@@ -104,6 +104,8 @@ class TrainImport:
     """Which clips go to val."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         config = ImportConfig(
@@ -188,6 +190,8 @@ class TrainParts:
     """Accepted for uniformity; nothing is random here."""
     json: Path | None = None
     """File for the result as JSON."""
+    overwrite: bool = False
+    """Replace files that exist already."""
 
     def run(self) -> dict[str, Any]:
         parts = {name: str(path) for name, path in write_parts(self.world, self.out).items()}

@@ -17,6 +17,7 @@ from typing import Any
 from wm_env.env import SanaWMEnv
 from wm_env.export.episode import play_episode, save_recording
 from wm_env.model.storage.atomic import remove_leftovers, write_atomic
+from wm_env.model.storage.facts import read_json
 from wm_env.model.workers import Workers
 from wm_env.recording import Player, held
 
@@ -109,7 +110,7 @@ def _check(job: Job) -> None:
     """Raise `FileExistsError` where the folder is for something else; remove what killed processes left."""
     path = job.out / RECORDING
     if path.is_file():
-        found, now = json.loads(path.read_text()), job.facts()
+        found, now = read_json(path), job.facts()
         odd = [f"{key}: {found.get(key)} there, {now[key]} now" for key in now if found.get(key) != now[key]]
         if odd:
             raise FileExistsError(
@@ -144,7 +145,7 @@ def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
 
 
 def _weights(episode: Path) -> str | None:
-    found: str | None = json.loads((episode / "episode.json").read_text())["weights_sha256"]
+    found: str | None = read_json(episode / "episode.json").get("weights_sha256")
     return found
 
 

@@ -1,7 +1,8 @@
 """One episode as a value and as a folder, and its replay.
 
     episode_000003/
-        episode.json       settings of the environment, seed, prompt, intrinsics, success, SPL, ...
+        episode.json       settings of the environment, seed, prompt, intrinsics, success, SPL, ...,
+                           format 2 and the SHA-256 of the whole folder (format 1, of 0.1, has neither)
         steps.npz          actions, rewards, c2w, terminated, truncated, the task's entries of observations
         frames/000000.png  every pixel frame, lossless; 0 is the start, step k made frames kK+1 .. (k+1)K
         context/           the clip that it was started from, where it was one, as the world took it
@@ -13,21 +14,25 @@ A folder appears only when it is complete.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.kinematics import KEYS
-from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.array_files import read_arrays
+from wm_env.model.storage.atomic import atomic_folder, expanded
+from wm_env.model.storage.facts import check_fact, content_sha256, number, read_json, whole
 from wm_env.recording import Policy
 
+FORMAT = 2
+_STAMP = ("format", "sha256")  # of episode.json alone, not facts of the episode
 _CONTEXT = "context"
 _VIEW = "image"  # the entry of a Dict observation that repeats the newest frame
 
@@ -130,58 +135,133 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_recording(recording: Recording, folder: str | Path) -> Path:
     """Write the episode's folder; it appears when it is complete, and an existing one is never touched."""
-    target = Path(folder)
+    target = expanded(folder)
     if target.exists():
         raise FileExistsError(f"{str(target)!r} exists; recorded episodes are never overwritten")
+    arrays = _arrays(recording)
+    facts = {**recording.facts, "format": FORMAT}
+    stamped = {**facts, "sha256": _digest(facts, arrays, recording.frames, recording.context)}
     with atomic_folder(target) as temporary:
         (temporary / "frames").mkdir()
         for index, frame in enumerate(recording.frames):
             Image.fromarray(frame).save(temporary / "frames" / f"{index:06d}.png")
-        arrays: dict[str, Any] = {
-            "actions": recording.actions,
-            "rewards": recording.rewards,
-            "c2w": recording.c2w,
-            "terminated": recording.terminated,
-            "truncated": recording.truncated,
-        }
-        arrays |= {f"extra.{name}": values for name, values in recording.extras.items()}
         np.savez_compressed(temporary / "steps.npz", **arrays)
         if recording.context is not None:
             recording.context.save(temporary / _CONTEXT)
-        (temporary / "episode.json").write_text(json.dumps(dict(recording.facts), indent=2) + "\n")
+        text = json.dumps(stamped, indent=2, allow_nan=False) + "\n"
+        (temporary / "episode.json").write_text(text, encoding="utf-8")
     return target
 
 
+def _arrays(recording: Recording) -> dict[str, Any]:
+    """Return what `steps.npz` holds."""
+    arrays: dict[str, Any] = {
+        "actions": np.asarray(recording.actions),
+        "rewards": np.asarray(recording.rewards),
+        "c2w": np.asarray(recording.c2w),
+        "terminated": np.asarray(recording.terminated),
+        "truncated": np.asarray(recording.truncated),
+    }
+    return arrays | {f"extra.{name}": np.asarray(values) for name, values in recording.extras.items()}
+
+
+def _digest(
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    frames: np.ndarray,
+    context: PosedClip | None,
+) -> str:
+    """Return the SHA-256 over all that an episode's folder holds."""
+    everything, told = {**arrays, "frames": frames}, dict(facts)
+    if context is not None:
+        everything |= {f"context.{name}": vars(context)[name] for name in ("frames", "c2w", "intrinsics")}
+        told |= {f"context.{name}": vars(context)[name] for name in ("fps", "caption")}
+    return content_sha256({name: torch.from_numpy(np.array(each)) for name, each in everything.items()}, told)
+
+
 def load_recording(folder: str | Path) -> Recording:
-    """Return the episode that `save_recording` wrote."""
-    source = Path(folder)
+    """Return the episode that `save_recording` wrote.
+
+    Raises `FileNotFoundError` where the folder is none of an episode, `ValueError` naming the file and the
+    entry where it is not as it was written.
+    """
+    source = expanded(folder)
     if not (source / "episode.json").is_file():
         raise FileNotFoundError(f"{str(source)!r} is not the folder of a recorded episode: no episode.json")
+    facts = read_json(source / "episode.json")
+    arrays = read_arrays(source / "steps.npz")
+    frames = [_picture(path) for path in sorted((source / "frames").glob("[0-9]*.png"))]
+    context = PosedClip.load(source / _CONTEXT) if (source / _CONTEXT).is_dir() else None
     try:
-        with np.load(source / "steps.npz") as steps:
-            arrays = {name: steps[name] for name in steps.files}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{str(source / 'steps.npz')!r} is corrupted: {error}") from error
-    frames = [np.asarray(Image.open(path)) for path in sorted((source / "frames").glob("*.png"))]
-    if len(frames) != len(arrays["c2w"]):
-        raise ValueError(f"{str(source)!r} holds {len(frames)} frames for {len(arrays['c2w'])} poses")
+        _check(facts, arrays, frames)
+        stacked = np.stack(frames)
+        if "sha256" in facts or facts.get("format", 1) > 1:
+            claimed = facts.pop("sha256", None)
+            if claimed != _digest(facts, arrays, stacked, context):
+                raise ValueError("its SHA-256 is not the one that was written; it was damaged or changed")
+    except ValueError as error:
+        raise ValueError(f"{str(source)!r} is not a usable episode: {error}") from error
     return Recording(
-        facts=json.loads((source / "episode.json").read_text()),
-        frames=np.stack(frames),
+        facts={name: value for name, value in facts.items() if name not in _STAMP},
+        frames=stacked,
         c2w=arrays["c2w"],
         actions=arrays["actions"],
         rewards=arrays["rewards"],
         terminated=bool(arrays["terminated"]),
         truncated=bool(arrays["truncated"]),
         extras={name[6:]: values for name, values in arrays.items() if name.startswith("extra.")},
-        context=PosedClip.load(source / _CONTEXT) if (source / _CONTEXT).is_dir() else None,
+        context=context,
     )
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{str(path)!r} is not a picture that can be read: {error}") from error
+
+
+def _check(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], frames: list[np.ndarray]) -> None:
+    """Raise `ValueError` naming the first entry of an episode that cannot be."""
+    if "format" in facts:
+        check_fact(facts, "format", lambda value: whole(value, 1, FORMAT), f"1 to {FORMAT}, what this reads")
+    check_fact(facts, "settings", lambda value: isinstance(value, dict), "an object")
+    check_fact(facts, "seed", lambda value: whole(value, 0, 2**4096), "an integer from 0")
+    check_fact(facts, "prompt", lambda value: isinstance(value, str), "a text")
+    per_step = check_fact(facts, "frames_per_step", lambda value: whole(value, 1, 1024), "1 to 1024")
+    if "fps" in facts:
+        check_fact(facts, "fps", lambda value: number(value, 0.001, 1e4), "0.001 to 10000")
+    digest = "None or a text"
+    check_fact(facts, "weights_sha256", lambda value: value is None or isinstance(value, str), digest)
+    camera = facts.get("intrinsics")
+    if not (isinstance(camera, list) and len(camera) == 4 and all(number(x, -1e9, 1e9) for x in camera)):
+        raise ValueError("intrinsics are not four finite numbers fx, fy, cx, cy")
+    missing = {"actions", "rewards", "c2w", "terminated", "truncated"} - arrays.keys()
+    if missing:
+        raise ValueError(f"steps.npz lacks {', '.join(sorted(missing))}")
+    steps = len(arrays["actions"]) if arrays["actions"].ndim else 0
+    total = 1 + steps * per_step
+    shapes = {"actions": (steps, len(KEYS)), "rewards": (steps,), "c2w": (total, 4, 4)}
+    shapes |= {"terminated": (), "truncated": ()}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}; expected {shape}")
+    if len(frames) != total:
+        raise ValueError(f"it holds {len(frames)} frames for {total} poses")
+    for name, values in arrays.items():
+        if values.dtype.kind not in "biuf" or (name in shapes and not np.isfinite(values).all()):
+            raise ValueError(f"{name} of steps.npz holds values that are not finite numbers")
+    for index, frame in enumerate(frames):
+        if frame.shape != (*frames[0].shape[:2], 3) or frame.dtype != np.uint8:
+            raise ValueError(f"frame {index} is {frame.dtype} {frame.shape}; expected uint8 RGB of one size")
 
 
 def recordings(folder: str | Path) -> Iterator[Recording]:
     """Yield the episodes in a folder of episode folders, in order of their names."""
     for path in sorted(Path(folder).glob("episode_*")):
-        yield load_recording(path)
+        if path.is_dir():
+            yield load_recording(path)
 
 
 def replay(recording: Recording) -> np.ndarray:

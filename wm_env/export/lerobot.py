@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
 from wm_env.model.storage.atomic import atomic_folder
+from wm_env.model.storage.film import film_file
 
 try:
     import pyarrow as pa
@@ -64,8 +63,7 @@ def _write_dataset(
     tasks: dict[str, int] = {}
     tables, rows, stats = [], [], []
     done = 0
-    film: Any = imageio.get_writer(video, fps=fps, codec="libx264", quality=9, macro_block_size=1)
-    with closing(film):  # it does not close itself where an exception leaves it
+    with film_file(video, fps=fps, crf=5) as append:
         for index, path in enumerate(watch(episodes)):
             recording = load_recording(path)
             length = len(recording.frames) - 1
@@ -75,7 +73,7 @@ def _write_dataset(
             columns = _columns(recording, index, done, tasks.setdefault(task, len(tasks)), fps)
             tables.append(_table(columns))
             for frame in recording.frames[:-1]:
-                film.append_data(frame)
+                append(frame)
             stats.append(_statistics(columns, recording.frames[:-1]))
             rows.append(_episode_row(index, task, done, length, fps, stats[-1]))
             done += length
@@ -250,4 +248,4 @@ def _info(
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n")
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

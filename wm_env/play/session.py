@@ -15,6 +15,7 @@ import numpy as np
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
+from wm_env.model.storage.atomic import numbered
 from wm_env.recording import Layout, Player, Shot, check_encoder, held, record_video, shot
 from wm_env.snapshots import Snapshot
 from wm_env.twin import twin_like
@@ -230,11 +231,20 @@ class Session:
             return
         out = self._settings.out
         out.mkdir(parents=True, exist_ok=True)
-        path = out / f"play-{len(list(out.glob('play-*.mp4'))):03d}.mp4"
-        layout = Layout(labels=self._labels, overlay=True)
-        record_video(path, self._film, layout, self._env.world.spec.fps, self._env.state)
+        path = self._write_film(out, self._film)
         self._film = None  # only now: a full disk loses nothing, the button can be pressed again
         self._message = f"recorded {path}"
+
+    def _write_film(self, out: Path, shots: list[Shot]) -> Path:
+        """Write a film under the next free number; other sessions may write at the same time."""
+        layout = Layout(labels=self._labels, overlay=True)
+        while True:
+            path = numbered(out, "play", ".mp4")
+            try:
+                record_video(path, shots, layout, self._env.world.spec.fps, self._env.state, overwrite=False)
+            except FileExistsError:
+                continue
+            return path
 
     def _save(self) -> None:
         self._kept = [env.snapshot() for env in self._envs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from wm_env.model.data.layouts.pictures import Pictures, all_frames, listed, read_json
 from wm_env.model.data.recorded import ClipRef, RecordedClip
 from wm_env.model.intrinsics import intrinsics_per_frame
+from wm_env.model.storage.array_files import read_arrays
+from wm_env.model.storage.facts import number, shown
 
 
 def episode_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
@@ -29,14 +30,17 @@ def episode_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
     missing = [path.name for path in (facts_file, steps_file) if not path.is_file()]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing: not a finished episode")
+    facts, arrays = read_json(facts_file), read_arrays(steps_file, steps_file.name)
     try:
-        facts = read_json(facts_file)
-        with np.load(steps_file) as steps:
-            c2w = torch.from_numpy(steps["c2w"].astype(np.float64))
-        camera, prompt, fps = facts["intrinsics"], facts["prompt"], facts.get("fps")
-    except (zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ValueError(f"the episode's files cannot be read: {error}") from error
-    intrinsics = torch.tensor(camera, dtype=torch.float64)
+        c2w = torch.from_numpy(arrays["c2w"].astype(np.float64))
+        intrinsics = torch.tensor(facts["intrinsics"], dtype=torch.float64)
+        prompt, fps = facts["prompt"], facts.get("fps")
+    except KeyError as error:
+        raise ValueError(f"the episode's files hold no {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"c2w or intrinsics of the episode are not numbers: {error}") from error
+    if fps is not None and not number(fps, 0.001, 1e4):
+        raise ValueError(f"fps is {shown(fps)}; expected frames per second")
     return RecordedClip(
         name=name,
         c2w=c2w,

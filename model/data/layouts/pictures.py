@@ -6,7 +6,6 @@ the readers need nothing but torch and numpy.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
+from wm_env.model.storage.facts import read_json as read_object
 
 MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -46,11 +46,19 @@ def by_name(path: Path) -> tuple[tuple[int, str], ...]:
     return tuple((int(piece), "") if piece.isdigit() else (0, piece) for piece in pieces)
 
 
+def is_visible(below: Path) -> bool:
+    """Return whether a path below a folder is none that systems leave there: ._a.png, .x/a.png, __MACOSX."""
+    return not any(part.startswith((".", "__MACOSX")) for part in below.parts)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures that lie in a folder, by name; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=by_name)
+    found = (
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGES and is_visible(Path(path.name))
+    )
+    return sorted(found, key=by_name)
 
 
 def all_frames(path: Path, pictures: Pictures) -> Iterator[np.ndarray]:
@@ -70,23 +78,18 @@ def these_frames(paths: Sequence[Path], pictures: Pictures) -> Iterator[np.ndarr
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise `ValueError` where there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path.name} holds a {type(values).__name__}; expected an object of names and values"
-        )
-    return values
+    """Return the object in a JSON file; NaN may stand in it, poses and cameras are checked for themselves.
+
+    Raises `ValueError` where there is none.
+    """
+    return read_object(path, path.name, finite=False)
 
 
 def listed(name: str, read: Callable[..., RecordedClip], *arguments: Any) -> ClipRef:
     """Return the clip, or the problem in its place."""
     try:
         return read(name, *arguments)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # a number that no float or int64 holds
         return Problem(name, str(error))
 
 
@@ -105,4 +108,6 @@ def folder_clips(
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes)
+    """Return the files below a folder that end so, by path, without those that `is_visible` leaves out."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes)
+    return sorted(path for path in found if is_visible(path.relative_to(folder)))

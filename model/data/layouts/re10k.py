@@ -30,7 +30,7 @@ def re10k_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
 
 def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
     """Return timestamps in microseconds, c2w `(F, 4, 4)` and normalised intrinsics `(F, 4)`, float64."""
-    lines = path.read_text(errors="replace").splitlines()[1:]  # the first is the URL
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]  # the first is the URL
     rows = []
     for number, line in enumerate(lines, start=2):
         words = line.split()
@@ -42,6 +42,15 @@ def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
             raise ValueError(f"line {number} of {path.name} is not numbers: {error}") from error
         if len(words) != _COLUMNS:
             raise ValueError(f"line {number} of {path.name} has {len(words)} numbers; expected {_COLUMNS}")
+        if not 0 <= rows[-1][0] < 2**53:
+            raise ValueError(
+                f"line {number} of {path.name} has the time {words[0]}; expected microseconds from 0"
+            )
+        if rows[-1][5] or rows[-1][6]:
+            raise ValueError(
+                f"line {number} of {path.name} has a lens that bends ({words[5]}, {words[6]}); expected "
+                "0 0, so undistort the pictures"
+            )
     if not rows:
         raise ValueError(f"{path.name} holds no frames: expected a URL and then {_COLUMNS} numbers a line")
     table = torch.tensor(rows, dtype=torch.float64)  # (F, 19)

@@ -124,7 +124,10 @@ def _camera(folder: Path) -> Tensor:
 
 def _lines(path: Path) -> list[list[str]]:
     """Return the words of every line that is no comment."""
-    lines = [line.replace(",", " ").split() for line in path.read_text(errors="replace").splitlines()]
+    lines = [
+        line.replace(",", " ").split()
+        for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    ]
     return [words for words in lines if words and not words[0].startswith("#")]
 
 

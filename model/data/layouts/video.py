@@ -7,7 +7,6 @@ NAME.npz or NAME.json with c2w (F, 4, 4) in metres, x right, y down, z forward; 
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,8 @@ from wm_env.model.data.layouts.pictures import (
 )
 from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
 from wm_env.model.intrinsics import intrinsics_per_frame
+from wm_env.model.storage.array_files import read_arrays
+from wm_env.model.storage.facts import shown
 
 
 def video_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
@@ -66,25 +67,28 @@ def read_camera(path: Path) -> CameraFile:
     if path.suffix.lower() == ".json":
         values = read_json(path)
     else:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                values = {name: arrays[name] for name in arrays.files}
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-            raise ValueError(f"{path.name} cannot be read: {error}") from error
+        values = dict(read_arrays(path, path.name))
     if not {"c2w", "intrinsics"} <= values.keys():
         raise ValueError(f"{path.name} must hold c2w and intrinsics; it holds {sorted(values)}")
     try:
         c2w = torch.from_numpy(np.asarray(values["c2w"], np.float64))
         intrinsics = torch.from_numpy(np.asarray(values["intrinsics"], np.float64))
         fps = None if values.get("fps") is None else float(values["fps"])
-    except (TypeError, ValueError) as error:
+        caption = "" if values.get("caption") is None else np.asarray(values["caption"]).item()
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"c2w, intrinsics or fps of {path.name} are not numbers: {error}") from error
+    if not isinstance(caption, str):
+        raise ValueError(f"caption of {path.name} is {shown(values['caption'])}; expected a text")
     if c2w.ndim != 3:
         raise ValueError(f"c2w of {path.name} has shape {tuple(c2w.shape)}; expected (F, 4, 4)")
+    if intrinsics.shape[-2:] != (3, 3) and (intrinsics.ndim not in (1, 2) or intrinsics.shape[-1] != 4):
+        raise ValueError(
+            f"intrinsics of {path.name} are {shown(values['intrinsics'])}; expected (4,), (3, 3) or rows"
+        )
     rows = 1 if intrinsics.shape in ((4,), (3, 3)) else len(intrinsics)
     if rows not in (1, len(c2w)):
         raise ValueError(f"{rows} rows of intrinsics for {len(c2w)} poses in {path.name}")
-    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), str(values.get("caption") or ""), fps)
+    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), caption, fps)
 
 
 def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> RecordedClip:

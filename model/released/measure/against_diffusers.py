@@ -107,7 +107,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     print(json.dumps(result, indent=2))
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -271,9 +271,9 @@ def _problem(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def sections(folder: Path) -> dict[str, dict[str, str]]:
     """Return the text of every marked section, by page and name, from the files of a folder."""
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("gpu-*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("gpu-*.json"))]
     made = folder / "kernels-cpu.json"
-    bench = json.loads(made.read_text()) if made.is_file() else None
+    bench = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
     makers: dict[str, dict[str, Callable[[Sequence[Record]], str]]] = {
         "kernels": {
             "proofs": proofs,

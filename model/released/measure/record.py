@@ -66,7 +66,7 @@ class Record:
 
     def _read(self, about: Mapping[str, Any] | None) -> None:
         try:
-            held = json.loads(self.path.read_text())
+            held = json.loads(self.path.read_text(encoding="utf-8"))
             known = held["about"]["format"] == FORMAT and isinstance(held["parts"], dict)
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
             known = False

@@ -98,7 +98,12 @@ def run_parts(
         box = Box(clock, min(part.share * budget, left))
         record.put(part.name, status="running", code=code, run=run, began=box.began, share=box.seconds)
         told = _run(part, box)
-        facts = {"code": code, "run": run, "date": time.strftime("%Y-%m-%d"), "seconds": clock() - box.began}
+        facts = {
+            "code": code,
+            "run": run,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "seconds": clock() - box.began,
+        }
         record.put(part.name, **facts, **told)
         say(f"{part.name}: {told['status']} in {clock() - box.began:.1f} s" + _told(told))
         gc.collect()
@@ -188,7 +193,7 @@ def must_end(path: Path, now: float, deadline: float) -> str | None:
         return "the budget was used up"
     if not path.exists():
         return None
-    for facts in json.loads(path.read_text())["parts"].values():
+    for facts in json.loads(path.read_text(encoding="utf-8"))["parts"].values():
         if facts["status"] == "running" and overran(facts, now):
             return f"still at it after {now - facts['began']:.0f} s, with a share of {facts['share']:.0f} s"
     return None

@@ -20,7 +20,7 @@ from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
 from wm_env.model.point_memory import TOKEN_STRIDE
 from wm_env.model.refiner.tiny import TinyRefiner
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.state import tree_map
 from wm_env.model.storage.checkpoint import check_tensors, load_checkpoint, save_checkpoint
 from wm_env.model.training.clip_stream import StreamSource, clips_of_plan

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from wm_env.model.dit import DiT
 from wm_env.model.flow import TIMESTEPS, euler_path, shift_sigma
-from wm_env.model.rollout import chunk_noise
+from wm_env.model.rollout_state import chunk_noise
 from wm_env.model.state import DiTState
 from wm_env.model.text import TextTokens
 from wm_env.model.training.batches import WorldBatch

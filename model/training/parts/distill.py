@@ -26,7 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import latents_of, load_embedded, world_path
-from wm_env.model.rollout import LearnedWorld, SamplerConfig
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, load_into
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources

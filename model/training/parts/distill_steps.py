@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from wm_env.model.data.latents import LatentClip, LatentShards
 from wm_env.model.dit import DiT
-from wm_env.model.rollout import LearnedWorld, SamplerConfig
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.text import HashTextEncoder, TextTokens
 from wm_env.model.training.batches import WorldBatch
 from wm_env.model.training.losses.distillation import (

@@ -32,7 +32,7 @@ from wm_env.model.flow import shift_sigma
 from wm_env.model.pixels import inverse_depth, to_pixels
 from wm_env.model.point_memory import READ_BEST, choose_slots, kept_frames, splat
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.storage.checkpoint import Card, load_checkpoint, load_into
+from wm_env.model.storage.checkpoint import Card, build_network, load_checkpoint
 from wm_env.model.training.autoencoder import load_vae, same_latents
 from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
@@ -233,8 +233,8 @@ def evaluate(refiner: TinyRefiner, vae: TinyVAE, shards: LatentShards, batches: 
 def load_refiner(path: Path) -> tuple[TinyRefiner, Card]:
     """Return the refiner of a `refiner.safetensors` of `train_refiner`, in eval mode, and its card."""
     tensors, card = load_checkpoint(path)
-    refiner = TinyRefiner(TinyRefinerConfig(**card["settings"]["refiner"]))
-    load_into(refiner, tensors, str(path))
+    config = TinyRefinerConfig(**card["settings"]["refiner"])
+    refiner = build_network(lambda: TinyRefiner(config), tensors, str(path))
     return refiner.to(memory_format=torch.channels_last).eval(), card  # type: ignore[call-overload]
 
 

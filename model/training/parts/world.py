@@ -26,7 +26,7 @@ from wm_env.model.config import DiTConfig
 from wm_env.model.data.rendered import open_latents
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import write_parts
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.state import tree_map
 from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.text import HashTextEncoder

@@ -151,7 +151,7 @@ def test_an_index_that_names_what_its_file_lacks_is_refused(tmp_path: Path) -> N
     save_file({"there": torch.zeros(2)}, tmp_path / "a.safetensors")
     index = tmp_path / "a.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict.fromkeys(("there", "lost"), "a.safetensors")}))
-    with pytest.raises(ValueError, match=r"do not hold: \['lost'\]"):
+    with pytest.raises(ValueError, match=r"do not hold: lost"):
         tensor_files.list_tensors(index)
 
 

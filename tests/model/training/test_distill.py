@@ -12,7 +12,7 @@ import torch
 
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import load_embedded, write_parts
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, load_into, save_checkpoint
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.training.inputs import Inputs, Resources

@@ -15,7 +15,7 @@ import pytest
 
 from wm_env.model.data.latents import encode_shards
 from wm_env.model.data.procedural import RenderConfig, render_shards
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.training.autoencoder import load_vae
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.recipe import with_presets

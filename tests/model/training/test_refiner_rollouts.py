@@ -11,7 +11,7 @@ from wm_env.model.data.clip import ClipShards
 from wm_env.model.embedded import load_embedded
 from wm_env.model.pixels import to_pixels
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
-from wm_env.model.rollout import SamplerConfig
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.parts.refiner import load_refiner

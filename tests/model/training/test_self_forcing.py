@@ -10,7 +10,7 @@ import torch
 
 from wm_env.model.data.latents import LatentShards
 from wm_env.model.embedded import load_embedded
-from wm_env.model.rollout import SamplerConfig, chunk_noise
+from wm_env.model.rollout_state import SamplerConfig, chunk_noise
 from wm_env.model.state import leaves
 from wm_env.model.storage.checkpoint import save_checkpoint
 from wm_env.model.text import HashTextEncoder

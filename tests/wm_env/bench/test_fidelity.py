@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from wm_env.bench.fidelity import FidelityReport, FidelitySettings, appearance, fidelity, markdown
+from wm_env.bench.seen import psnr_where, seen_before
+from wm_env.bench.walks import context_frames, walks
 from wm_env.cli import main
 from wm_env.model.metrics import PSNR_CAP, freeze_share
 from wm_env.model.metrics.intervals import MIN_SCENES, band, ratio_band
 from wm_env.twin import TwinWorld
+from wm_env.worlds import load_world
 
 
 @pytest.mark.slow
@@ -42,6 +45,7 @@ def test_the_command_writes_every_row_and_no_interval_from_two_scenes(memory_wor
         *("random", "repeat first frame", "codec alone"),
         *("ablate=dit", "ablate=gdn_state", "ablate=memory", "wrong actions"),
     ]
+    assert result["splits"]["val"]["shown"] == {}
     assert result["weights_sha256"] and result["hardware"] and result["date"] and result["command"]
     assert all(cell["lo"] is None for row in rows.values() for cell in row.values())
     text = next((tmp_path / "out").glob("*.md")).read_text()
@@ -69,3 +73,48 @@ def test_bands_need_enough_scenes_and_leave_out_undefined_ones() -> None:
     assert band(np.array([np.nan, *values])) == band(values)
     assert band(np.array([np.nan])).text() == "-"
     assert ratio_band(2 * values + 2, values + 1).mean == pytest.approx(2.0)
+
+
+def test_what_a_context_has_shown_is_what_true_geometry_says() -> None:
+    spec = TwinWorld().spec
+    away = [["d"] * 13]  # half around
+    truth = walks(spec, split="val", seeds=[3], keys=away)
+    ends = torch.tensor([0, 52])
+    share = {
+        kind: seen_before(spec, truth, kind, ends).double().mean((0, 2, 3)).tolist()
+        for kind in ("none", "turn", "walk")
+    }
+    assert all(shares[0] > 0.99 for shares in share.values())  # the start is in every context
+    assert share["none"][1] == 0 and share["turn"][1] > 0.9
+    walked = context_frames(spec, truth, "walk")
+    assert torch.equal(walked[0, -1], torch.eye(4, dtype=torch.float64)) and walked.shape[1] == 101
+
+
+def test_psnr_where_looks_at_the_mask_alone() -> None:
+    frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    truth = frames.clone()
+    truth[:, 8:] = 255
+    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask[0, :8], mask[1, :2, :10] = True, True
+    assert psnr_where(frames, truth, mask) == [100.0, None]
+    assert psnr_where(frames, truth, torch.ones_like(mask))[0] == pytest.approx(3.01, abs=0.01)
+
+
+@pytest.mark.slow
+def test_rows_after_a_context_stand_beside_the_pixels_that_it_has_shown(memory_world: str) -> None:
+    worlds = {"tiny": load_world(memory_world)}
+    settings = FidelitySettings(
+        splits=("val",),
+        scenes=2,
+        horizons=(4,),
+        look_steps=1,
+        lead_steps=0,
+        long_steps=1,
+        contexts=("none", "turn"),
+    )  # fmt: skip
+    found = fidelity(worlds, settings, "test").splits["val"]
+    assert found.psnr["context=none"] == found.psnr["tiny"]  # the same walks, the same noise
+    assert found.psnr["context=turn"] != found.psnr["tiny"]
+    assert found.shown["turn"].share["4"].mean > found.shown["none"].share["4"].mean
+    with pytest.raises(ValueError, match="different kinds of none, turn, walk"):
+        FidelitySettings(contexts=("turn", "turn"))

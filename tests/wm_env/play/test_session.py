@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.play import session as play
 from wm_env.play.session import BRANCH_STEPS, BRANCHES, PlaySettings, Session
 from wm_env.recording import pressed
 
@@ -123,20 +121,15 @@ def test_a_recording_becomes_a_film_even_when_the_page_is_closed(settings: PlayS
     assert len(iio.imread(films[0])) == 1 + 4
 
 
-def test_a_full_disk_keeps_the_film_in_memory(
-    settings: PlaySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_film_in_memory(settings: PlaySettings, disk_with: Any) -> None:
     session = Session(settings)
     ask(session, "record")
     session.advance()
 
-    def full(*_: Any) -> None:
-        raise OSError(28, os.strerror(28))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(play, "record_video", full)
-        with pytest.raises(OSError, match="No space left"):
+    for size in (0, 1000):
+        with disk_with(size), pytest.raises(OSError, match="cannot write"):
             ask(session, "record")
+        assert not list(settings.out.iterdir())
     assert session.view().facts["recording"] == 2
     ask(session, "record")
     assert len(list(settings.out.iterdir())) == 1

@@ -106,7 +106,7 @@ def pooled_rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def add_seconds(out: Path, spent: Mapping[str, float], walked: float) -> None:
     """Add the CPU seconds that rows took for `walked` seconds of video to `out/timing.json`."""
     path = out / "timing.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for row, seconds in spent.items():
         before = table.get(row, {"cpu_s": 0.0, "video_s": 0.0})
         table[row] = {"cpu_s": before["cpu_s"] + seconds, "video_s": before["video_s"] + walked}

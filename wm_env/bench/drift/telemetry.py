@@ -24,7 +24,8 @@ from torch import Tensor
 from wm_env.model.attention import GDNAttention, Operands
 from wm_env.model.chunks import ONE
 from wm_env.model.dit import Block
-from wm_env.model.rollout import LearnedWorld, RolloutState
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import RolloutState
 from wm_env.model.state import GDNState
 
 QUANTITIES = {

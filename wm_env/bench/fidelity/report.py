@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wm_env.bench.fidelity.rows import FidelitySettings
 from wm_env.bench.provenance import Report, provenance_lines
@@ -39,17 +39,26 @@ class Appearance(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown(Record):
+    """Pixels that a context has shown, by horizon: PSNR (dB) on them, and their share of the view."""
+
+    psnr: dict[str, Band]
+    share: dict[str, Band]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split(Record):
     """The numbers of one split.
 
     psnr, gain_over: dB by row and horizon (pixel frames, as text). look_away: by test, then row or
-    difference of rows.
+    difference of rows. shown: by context.
     """
 
     psnr: dict[str, dict[str, Band]]
     gain_over: dict[str, dict[str, Band]]
     look_away: dict[str, dict[str, View]]
     appearance: Appearance
+    shown: dict[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,15 @@ def markdown(report: FidelityReport) -> str:
         lines += [f"## {split}: PSNR (dB) against the twin", "", *_table(titles, found.psnr, 2), ""]
         lines += [f"### {split}: gain of the world over each row (dB, paired)", ""]
         lines += [*_table(titles, found.gain_over, 2), ""]
+        if found.shown:
+            lines += [
+                f"### {split}: after a context, PSNR (dB) on the pixels that it has shown, and their share",
+                "",
+                *_table(titles, {name: one.psnr for name, one in found.shown.items()}, 2),
+                "",
+                *_table(titles, {name: one.share for name, one in found.shown.items()}, 2),
+                "",
+            ]
         for test, seen in found.look_away.items():
             views = {row: {"truth": one.truth, "itself": one.itself} for row, one in seen.items()}
             around = test == "full_turn"

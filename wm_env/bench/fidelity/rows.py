@@ -22,9 +22,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wm_env.bench.walks import Tick, Walks, codec_only, in_batches, repeat_first, steps_around, take, walks
+from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import trajectory
 from wm_env.model.world import World
+
+CONTEXTS = ("none", *SCENE_CONTEXTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class FidelitySettings:
     splits, scenes, seed: scene seeds SEED .. SEED + scenes - 1 of every split. horizons: pixel frames, the
     last one as long as a comparison of all rows runs. look_steps: env steps of turning away. lead_steps: env
     steps of walking forward before it. long_steps: env steps of the appearance test. batch: walks a call.
+    contexts: kinds of contexts ("none", "turn", "walk") that the world is measured after, with the pixels
+    that they have shown apart.
     """
 
     splits: tuple[str, ...] = ("val", "heldout")
@@ -44,8 +49,12 @@ class FidelitySettings:
     lead_steps: int = 8
     long_steps: int = 64
     batch: int = 8
+    contexts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        odd = [kind for kind in self.contexts if kind not in CONTEXTS]
+        if odd or len(set(self.contexts)) < len(self.contexts):
+            raise ValueError(f"contexts={self.contexts} must be different kinds of {', '.join(CONTEXTS)}")
         for name in ("scenes", "look_steps", "long_steps", "batch"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")

@@ -47,5 +47,5 @@ def run(
     report = fidelity(worlds, settings, command_line("fidelity"), progress, parts, keep)
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
-        temporary.write_text(markdown(report))
+        temporary.write_text(markdown(report), encoding="utf-8")
     return report, [text, table]

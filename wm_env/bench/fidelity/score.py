@@ -11,17 +11,21 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from wm_env.bench.fidelity.report import Appearance, FidelityReport, Split, View
+from wm_env.bench.fidelity.report import Appearance, FidelityReport, Shown, Split, View
 from wm_env.bench.fidelity.rows import FidelitySettings, Truth, compared_rows, turns
 from wm_env.bench.provenance import provenance
+from wm_env.bench.seen import psnr_where, seen_before
 from wm_env.bench.walks import Tick, Walks, in_batches, walks
 from wm_env.model.metrics.appearance import clip_statistics
 from wm_env.model.metrics.images import psnr
 from wm_env.model.metrics.intervals import Band, band, ratio_band
 from wm_env.model.metrics.motion import freeze_share
 from wm_env.model.world import World
+
+_AFTER = "context="  # a row's name before the kind of its context
 
 Parts = dict[str, dict[str, Any]]
 """What is measured by the name of the part: numbers by scene, in lists by name or by pixel frame."""
@@ -99,6 +103,21 @@ def _measures(worlds: Mapping[str, World], split: str, settings: FidelitySetting
     yield Measure(f"{split}: {name}", settings.scenes * truth.long_steps, judged)
     for row, (make, steps) in compared_rows(worlds, truth, settings.batch).items():
         yield Measure(f"{split}: {row}", steps, partial(compared, make))
+    ends = torch.tensor(settings.horizons)
+
+    def after(kind: str, tick: Tick) -> dict[str, Any]:
+        shown = in_batches(world, truth.short, settings.batch, tick, kind)
+        seen = seen_before(world.spec, truth.short, kind, ends)
+        told: dict[str, dict[str, Any]] = {"psnr": {}, "seen": {}, "share": {}}
+        for h, mask in zip(settings.horizons, seen.unbind(1), strict=True):
+            own, true = shown[:, h], truth.short.frames[:, h]
+            told["psnr"][str(h)] = psnr(own, true).tolist()
+            told["seen"][str(h)] = psnr_where(own, true, mask)
+            told["share"][str(h)] = mask.double().mean((1, 2)).tolist()
+        return told
+
+    for kind in settings.contexts:
+        yield Measure(f"{split}: {_AFTER}{kind}", settings.scenes * truth.short_steps, partial(after, kind))
     for test, (lead, turning) in turns(world, settings).items():
         seeds = range(settings.seed, settings.seed + settings.scenes)
         keys = [["w"] * lead + turning] * len(seeds)
@@ -135,6 +154,13 @@ def _split(parts: Parts, name: str) -> Split:
         for row, part in parts.items()
         if "psnr" in part
     }
+    shown = {
+        row.removeprefix(_AFTER): Shown(
+            psnr=_bands(_arrays(part["seen"])), share=_bands(_arrays(part["share"]))
+        )
+        for row, part in parts.items()
+        if "share" in part
+    }
     seen: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for key, part in parts.items():
         if "itself" in part:
@@ -157,7 +183,13 @@ def _split(parts: Parts, name: str) -> Split:
             for test, rows in seen.items()
         },
         appearance=_appearance(parts[name]["appearance"]),
+        shown=shown,
     )
+
+
+def _arrays(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return numbers by scene; None becomes not a number, which averages leave out."""
+    return {key: np.array(values, dtype=float) for key, values in found.items()}
 
 
 def appearance(frames: Tensor, truth: Tensor, last: int) -> Appearance:

@@ -65,9 +65,9 @@ def read_split(bench: Path, split: str) -> Folder:
         raise FileNotFoundError(f"{manifest} is missing: {bench} is no SANA-WM-Bench folder")
     pairs = _pairs(folder / TRAJECTORIES)
     kept = folder / "scene_set" / "kept_scenes.txt"
-    chosen = set(kept.read_text().split()) if kept.is_file() else None
+    chosen = set(kept.read_text(encoding="utf-8").split()) if kept.is_file() else None
     scenes, problems = [], {}
-    for number, line in enumerate(manifest.read_text().splitlines(), start=1):
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -121,7 +121,7 @@ def _pairs(path: Path) -> dict[str, list[RevisitPair]]:
         return {}
     out = {}
     try:
-        for scene in json.loads(path.read_text())["scenes"]:
+        for scene in json.loads(path.read_text(encoding="utf-8"))["scenes"]:
             found = [
                 RevisitPair(pair["frame_a"], pair["frame_b"], pair["quality_score"])
                 for pair in scene["evaluation_pairs"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from wm_env.bench.published.folder import BenchScene
 from wm_env.images import start_image
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.storage.atomic import atomic_path
+from wm_env.model.storage.film import film_file
 from wm_env.model.world import Start, World
 
 
@@ -52,12 +52,9 @@ def video_path(method: Path, split: str, scene: str) -> Path:
 def write_video(path: Path, frames: Tensor, fps: int) -> None:
     """Write frames `(F, h, w, 3)` uint8 as mp4, nearly lossless; the file appears only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 10, "macro_block_size": 1}
-    with atomic_path(path) as temporary:
-        writer: Any = imageio.get_writer(temporary, format="FFMPEG", **settings)
-        with closing(writer):  # it does not close itself where an exception leaves it
-            for frame in frames.numpy():
-                writer.append_data(frame)
+    with atomic_path(path) as temporary, film_file(temporary, fps=fps, crf=0) as append:
+        for frame in frames.numpy():
+            append(frame)
 
 
 def read_video(path: Path) -> Tensor:

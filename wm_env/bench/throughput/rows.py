@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.rollout import LearnedWorld, RolloutState, View
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import RolloutState, View
 from wm_env.model.state import DiTState
 from wm_env.model.world import World
 from wm_env.vector import SanaWMVectorEnv
@@ -202,7 +203,7 @@ def resident_peak() -> float | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 

@@ -33,5 +33,5 @@ def run(
     )
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
-        temporary.write_text(markdown(report))
+        temporary.write_text(markdown(report), encoding="utf-8")
     return report, [text, table]
