@@ -12,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.rollout_state import Ablation, Reading, SamplerConfig
+from wm_env.model.scenes.captions import completed
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.checkpoint import (
     Card,
@@ -53,7 +54,8 @@ class EmbeddedConfig:
 
     trained_steps: latent frames of the longest training clip, less the start. refiner: None for a world
     without memory. memory_reading: how views of the memory are made (`LearnedWorld`); cards that do not say
-    it are of worlds that read four frames.
+    it are of worlds that read four frames. prompts: "captions" for a world that was told captions of rendered
+    scenes alone, so that others are completed (`wm_env.model.scenes.captions`), "any" for another.
     """
 
     dit: DiTConfig
@@ -62,6 +64,7 @@ class EmbeddedConfig:
     sampler: SamplerConfig
     trained_steps: int
     memory_reading: Reading = "composed"
+    prompts: Literal["any", "captions"] = "any"
 
     def __post_init__(self) -> None:
         check_ranges(self, {"trained_steps": (0, 2**31)}, {})
@@ -94,6 +97,7 @@ class EmbeddedConfig:
                 sampler=SamplerConfig(**_tuples(values["sampler"])),
                 trained_steps=values["trained_steps"],
                 memory_reading=values.get("memory_reading", "four"),
+                prompts=values.get("prompts", "any"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(
@@ -173,7 +177,8 @@ def build_world(
         weights_sha256=sha256,
         takes_context=True,
     )
-    text = HashTextEncoder(width=config.dit.caption_channels)
+    complete = completed if config.prompts == "captions" else None
+    text = HashTextEncoder(width=config.dit.caption_channels, complete=complete)
     return LearnedWorld(
         spec=spec,
         dit=dit,

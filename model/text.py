@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,15 +36,21 @@ class HashTextEncoder:
     the model has never seen and carry no meaning.
     """
 
-    def __init__(self, width: int = 64, length: int = 16) -> None:
-        self.width, self.length = width, length
+    def __init__(
+        self, width: int = 64, length: int = 16, complete: Callable[[str], str] | None = None
+    ) -> None:
+        self.width, self.length, self.complete = width, length, complete
 
     def encode(self, prompts: Sequence[str]) -> TextTokens:
-        """Return features `(B, length, width)` float32 and mask; longer prompts are cut at `length` words."""
+        """Return features `(B, length, width)` float32 and mask; longer prompts are cut at `length` words.
+
+        Prompts are read as `complete` returns them, where there is one.
+        """
         tokens = torch.zeros(len(prompts), self.length, self.width)
         mask = torch.zeros(len(prompts), self.length)
         for i, prompt in enumerate(prompts):
-            words = re.findall(r"[a-z0-9]+", prompt.lower())[: self.length]
+            told = prompt if self.complete is None else self.complete(prompt)
+            words = re.findall(r"[a-z0-9]+", told.lower())[: self.length]
             for j, word in enumerate(words):
                 tokens[i, j] = _word_vector(word, self.width)
                 mask[i, j] = 1.0

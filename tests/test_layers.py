@@ -54,13 +54,13 @@ FILES = {
             point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
+        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
+            scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
             released.download released.plan released.report released.measure.budget released.measure.record
             released.measure.runner released.measure.step released.measure.parts released.measure.pages
             released.measure.against_diffusers released.measure.__main__""",
-        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
-            scenes.free_space scenes.paths""",
         "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
             data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts

@@ -46,7 +46,7 @@ def test_the_printed_commands_run_in_order(tmp_path: Path) -> None:
         [bash, "-c", session], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for film in ("walk.mp4", "walk.png", "mine.mp4"):
+    for film in ("walk.mp4", "walk.png", "beacon.mp4", "mine.mp4"):
         assert (tmp_path / film).stat().st_size > 0
 
 

@@ -116,6 +116,7 @@ def over(things: Iterable[T], total: int, what: str, unit: str = "step") -> Iter
         for thing in things:
             yield thing
             bar.update()
+        bar.total = bar.n  # there may have been fewer
 
 
 def close_bars() -> None:

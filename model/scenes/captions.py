@@ -26,8 +26,14 @@ VOCABULARY = tuple(
         | {*LIGHT_LEVELS, *AIR_LEVELS, *COLOR_NAMES, "light", "air", "beacon"}
     )
 )
+NEUTRAL = "two rooms, normal light, clear air, yellow beacon"  # what a prompt leaves open
 _LIGHT_WORDS = {name: index for index, name in enumerate(LIGHT_LEVELS)}
 _AIR_WORDS = {"fog": 1, "foggy": 1, "clear": 0, "clears": 0}  # "fog clears": the later word wins
+_NAMING = (  # words that name the first three phrases of a caption
+    {*" ".join(_COUNTS).split()},
+    {*_LIGHT_WORDS, "light", "lights"},
+    {*_AIR_WORDS, "air"},
+)
 
 
 def caption(scene: Scene) -> list[str]:
@@ -43,6 +49,24 @@ def caption(scene: Scene) -> list[str]:
             strict=True,
         )
     ]
+
+
+def completed(prompt: str) -> str:
+    """Return a prompt as a world that was told captions alone can take it; captions and events stay as such.
+
+    Words outside the vocabulary mean nothing to it and are left out. Where number of rooms, light or air are
+    not named, those of `NEUTRAL` are added, and where nothing is named it is `NEUTRAL`: a shorter text than
+    any caption (an empty one too) turns the frames into noise within a few steps.
+    """
+    words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word in VOCABULARY]
+    if not words or " ".join(words) in EVENTS:
+        return " ".join(words) or NEUTRAL
+    missing = [
+        phrase
+        for phrase, naming in zip(NEUTRAL.split(", "), _NAMING, strict=False)
+        if not naming & set(words)
+    ]
+    return ", ".join([" ".join(words), *missing])
 
 
 def every_caption() -> list[str]:

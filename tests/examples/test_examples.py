@@ -53,6 +53,22 @@ def test_branch_futures_draws_one_row_for_every_future(tmp_path: Path, run: Call
     assert len({row[:, 2].tobytes() for row in rows}) == 4  # to four places
 
 
+def test_step_into_a_clip_films_what_was_filmed_and_what_is_imagined(
+    tmp_path: Path, memory_world: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = str(EXAMPLES / "step_into_a_clip.py"), str(tmp_path / "clip.mp4")
+    monkeypatch.setattr(sys, "argv", [path, "--world", memory_world, "--walk", "wd", "--out", out])
+    runpy.run_path(path, run_name="__main__")
+    told = capsys.readouterr().out
+    assert "the poses" in told and "101 frames are committed" in told
+    film = iio.imread(out)
+    assert film.shape == (101 + 2 * 4, 256, 512, 3)
+    blue, red = (
+        np.abs(film[-1].astype(int) - colour).sum(-1) < 90 for colour in ((90, 150, 230), (230, 70, 60))
+    )
+    assert blue[:, 256:].sum() > 50 and red[:, 256:].sum() > 5  # both paths
+
+
 def test_record_writes_a_video_and_a_sheet(tmp_path: Path, run: Callable[..., str]) -> None:
     run("record.py", "--steps", "2", "--out", str(tmp_path / "walk"))
     assert {file.name for file in tmp_path.iterdir()} == {"walk.mp4", "walk.png"}

@@ -91,7 +91,7 @@ def test_bash_completes_commands_options_and_values() -> None:
     lines = [
         ("wm-env", "rec"),
         ("wm-env", "bench", ""),
-        ("wm-env", "record", "--ov"),
+        ("wm-env", "record", "--overl"),
         ("wm-env", "record", "--task", "ob"),
         ("wm-env", "train", "vae", "--pre"),
         ("wm-env", "train", "data", "--split", ""),

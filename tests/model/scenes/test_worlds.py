@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from wm_env.model.scenes.captions import EVENTS, VOCABULARY, caption, with_prompt
+from wm_env.model.scenes.captions import (
+    EVENTS,
+    NEUTRAL,
+    VOCABULARY,
+    caption,
+    completed,
+    every_caption,
+    with_prompt,
+)
 from wm_env.model.scenes.free_space import HALF_EXTENT, is_free
 from wm_env.model.scenes.layouts import ROOMS, WALL
 from wm_env.model.scenes.materials import HELDOUT_TEXTURES, TRAIN_TEXTURES
@@ -123,3 +131,13 @@ def test_start_poses_are_free_level_and_see_into_the_room():
             assert torch.allclose(pose[1, :3], torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
             _, depth = render(scene, pose[None, None], VIEW, 32, 32)
             assert float(depth[0, 0, 16].median()) > 1.0
+
+
+def test_a_prompt_is_completed_to_what_a_caption_says() -> None:
+    assert NEUTRAL in every_caption()
+    for text in (*every_caption(), *EVENTS):
+        assert completed(text).replace(",", "") == text.replace(",", "")
+    assert completed("") == completed("a kitchen with a wooden table") == NEUTRAL
+    assert completed("A red room") == "red room, normal light, clear air"
+    assert completed("fog") == "fog, two rooms, normal light"
+    assert completed("dim light, dense fog") == "dim light fog, two rooms"
