@@ -106,7 +106,7 @@ def test_bash_completes_commands_options_and_values() -> None:
     assert out.splitlines() == [
         "record",
         " ".join(name.split()[1] for name in COMMANDS if name.startswith("bench ")),
-        "--overlay --overwrite",
+        "--overlay",
         "objectnav",
         "--preset",
         "train val heldout",
