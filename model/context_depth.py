@@ -98,7 +98,7 @@ def _fused(depth: Tensor, c2w: Tensor, intrinsics: Tensor, i: int) -> Tensor:
 
 def _points(depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Return the points `(B, P, 3)` of a depth map `(B, H, W)` in its own camera."""
-    rays = pixel_rays(intrinsics.float(), *depth.shape[1:], 0.5)
+    rays = pixel_rays(intrinsics.float(), depth.shape[1], depth.shape[2], 0.5)
     return (rays * depth[..., None]).flatten(1, 2)
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from wm_env.model.placement import check_device
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefiner, TinyRefinerConfig
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.rollout_state import Ablation, Reading, SamplerConfig
+from wm_env.model.rollout_state import Ablation, Prompts, Reading, SamplerConfig
 from wm_env.model.scenes.captions import completed
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.checkpoint import (
@@ -64,7 +64,7 @@ class EmbeddedConfig:
     sampler: SamplerConfig
     trained_steps: int
     memory_reading: Reading = "composed"
-    prompts: Literal["any", "captions"] = "any"
+    prompts: Prompts = "any"
 
     def __post_init__(self) -> None:
         check_ranges(self, {"trained_steps": (0, 2**31)}, {})
@@ -187,6 +187,7 @@ def build_world(
         text=text,
         sampler=config.sampler,
         memory_reading=config.memory_reading,
+        prompts=config.prompts,
         ablate=ablate,
         dtype=DTYPES[dtype],
     )

@@ -43,6 +43,7 @@ from wm_env.model.rollout_state import (
     READINGS,
     Ablation,
     ChunkInput,
+    Prompts,
     Reading,
     RolloutState,
     SamplerConfig,
@@ -62,9 +63,9 @@ class LearnedWorld:
 
     Holds weights and settings; every method is a function of its arguments. memory_reading: "composed" for
     views of all kept frames (`composed_view`) and consistent depth of true ones (`context_depth`), "four" for
-    those of four frames, as worlds of before had them. dtype: float32, or bfloat16 for
-    the products inside transformer, decoder and refiner after the start; states, geometry and sums stay
-    float32.
+    those of four frames, as worlds of before had them. prompts: what it was told in training. dtype: float32,
+    or bfloat16 for the products inside transformer, decoder and refiner after the start; states, geometry and
+    sums stay float32.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class LearnedWorld:
         text: TextEncoder,
         sampler: SamplerConfig,
         memory_reading: Reading = "four",
+        prompts: Prompts = "any",
         ablate: Ablation | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -90,7 +92,7 @@ class LearnedWorld:
             raise ValueError("the pixel refiner reads the 3D memory, which this world does not have")
         self.spec = spec
         self.dit, self.vae, self.refiner, self.text = dit, vae, refiner, text
-        self.sampler, self.memory_reading = sampler, memory_reading
+        self.sampler, self.memory_reading, self.prompts = sampler, memory_reading, prompts
         self.ablate, self.dtype = ablate, dtype
         self.device = dit.latent_in.weight.device
 

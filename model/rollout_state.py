@@ -17,6 +17,7 @@ from wm_env.model.vae.tiny import DecodeState
 
 Ablation = Literal["dit", "gdn_state", "memory"]
 Reading = Literal["four", "composed"]
+Prompts = Literal["any", "captions"]
 READINGS: tuple[Reading, ...] = ("four", "composed")
 ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
 

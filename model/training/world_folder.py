@@ -16,7 +16,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.embedded import EmbeddedConfig, latents_of, load_embedded, write_parts
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
-from wm_env.model.rollout_state import SamplerConfig
+from wm_env.model.rollout_state import Prompts, Reading, SamplerConfig
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, save_checkpoint
 from wm_env.model.training.autoencoder import same_latents, vae_config
 from wm_env.model.training.card import git_commit
@@ -34,6 +34,8 @@ def export_world(
     sampler: SamplerConfig,
     trained_steps: int,
     metrics: Mapping[str, Any] | None = None,
+    memory_reading: Reading = "composed",
+    prompts: Prompts = "any",
 ) -> str:
     """Write `out/NAME.safetensors` (bfloat16) and its card from trained parts; return the SHA-256."""
     parts = {"dit": dit, "vae": vae} | ({} if refiner is None else {"refiner": refiner})
@@ -50,6 +52,8 @@ def export_world(
         refiner=None if refiner_settings is None else TinyRefinerConfig(**refiner_settings),
         sampler=sampler,
         trained_steps=trained_steps,
+        memory_reading=memory_reading,
+        prompts=prompts,
     )
     card = {"name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {})}
     return save_checkpoint(out / f"{name}.safetensors", tensors, card, dtype=torch.bfloat16)
@@ -76,7 +80,7 @@ def export_changed(
             name=name, dit=whole["dit"], vae=whole["vae"], refiner=whole.get("refiner"), out=out,
             sampler=sampler or loaded.sampler,
             trained_steps=loaded.spec.trained_steps if trained_steps is None else trained_steps,
-            metrics=metrics,
+            metrics=metrics, memory_reading=loaded.memory_reading, prompts=loaded.prompts,
         )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     export_world(
         name="memory", dit=w / "world-smoke-memory" / "dit.safetensors", vae=vae, out=w / "memory",
         refiner=w / "refiner-smoke" / "refiner.safetensors", sampler=SamplerConfig(), trained_steps=3,
+        memory_reading="four",  # as it was then
     )  # fmt: skip
     record(
         "refiner-rollouts", "refiner-rollouts", short("refiner-rollouts", "smoke", 3),
