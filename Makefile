@@ -10,8 +10,10 @@ export MALLOC_MMAP_THRESHOLD_ := 8000000000
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/wm-env record --overwrite --out demo/demo.mp4 --policy wander --steps 60 --seed 0 --compare --overlay
-	@echo "Watch demo/demo.mp4 (left: the learned world, right: the true scene); demo/demo.png is its contact sheet."
+	$(BIN)/wm-env record --overwrite --out demo/demo.mp4 --context turn --policy wander --steps 60 --compare --overlay
+	$(BIN)/wm-env record --overwrite --out demo/one_picture.mp4 --policy wander --steps 60 --compare --overlay
+	@echo "Watch demo/demo.mp4 (left: the learned world, shown a full turn before; right: the true scene) and"
+	@echo "demo/one_picture.mp4 (shown the first picture alone); the .png beside each is its contact sheet."
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -17,6 +17,7 @@ from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
 from wm_env.agents.shipped import policy_path
+from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.core import State
 from wm_env.model.config import check_ranges
 from wm_env.model.isolation import undisturbed
@@ -58,12 +59,15 @@ class PPOSettings:
     `wm_env.agents.key_combinations`). starts: the episodes trained on, `wm_env.agents.episode_starts`, drawn
     from `scenes` scene seeds; evaluate_starts: those scored on. sight: features of the picture, "pixels" for
     SB3's convolutions, "goal-color" for `wm_env.agents.goal_features`. hidden: width of the layer between
-    features and action. reward_scale: factor on the rewards the learner sees.
+    features and action. reward_scale: factor on the rewards the learner sees. context: what the world is
+    shown before every episode, "none", "turn" or "walk" of its scene, in training and where the policy is
+    used.
     """
 
     world: str = "tiny"
     task: str = "objectnav"
     split: str = "train"
+    context: str = "none"
     starts: str = "any"
     scenes: int = 512
     lead_in: int = 0
@@ -114,6 +118,8 @@ class PPOSettings:
             raise ValueError(
                 f"sight='goal-color' needs task objectnav and obs_type rgb, not {self.task}, {self.obs_type}"
             )
+        if self.context not in ("none", *SCENE_CONTEXTS):
+            raise ValueError(unknown("context", self.context, ("none", *SCENE_CONTEXTS)))
         check_starts(self.starts, self.task)
         check_starts(self.evaluate_starts, self.task)
         if self.moves:
@@ -132,7 +138,7 @@ class PPOSettings:
 
     def env_settings(self) -> dict[str, Any]:
         """Return the environment's settings that a policy is used with in any world, but for the split."""
-        names = ("world", "task", "action_type", "obs_type", "obs_size", "device")
+        names = ("world", "task", "context", "action_type", "obs_type", "obs_size", "device")
         return {name: self.__dict__[name] for name in names}
 
     def own_world(self) -> dict[str, Any]:
@@ -317,7 +323,7 @@ def read_settings(folder: Path) -> PPOSettings:
 def _settings(stored: dict[str, Any], source: str) -> PPOSettings:
     if str(stored.get("world", "")).endswith("[bfloat16]"):  # how 0.1 wrote the dtype
         stored = {**stored, "world": stored["world"].removesuffix("[bfloat16]"), "dtype": "bfloat16"}
-    stored = {"dtype": None, **stored}  # runs of 0.1 had no such setting
+    stored = {"dtype": None, "context": "none", **stored}  # runs of before had no such settings
     unknown = sorted(set(stored) ^ {field.name for field in fields(PPOSettings)})
     if unknown:
         raise ValueError(f"{source!r} and this version differ in {unknown}")

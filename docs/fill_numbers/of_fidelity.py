@@ -74,6 +74,25 @@ def fidelity_rows(files: Files) -> str:
     return lines(["row", *SPLITS], rows)
 
 
+def after_contexts(files: Files) -> str:
+    """Return PSNR at the three horizons after each context that was measured, and on what it has shown."""
+    rows = []
+    for world in WORLDS:
+        splits = [files.fidelity(world)["splits"][split] for split in SPLITS]
+        for kind in splits[0]["shown"]:
+            cells = []
+            for found in splits:
+                shown = found["shown"][kind]
+                share = " / ".join(f"{100 * shown['share'][h]['mean']:.0f}%" for h in HORIZONS)
+                cells += [at_horizons(found["psnr"][f"context={kind}"])]
+                cells += [at_horizons(shown["psnr"]), share]
+            rows.append([f"{world}, {kind}", *cells])
+    titles = ["context"]
+    for split in SPLITS:
+        titles += [split, "on shown pixels", "share of them"]
+    return lines(titles, rows)
+
+
 Check = tuple[str, bool]
 """Where a target is looked at, and whether it is met there."""
 
@@ -219,6 +238,7 @@ def fidelity(files: Files) -> dict[str, str]:
     return {
         "machine": made(*(files.fidelity(world) for world in WORLDS)),
         "rows": fidelity_rows(files),
+        "contexts": after_contexts(files),
         "targets": targets(files),
         "turns": turns(files),
         "ten-turns": ten_turns(files, 1),

@@ -151,3 +151,10 @@ def test_impossible_settings_and_folders_are_refused(tmp_path: Path) -> None:
         PPOSettings(task="pointnav", sight="goal-color")
     with pytest.raises(FileNotFoundError, match="agent train"):
         load_policy(tmp_path)
+
+
+def test_a_context_belongs_to_the_training_and_to_where_the_policy_is_used() -> None:
+    told = dataclasses.replace(TOY, context="turn")
+    assert told.env_settings()["context"] == told.own_world()["context"] == "turn"
+    with pytest.raises(ValueError, match="unknown context 'spin'"):
+        dataclasses.replace(TOY, context="spin")

@@ -29,6 +29,8 @@ OTHERS = {
     ("agent train", "action_type"): "those that a policy of this package can have",
     ("agent train", "obs_type"): "those that a policy of this package can see",
     ("agent train", "obs_size"): "a side alone",
+    ("agent train", "context"): "those of scenes, that the tasks need",
+    ("agent eval", "context"): "the same, and a run's own by default",
 }
 
 

@@ -30,6 +30,8 @@ class AgentTrain:
     """Folder of the run, new or empty; with --resume the folder of an earlier run."""
     world: World = "tiny"
     task: Task = "objectnav"
+    context: Literal["none", "turn", "walk"] = "none"
+    """What is shown of the scene before every episode: a turn on the spot, or a walk to the start."""
     steps: int = 200_000
     """Env steps over all slots; a step is a chunk of frames."""
     num_envs: int = 16
@@ -117,6 +119,8 @@ class AgentEval:
     world: World = "tiny"
     task: Task | None = None
     """Task; a run's own by default, pointnav for a scripted agent."""
+    context: Literal["none", "turn", "walk"] | None = None
+    """What is shown before every episode; a run's own by default, none for a scripted agent."""
     episodes: int = 100
     """Episodes; episode i has the same scene, start and goal in every world."""
     starts: Literal["any", "near", "in-view"] | None = None
@@ -161,6 +165,8 @@ class AgentEval:
         chosen.check_starts(starts, found.settings["task"])
         limit = found.max_episode_steps if self.max_episode_steps is None else self.max_episode_steps
         settings = {**found.settings, "world": self.world, "device": self.device, "split": self.split}
+        if self.context is not None:
+            settings["context"] = self.context
         seeds = chosen.evaluation_seeds(starts, self.episodes, self.split)
         with Bar(None, "evaluating", leave=False) as bar:
             results = scoring.evaluate(
@@ -178,6 +184,7 @@ class AgentEval:
         return {
             "agent": self.agent,
             **{name: settings[name] for name in ("world", "task", "split")},
+            "context": settings.get("context", "none"),
             "starts": starts,
             "max_episode_steps": limit,
             "score": score.to_dict(),
