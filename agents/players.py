@@ -55,9 +55,13 @@ class FoundPlayer:
     sha256: str | None = None
 
     def shown(self) -> dict[str, Any]:
-        """Return the settings of an environment to show it in: single keys are held keys there."""
+        """Return the settings of an environment to show it in: single keys are held keys there.
+
+        The context is left to whoever shows it.
+        """
         kind = self.settings["action_type"]
-        return {**self.settings, "action_type": "multikeys" if kind == "keys" else kind}
+        settings = {name: value for name, value in self.settings.items() if name != "context"}
+        return {**settings, "action_type": "multikeys" if kind == "keys" else kind}
 
     def player(self, seed: int) -> Player:
         """Return the player of one episode of a single environment made with `shown`."""
