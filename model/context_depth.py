@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_env.model.geometry import invert_rigid, pixel_rays
-from wm_env.model.pixels import DEPTH_SCALE, MAX_INVERSE, metric_depth
+from wm_env.model.geometry import invert_rigid, pixel_rays, rotation_angle_deg
+from wm_env.model.pixels import inverse_depth, metric_depth
 from wm_env.model.point_memory import NEAR, intrinsic_matrix
 
 STEPS, SPAN = 17, 0.9  # factors that are tried, and the largest log of one
-TAU = 0.15  # colour difference (of 0..1) from which a pixel only counts as different
+TAU = 0.15  # colour difference (of -1..1) from which a pixel only counts as different
 UNSEEN = 0.09  # cost of a factor that puts a pixel outside a source
 PRIOR, TEMPERATURE, WINDOW = 0.05, 0.01, 7
 SOURCES = 6
@@ -45,15 +45,14 @@ def consistent(pixels: Tensor, c2w: Tensor, intrinsics: Tensor) -> Tensor:
     depth = torch.stack([_swept(pixels, depth, poses, intrinsics, i) for i in range(depth.shape[1])], dim=1)
     for _ in range(ROUNDS):
         depth = torch.stack([_fused(depth, poses, intrinsics, i) for i in range(depth.shape[1])], dim=1)
-    inverse = (DEPTH_SCALE / depth.clamp_min(NEAR)).clamp(max=MAX_INVERSE) - 1
-    return torch.cat([pixels[:, :, :3], inverse[:, :, None].to(pixels.dtype)], dim=2)
+    return torch.cat([pixels[:, :, :3], inverse_depth(depth)[:, :, None].to(pixels.dtype)], dim=2)
 
 
 def _swept(pixels: Tensor, depth: Tensor, c2w: Tensor, intrinsics: Tensor, i: int) -> Tensor:
     """Return the depth `(B, H, W)` of frame i after the sweep; as it was where no source has parallax."""
     batch, frames, height, width = depth.shape
     relative = invert_rigid(c2w) @ c2w[:, i : i + 1]  # (B, S, 4, 4): camera i -> camera j
-    angle = _angle(relative)
+    angle = rotation_angle_deg(c2w[..., :3, :3], c2w[:, i : i + 1, :3, :3]).deg2rad()
     aside = relative[..., :3, 3].norm(dim=-1) / depth[:, i].flatten(1).median(dim=1).values[:, None]
     usable = (aside > PARALLAX[0]) & (aside < PARALLAX[1]) & (angle < TURNED)
     fit = ((aside.clamp_min(1e-6) / BEST_PARALLAX).log().abs() + angle).masked_fill(~usable, torch.inf)
@@ -109,9 +108,3 @@ def _project(points: Tensor, intrinsics: Tensor, height: int, width: int) -> tup
     size = torch.tensor([width, height], device=q.device)
     place = q[..., :2] / z.clamp_min(NEAR)[..., None] * (2 / size) - 1
     return place, z, (z > NEAR) & (place.abs() < 1).all(-1)
-
-
-def _angle(relative: Tensor) -> Tensor:
-    """Return the rotation angle `(...)` in radians of poses `(..., 4, 4)`."""
-    trace = relative[..., :3, :3].diagonal(dim1=-2, dim2=-1).sum(-1)
-    return ((trace - 1) / 2).clamp(-1, 1).acos()

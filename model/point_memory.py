@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import invert_rigid, pixel_rays
-from wm_env.model.pixels import DEPTH_SCALE, MAX_INVERSE, metric_depth
+from wm_env.model.pixels import inverse_depth, metric_depth
 
 SLOTS = 33  # frame 0, 24 older frames, and the last frames of the latest 8 chunks, oldest first
 LATEST = 8
@@ -238,8 +238,7 @@ def draw_points(
     mask = (picture(covered) > MIN_WEIGHT).float()[:, :, None]
     total = picture(total).movedim(0, 2)  # (B, F, 5, H, W)
     mean = total[:, :, :4] / total[:, :, 4:].clamp_min(MIN_WEIGHT if weight is None else 1e-9)
-    inverse = (DEPTH_SCALE / mean[:, :, 3:].clamp_min(NEAR)).clamp(max=MAX_INVERSE) - 1
-    return torch.cat([mean[:, :, :3] * mask, inverse * mask, mask], dim=2)
+    return torch.cat([mean[:, :, :3] * mask, inverse_depth(mean[:, :, 3:]) * mask, mask], dim=2)
 
 
 def projected(

@@ -85,13 +85,18 @@ def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext
 
     Leading frames that do not fit are dropped. Raises `ValueError` in one sentence as `PosedClip` does.
     """
-    clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
-    clip = clip.resampled(spec.fps).resized(*spec.frame_size).ending(spec.frames_per_step)
+    clip = _as_taken(source, spec).ending(spec.frames_per_step)
     seen = PosedFrames(clip.frames, clip.from_last())
     digest = hashlib.sha256(seen.frames.tobytes() + seen.c2w.tobytes()).hexdigest()
     fx, fy, cx, cy = clip.intrinsics.tolist()
     context = Context(length=len(clip), load=lambda: seen, key=("clip", digest))
     return ClipContext(seen.frames[-1], (fx, fy, cx, cy), clip.caption, context)
+
+
+def _as_taken(source: PosedClip | str | Path, spec: WorldSpec) -> PosedClip:
+    """Return a clip, or the one that a path holds, at a world's frame rate and size."""
+    clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
+    return clip.resampled(spec.fps).resized(*spec.frame_size)
 
 
 def shown_frames(source: PosedClip | str | Path, spec: WorldSpec, intrinsics: Sequence[float]) -> PosedFrames:
@@ -100,8 +105,7 @@ def shown_frames(source: PosedClip | str | Path, spec: WorldSpec, intrinsics: Se
     intrinsics: `(fx, fy, cx, cy)` of the episode, which has one camera. Raises `ValueError` in one sentence
     as `PosedClip` does, and where the clip was taken by another camera.
     """
-    clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
-    clip = clip.resampled(spec.fps).resized(*spec.frame_size)
+    clip = _as_taken(source, spec)
     own, size = np.asarray(intrinsics, np.float64), np.array([spec.frame_size[1], spec.frame_size[0]])
     focal = np.abs(clip.intrinsics[:2] / own[:2] - 1).max()
     centre = np.abs((clip.intrinsics[2:] - own[2:]) / size).max()
