@@ -57,10 +57,10 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
-        "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
-            released.download released.plan released.report released.measure.budget released.measure.record
-            released.measure.runner released.measure.step released.measure.parts released.measure.pages
-            released.measure.against_diffusers released.measure.__main__""",
+        "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
+            released.clip released.download released.plan released.report released.measure.budget
+            released.measure.record released.measure.runner released.measure.step released.measure.parts
+            released.measure.pages released.measure.against_diffusers released.measure.__main__""",
         "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
             data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
