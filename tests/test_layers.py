@@ -86,6 +86,7 @@ FILES = {
     "wm_env/bench": {
         "shared by benchmarks": "records provenance page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
+        "context": "context.rows context.report context.score context.run context",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.page drift.run

@@ -71,6 +71,11 @@ COMMANDS = {
         "truth of frames by horizon, beside baselines",
         "finished rows are kept; the same command goes on",
     ),
+    "bench context": Command(
+        "wm_env.cli.bench_context:BenchContext",
+        "what more pictures of a place are worth to a world",
+        "finished rows are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",

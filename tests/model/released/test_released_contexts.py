@@ -13,6 +13,8 @@ from test_released_world import FEW, SIZE, picture, settings, walk
 from test_released_world import begun_with as start
 from torch import Tensor
 
+from wm_env.bench.context import ContextSettings
+from wm_env.bench.context.run import run
 from wm_env.env import SanaWMEnv
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.released.presets import load_parts, load_released_world
@@ -178,3 +180,14 @@ def test_offloaded_parts_commit_the_same(refined: ReleasedWorld) -> None:
     told = [after(film(1), path(1))]
     a, b = (each.begin(told)[1] for each in (refined, other))
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_predicting_the_rest_of_a_clip_is_measured(
+    refined: ReleasedWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PosedClip(film(3), path(3).numpy(), np.array([60.0, 60.0, 48.0, 32.0]), 16.0).save(tmp_path / "clip")
+    monkeypatch.setattr("wm_env.bench.context.run.resolve_world", lambda name, device: refined)
+    settings = ContextSettings(shown=(0, 2), held_out=1, clips=("clip",))
+    report, _ = run("sana-wm-streaming", settings, tmp_path / "out", clips=[tmp_path / "clip"])
+    assert list(report.rows) == ["1", "49", "repeat the start picture"]
+    assert report.rows["49"].psnr != report.rows["1"].psnr
