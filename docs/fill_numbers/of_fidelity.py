@@ -254,6 +254,7 @@ def fidelity(files: Files) -> dict[str, str]:
         "rows": fidelity_rows(files),
         "contexts": after_contexts(files),
         "return": returns(files),
+        "context-steps": span([row["ratio"] for row in files.context_steps["rows"]], 2),
         "return-scenes": str(files.context("tiny")["settings"]["scenes"]),
         "targets": targets(files),
         "turns": turns(files),
