@@ -97,7 +97,7 @@ FILES = {
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
-            policies run_folder players ppo""",
+            policies run_folder players training_work ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

@@ -97,7 +97,11 @@ COMMANDS = {
     "train self-forcing": Command(TRAIN, "train a world on its own rollouts", SAME),
     "train distill": Command(TRAIN, "train a world of fewer denoising steps", SAME),
     "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget", SAME),
-    "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
+    "play": Command(
+        "wm_env.cli.play:Play",
+        "walk through a world in a local browser page",
+        "films in progress are written",
+    ),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
 }
