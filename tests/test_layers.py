@@ -96,7 +96,7 @@ FILES = {
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
-            policies run_folder players ppo""",
+            sb3_files policies run_folder players ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },
