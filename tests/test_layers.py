@@ -61,8 +61,8 @@ FILES = {
             released.clip released.download released.plan released.report released.measure.budget
             released.measure.record released.measure.runner released.measure.step released.measure.parts
             released.measure.pages released.measure.against_diffusers released.measure.__main__""",
-        "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
-            data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
+        "data": """data.clip data.lens data.recorded data.layouts.pictures data.layouts.video
+            data.layouts.re10k data.layouts.episodes data.layouts.saved data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
             data.clip_files data.posed_clip data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream data.pose_check.warping data.pose_check.free_motion
@@ -97,7 +97,7 @@ FILES = {
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
-            policies run_folder players training_work ppo""",
+            sb3_files policies run_folder players training_work ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },
