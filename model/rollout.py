@@ -32,6 +32,7 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal, cut_at
 from wm_env.model.composed_view import read_composed
+from wm_env.model.contact import Surfaces
 from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
@@ -302,6 +303,13 @@ class LearnedWorld:
     def set_noise_seed(self, state: RolloutState, noise_seeds: Sequence[int]) -> RolloutState:
         """Return the state whose next chunks draw their noise from the given seeds."""
         return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
+
+    def surfaces(self, state: RolloutState) -> Surfaces | None:
+        """Return the depth of the kept frames, None in a world without the point memory."""
+        memory = state.memory
+        if memory is None:
+            return None
+        return Surfaces(metric_depth(memory.pixels[:, :, 3]), memory.c2w, memory.valid)
 
     def _refiner_noise(self, state: RolloutState, pixels: Tensor) -> Tensor | None:
         """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""

@@ -59,11 +59,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
     |---------------------|---------------------------|-----------------------------------|
     | `"rgb"` (default)   | uint8 `(h, w, 3)`         | newest frame, at `obs_size`       |
     | `"rgb_sequence"`    | uint8 `(K, h, w, 3)`      | all pixel frames of the step      |
+    | `"rgbd"`            | float32 `(h, w, 4)`       | newest frame in [0, 1], metres    |
     | `"latent"`          | float32 `(C, h', w')`     | the world's latent, clipped to 32 |
 
     A goal task makes it one flat `Dict`. `info`: `c2w` and `c2w_frames` (relative to the start),
-    `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, and `collision` where
-    there is a scene.
+    `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, `collision` where
+    there is a scene, and `depth` if asked for.
 
     ## Reward, start, end
     The reward is the task's (`wm_env.tasks`; default `explore`: newly seen floor in m2). An episode starts at
