@@ -18,8 +18,11 @@ Needs the extra `rl`.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +44,14 @@ from wm_env.agents.policies import (
 )
 from wm_env.agents.run_folder import NEWEST, check_run, open_run, steps_of
 from wm_env.agents.sb3_files import load_zip
+from wm_env.agents.training_work import Plan, Report, TrainingBar
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
 from wm_env.model.interrupts import Guard, Interrupted, caught
 from wm_env.model.storage.atomic import atomic_path
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.progress import Bar
-from wm_env.recording import Layout, film_player, record_video
+from wm_env.recording import Layout, Shot, film_player, record_video
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.worlds import twin_of
 
@@ -105,40 +109,25 @@ def _trained(
         model.set_random_seed(settings.seed + model.num_timesteps)  # the first episodes shall not come again
     curves = TensorBoardOutputFormat(str(folder / "tensorboard"))
     model.set_logger(Logger(str(folder), [curves, _LogWriter(folder)]))
-    diary = _TrainingCallback(model, settings, folder, progress, guard)
-    diary.save()
-    started = time.perf_counter()
-    left = settings.steps - model.num_timesteps
-    try:
-        if left > 0:
-            model.learn(left, callback=diary, reset_num_timesteps=False)
-    except Interrupted as stop:
-        diary.save()
-        raise Interrupted(
-            f"stopped; {diary.learned} of {settings.steps} steps are learned and saved in {folder}, "
-            "go on with --resume",
-            stop.signal,
-        ) from None
-    finally:
-        diary.close()
-    seconds = time.perf_counter() - started - diary.evaluating
-    diary.finish()
-    agent = _agent(model, settings)
     spec = envs.envs.world.spec
     worlds: dict[str, Any] = {settings.world: settings.world}
     if not spec.sees_scene:
         worlds["twin"] = twin_of(envs.envs.world, settings.device)
-    profile = envs.envs.profile()
-    try:
-        with guard.abandoning():
-            scores = {name: score(agent, settings, world).to_dict() for name, world in worlds.items()}
-            record_episode(agent, settings, folder / "episode.mp4", settings.world)
-    except Interrupted as stop:
-        raise Interrupted(
-            f"stopped; all {model.num_timesteps} steps are learned and saved in {folder}, the scores are "
-            "missing: go on with --resume",
-            stop.signal,
-        ) from None
+    work = _plan(settings, model.num_timesteps, len(worlds))
+    with closing(TrainingBar(work, functools.partial(Bar, shown=progress))) as bar:
+        diary = _TrainingCallback(model, settings, folder, bar, guard)
+        seconds = _learned(model, settings, folder, diary)
+        profile = envs.envs.profile()
+        try:
+            with guard.abandoning():
+                scores = _scored(_agent(model, settings), settings, folder, worlds, bar)
+        except Interrupted as stop:
+            raise Interrupted(
+                f"stopped; all {model.num_timesteps} steps are learned and saved in {folder}, the scores are "
+                "missing: go on with --resume",
+                stop.signal,
+            ) from None
+        bar.finish()
     card = {
         "env_steps": model.num_timesteps,
         "hardware": hardware(),
@@ -155,10 +144,62 @@ def _trained(
     return load_card(folder / "policy.safetensors")
 
 
-def score(agent: Agent, settings: PPOSettings, world: Any, episodes: int | None = None) -> Score:
+def _learned(model: Any, settings: PPOSettings, folder: Path, diary: _TrainingCallback) -> float:
+    """Train to the number of steps and save; return the seconds, those of evaluations apart."""
+    diary.save()
+    started = time.perf_counter()
+    left = settings.steps - model.num_timesteps
+    try:
+        if left > 0:
+            model.learn(left, callback=diary, reset_num_timesteps=False)
+    except Interrupted as stop:
+        diary.save()
+        raise Interrupted(
+            f"stopped; {diary.learned} of {settings.steps} steps are learned and saved in {folder}, "
+            "go on with --resume",
+            stop.signal,
+        ) from None
+    seconds = time.perf_counter() - started - diary.evaluating
+    diary.finish()
+    return seconds
+
+
+def _scored(
+    agent: Agent, settings: PPOSettings, folder: Path, worlds: dict[str, Any], bar: TrainingBar
+) -> dict[str, Any]:
+    """Return the scores by world, and film the first episode."""
+    scores = {}
+    for name, world in worlds.items():
+        watched = bar.evaluation(f"scoring in {name}", final=True)
+        scores[name] = score(agent, settings, world, report=watched).to_dict()
+    record_episode(agent, settings, folder / "episode.mp4", settings.world, bar.film)
+    return scores
+
+
+def _plan(settings: PPOSettings, learned: int, scored: int) -> Plan:
+    return Plan(
+        learned=learned,
+        steps=settings.steps,
+        slots=settings.num_envs,
+        rollout=settings.num_envs * settings.rollout,
+        every=settings.evaluate_every,
+        scored=scored,
+        episodes=settings.evaluate_episodes,
+        limit=settings.max_episode_steps,
+    )
+
+
+def _silent(done: int, total: float, what: str) -> None:
+    """Report to nobody."""
+
+
+def score(
+    agent: Agent, settings: PPOSettings, world: Any, episodes: int | None = None, report: Report = _silent
+) -> Score:
     """Return the score on `val` scenes of a world; number and starts as in the settings unless given.
 
-    Only in the world of the settings the temperature and the ablation of training hold.
+    Only in the world of the settings the temperature and the ablation of training hold. report: as in
+    `evaluate`.
     """
     count = settings.evaluate_episodes if episodes is None else episodes
     own = settings.own_world() if world == settings.world else settings.env_settings()
@@ -167,17 +208,33 @@ def score(agent: Agent, settings: PPOSettings, world: Any, episodes: int | None 
         evaluation_seeds(settings.evaluate_starts, count, "val"),
         num_envs=settings.num_envs,
         max_episode_steps=settings.max_episode_steps,
+        report=report,
         **{**own, "world": world, "split": "val"},
     )
     return summarize(results)
 
 
-def record_episode(agent: Agent, settings: PPOSettings, path: str | Path, world: str) -> None:
-    """Write the episode of the first evaluation seed as an mp4: every pixel frame, held keys and a map."""
+def record_episode(
+    agent: Agent,
+    settings: PPOSettings,
+    path: str | Path,
+    world: str,
+    watch: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Write the episode of the first evaluation seed as an mp4: every pixel frame, held keys and a map.
+
+    watch: told the steps that are filmed.
+    """
     env = SanaWMEnv(**{**settings.own_world(), "world": world, "split": "val"})
     env.reset(seed=FIRST_SEED)
-    shots = film_player([env], OneSlot(agent, settings.action_type), settings.max_episode_steps)
-    record_video(path, shots, Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
+
+    def shots() -> Iterator[Shot]:
+        player = OneSlot(agent, settings.action_type)
+        for step, shot in enumerate(film_player([env], player, settings.max_episode_steps)):
+            yield shot
+            watch(step)
+
+    record_video(path, shots(), Layout(labels=(world,), overlay=True), env.world.spec.fps, env.state)
 
 
 class _LogWriter(KVWriter):
@@ -213,20 +270,23 @@ class _Stoppable(VecEnvWrapper):
 
 
 class _TrainingCallback(BaseCallback):
-    """Saving, evaluations and the progress bar.
+    """Saving, evaluations, and what the progress bar is told.
 
     `learned`: env steps that the weights have learned from. It grows with the first gradient step on a
     rollout, and only then is there anything to save.
     """
 
-    def __init__(self, model: Any, settings: PPOSettings, folder: Path, progress: bool, guard: Guard) -> None:
+    def __init__(
+        self, model: Any, settings: PPOSettings, folder: Path, bar: TrainingBar, guard: Guard
+    ) -> None:
         super().__init__()
         self.model, self._guard = model, guard  # SB3 sets the same model again when it begins
         self._settings, self._folder = settings, folder
         self.learned = self._checkpointed = self._evaluated = model.num_timesteps
         self._saved = time.monotonic()
         model.policy.optimizer.register_step_post_hook(self._on_gradient_step)
-        self._bar = Bar(settings.steps, "training", done=self.learned, shown=progress)
+        self._bar = bar
+        self._gradient_steps, self._whole = 0, settings.epochs * settings.num_envs * settings.rollout
         self.evaluating = 0.0  # seconds
 
     def save(self) -> None:
@@ -237,12 +297,9 @@ class _TrainingCallback(BaseCallback):
     def finish(self) -> None:
         """Write the state at the end, as a checkpoint too."""
         self.learned = self.model.num_timesteps
+        self._settle()
         self._write(self._folder / "checkpoints" / f"step-{self.learned}.zip")
         self.save()
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self._bar.close()
 
     def _write(self, path: Path) -> None:
         collected, self.model.num_timesteps = self.model.num_timesteps, self.learned
@@ -255,28 +312,36 @@ class _TrainingCallback(BaseCallback):
     def _on_gradient_step(self, *_: Any) -> None:
         """Count the rollout; here, between two whole steps of the optimizer, a training may end."""
         self.learned = self.model.num_timesteps
+        self._gradient_steps += 1
+        self._bar.learn(self._gradient_steps * self._settings.batch_size / self._whole)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
         with self._guard.abandoning():
             pass
 
+    def _settle(self) -> None:
+        self._gradient_steps = 0
+        self._bar.settle()
+
     def _on_rollout_start(self) -> None:
+        self._settle()
         if self.learned - self._checkpointed >= self._settings.checkpoint_every:
             self._checkpointed = self.learned
             self._write(self._folder / "checkpoints" / f"step-{self.learned}.zip")
 
     def _on_step(self) -> bool:
         now, settings = self.num_timesteps, self._settings
-        self._bar.update(settings.num_envs)
+        ended = [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        self._bar.collect(now, sum(episode["l"] < settings.max_episode_steps for episode in ended))
         if now - self._evaluated >= settings.evaluate_every:
             self._evaluated = now
             started = time.perf_counter()
             with self._guard.abandoning():
-                found = score(_agent(self.model, settings), settings, settings.world)
+                watched = self._bar.evaluation("evaluating", final=False)
+                found = score(_agent(self.model, settings), settings, settings.world, report=watched)
             for name, value in (("success", found.success), ("spl", found.spl), ("return", found.reward)):
                 self.logger.record(f"eval/{name}", value.mean)
             self.logger.dump(now)
-            self._bar.set_postfix(success=f"{found.success.mean:.2f}")
             self.evaluating += time.perf_counter() - started
         return True
 

@@ -48,9 +48,10 @@ from wm_env.model.rollout_state import (
     RolloutState,
     SamplerConfig,
     View,
+    begin_by_length,
     chunk_noise,
 )
-from wm_env.model.state import DiTState, GDNState, cat, select, tree_map
+from wm_env.model.state import DiTState, GDNState, tree_map
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.tiny import TinyVAE
 from wm_env.model.world import Chunk, Start, WorldSpec
@@ -102,16 +103,7 @@ class LearnedWorld:
 
         Slots with contexts of one length are committed together.
         """
-        lengths = [0 if start.context is None else start.context.length for start in starts]
-        groups = [
-            [slot for slot, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))
-        ]
-        begun = [self._begin([starts[slot] for slot in slots]) for slots in groups]
-        if len(begun) == 1:
-            return begun[0]
-        order = torch.tensor([slot for slots in groups for slot in slots]).argsort().tolist()
-        chunk, state = (select(cat(list(parts)), order) for parts in zip(*begun, strict=True))
-        return chunk, state
+        return begin_by_length(self._begin, starts)
 
     def _begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
         """Return the same for starts whose contexts are of one length."""

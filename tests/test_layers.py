@@ -57,10 +57,10 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
-        "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
-            released.download released.plan released.report released.measure.budget released.measure.record
-            released.measure.runner released.measure.step released.measure.parts released.measure.pages
-            released.measure.against_diffusers released.measure.__main__""",
+        "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
+            released.clip released.download released.plan released.report released.measure.budget
+            released.measure.record released.measure.runner released.measure.step released.measure.parts
+            released.measure.pages released.measure.against_diffusers released.measure.__main__""",
         "data": """data.clip data.lens data.recorded data.layouts.pictures data.layouts.video
             data.layouts.re10k data.layouts.episodes data.layouts.saved data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
@@ -86,6 +86,7 @@ FILES = {
     "wm_env/bench": {
         "shared by benchmarks": "records provenance page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
+        "context": "context.rows context.report context.score context.run context",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.page drift.run
@@ -96,7 +97,7 @@ FILES = {
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
-            sb3_files policies run_folder players ppo""",
+            sb3_files policies run_folder players training_work ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

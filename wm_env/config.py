@@ -15,7 +15,7 @@ from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.names import did_you_mean
-from wm_env.model.released.rollout import Offload
+from wm_env.model.released.parts import Offload
 from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.facts import as_integer, number, shown, whole
 from wm_env.model.world import World, WorldSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stable_baselines3 import PPO
 from wm_env.agents import ppo
 from wm_env.agents.policies import PPOSettings, ScaledReward, blindfold, load_policy
 from wm_env.agents.ppo import score, train
+from wm_env.agents.training_work import TrainingBar
 from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.sb3 import SanaWMVecEnv
 
@@ -95,6 +97,38 @@ def test_a_resumed_run_goes_on_from_its_newest_checkpoint(run: Path, tmp_path: P
         train(TOY, tmp_path / "none", resume=True)
 
 
+class Watched(TrainingBar):
+    """A bar that keeps what it showed: (done, total, what is done)."""
+
+    def _move(self, running: float = 0.0) -> None:
+        super()._move(running)
+        SHOWN.append((self._done(), self._total(running), self._what.split(",")[0]))
+
+    def finish(self) -> None:
+        SHOWN.append((self._done(), self._done(), "finished"))
+
+
+SHOWN: list[tuple[float, float, str]] = []
+
+
+@pytest.mark.slow
+def test_the_bar_goes_on_through_updates_evaluations_and_scores(
+    pure_world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo, "TrainingBar", Watched)
+    SHOWN.clear()
+    train(dataclasses.replace(TOY, world=pure_world, epochs=2), tmp_path / "run", progress=False)
+    done, total, what = zip(*SHOWN, strict=True)
+    kinds = [kind for kind, _ in itertools.groupby(what)]
+    assert kinds == [
+        *("0 of 32 learned", "evaluating", "8 of 32 learned", "16 of 32 learned"),
+        *("evaluating", "24 of 32 learned", "32 of 32 learned"),
+        *(f"scoring in {pure_world}", "scoring in twin", "finished"),
+    ]
+    assert all(before <= after for before, after in itertools.pairwise(done))
+    assert all(now < whole for now, whole in zip(done[:-1], total[:-1], strict=True))
+
+
 @pytest.mark.slow
 def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the_twin_too(
     pure_world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +137,7 @@ def test_a_blind_recurrent_policy_trains_in_a_learned_world_and_is_scored_in_the
         TOY, world=pure_world, memory="lstm", blind=True, steps=16, evaluate_every=1000, checkpoint_every=1000
     )
     scored = []
-    monkeypatch.setattr(ppo, "score", lambda *call: scored.append(call[2:]) or score(*call))
+    monkeypatch.setattr(ppo, "score", lambda *call, **more: scored.append(call[2:]) or score(*call, **more))
     card = train(settings, tmp_path / "run", progress=False)
     assert set(card["scores"]) == {pure_world, "twin"}
     (own,), (twin,) = scored

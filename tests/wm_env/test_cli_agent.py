@@ -43,6 +43,20 @@ def test_scripted_agents_are_scored_by_name(agent: str, capsys: pytest.CaptureFi
     assert "2 episodes" in capsys.readouterr().out
 
 
+def test_a_film_of_the_scored_agent_replaces_no_other_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = tmp_path / "f.gif"
+    film.write_text("mine")
+    words = ["eval", "random", "--world", "twin", "--episodes", "1", "--max-episode-steps", "2"]
+    assert run(*words, "--threads", "1", "--video", str(film)) == 2
+    said = capsys.readouterr()
+    assert "exists; give another name, or --overwrite" in said.err and "success" not in said.out
+    assert film.read_text() == "mine"
+    assert run(*words, "--threads", "1", "--video", str(film), "--overwrite") == 0
+    assert film.read_bytes()[:3] == b"GIF"
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -269,6 +269,7 @@ def test_episodes_become_data_or_a_film_afterwards(
     before = sorted(tmp_path.iterdir())
     for words, says in (
         ("--from walks --format lerobot --out data", "must be a new or empty folder"),
+        ("--from walks --format mp4 --out one.gif", "'one.gif' exists; give another name, or --overwrite"),
         ("--from walks --format mp4 --out x.avi", "must end in .mp4 or .gif"),
         ("--from walks --format mp4 --out x.mp4 --only 1 7", "has no episode_000007"),
         (
@@ -278,3 +279,6 @@ def test_episodes_become_data_or_a_film_afterwards(
     ):
         assert run(words) == 2 and says in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+    assert len(iio.imread(tmp_path / "one.gif")) == 1 + FRAMES
+    assert run("--from walks --format mp4 --out one.gif --overwrite") == 0
+    assert len(iio.imread(tmp_path / "one.gif")) == EPISODES * (1 + FRAMES)

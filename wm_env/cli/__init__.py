@@ -72,6 +72,11 @@ COMMANDS = {
         "truth of frames by horizon, beside baselines",
         "finished rows are kept; the same command goes on",
     ),
+    "bench context": Command(
+        "wm_env.cli.bench_context:BenchContext",
+        "what more pictures of a place are worth to a world",
+        "finished rows are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",
@@ -93,7 +98,11 @@ COMMANDS = {
     "train self-forcing": Command(TRAIN, "train a world on its own rollouts", SAME),
     "train distill": Command(TRAIN, "train a world of fewer denoising steps", SAME),
     "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget", SAME),
-    "play": Command("wm_env.cli.play:Play", "walk through a world in a local browser page"),
+    "play": Command(
+        "wm_env.cli.play:Play",
+        "walk through a world in a local browser page",
+        "films in progress are written",
+    ),
     "agent train": Command("wm_env.cli.agent:AgentTrain", "train a PPO policy in a world"),
     "agent eval": Command("wm_env.cli.agent:AgentEval", "score a trained or scripted agent"),
 }

@@ -52,17 +52,22 @@ class Export:
             if missing:
                 raise ValueError(f"--only: {str(self.source)!r} has no {', '.join(missing)}")
             episodes = [path for path in episodes if path.name in chosen]
-        exporter = exporter_of(self.format) or export_film
-        if exporter is export_film:
+        exporter = exporter_of(self.format)
+        if exporter is None:
             check_film(self.out, overwrite=self.overwrite)
         else:
             check_folder(self.out)
             if self.out.exists() and any(self.out.iterdir()):
                 raise FileExistsError(f"--out {str(self.out)!r} must be a new or empty folder")
-        export(exporter, episodes, self.out)
+        export(exporter or self._film, episodes, self.out)
         number = f"{len(episodes)} episode{'s' if len(episodes) > 1 else ''}"
-        print(f"{self.out}: {number} as {'a film' if exporter is export_film else self.format}")
+        print(f"{self.out}: {number} as {'a film' if exporter is None else self.format}")
         return {"out": str(self.out), "format": self.format, "episodes": [str(path) for path in episodes]}
+
+    def _film(self, episodes: Sequence[Path], out: Path, watch: Watch) -> None:
+        """Write all pixel frames of the episodes as one film; each is named in its caption."""
+        fps = int(load_recording(episodes[0]).facts["fps"])
+        write_frames(out, _pictures(episodes, watch), fps, overwrite=self.overwrite)
 
 
 def exporter_of(format: str) -> Exporter | None:
@@ -86,12 +91,6 @@ def export(exporter: Exporter, episodes: Sequence[Path], out: Path) -> None:
         return over(paths, len(episodes), "exporting", unit="episode")
 
     exporter(episodes, out, watch)
-
-
-def export_film(episodes: Sequence[Path], out: Path, watch: Watch) -> None:
-    """Write all pixel frames of the episodes as one film; each is named in its caption."""
-    fps = int(load_recording(episodes[0]).facts["fps"])
-    write_frames(out, _pictures(episodes, watch), fps)
 
 
 def _pictures(episodes: Sequence[Path], watch: Watch) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ are env steps; a step is K pixel frames.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +17,35 @@ import numpy as np
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
 from wm_env.model.storage.atomic import numbered
-from wm_env.recording import Layout, Player, Shot, check_encoder, held, record_video, shot
+from wm_env.model.storage.facts import shown, whole
+from wm_env.play.futures import Future, imagine
+from wm_env.recording import Layout, Player, Shot, check_encoder, held, pressed, record_video, shot
 from wm_env.snapshots import Snapshot
+from wm_env.tasks import make_task
 from wm_env.twin import twin_like
-from wm_env.vector import SanaWMVectorEnv
 
-BRANCHES, BRANCH_STEPS = 4, 8
+BRANCH_STEPS = 8
 MAX_RECORDED = 4096  # steps kept in memory while recording; then the film is written
 COMMANDS = (
     *("keys", "pause", "step", "reset", "new_scene", "prompt"),
     *("record", "save", "restore", "branch", "take", "policy"),
 )
+_NEARER = "metres nearer the goal, 10 for reaching it"
+LEARNED = ("weights", "refiner", "dtype", "ablate", "offload", "frame_size")  # settings the twin has not
+REWARDS = {  # what a reward counts; another task's is its own affair
+    "explore": "floor seen for the first time, m2",
+    "follow": "0 on the reference walk, less off it",
+    **dict.fromkeys(("pointnav", "objectnav", "imagenav"), _NEARER),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaySettings:
     """What is played.
 
-    environment: keyword arguments of `SanaWMEnv`, but for its action type. compare: the twin runs beside the
-    world. out: folder for films. seed: of the first episode. policy: name of who may play instead of the
-    keyboard, made for an episode by `player(seed)`; it begins.
+    environment: keyword arguments of `SanaWMEnv`, but for its action type; "new scene" counts up from a scene
+    that is given. compare: the twin runs beside the world. out: folder for films. seed: of the first episode.
+    policy: name of who may play instead of the keyboard, made for an episode by `player(seed)`; it begins.
     """
 
     environment: dict[str, Any]
@@ -54,8 +64,8 @@ class View(NamedTuple):
     """What there is to see.
 
     frames, twin: uint8 `(n, h, w, 3)`, the pixel frames since the last view (twin None where none runs).
-    futures: uint8 `(BRANCHES, h, w, 3)`, the last frames of the imagined futures, or None. facts: plain
-    values for the page.
+    futures: uint8 `(4, h, w, 3)`, the last frames of the imagined futures, or None. facts: plain values for
+    the page.
     """
 
     frames: np.ndarray
@@ -73,19 +83,24 @@ class Session:
         self._envs = [self._env]
         labels = [self._env.world.spec.label]
         if settings.compare and not self._env.world.spec.sees_scene:
-            same = {**settings.environment, "world": twin_like(self._env.world.spec), "ablate": None}
+            # what only the learned world takes is left to it
+            same = {name: value for name, value in settings.environment.items() if name not in LEARNED}
+            same["world"] = twin_like(self._env.world.spec)
             self._envs.append(SanaWMEnv(action_type="multikeys", **same))
             labels.append("twin (truth)")
         self._labels = tuple(labels)
-        self._seed = settings.seed
+        self._task = make_task(self._env.config.task).name
+        self._walk = secrets.token_hex(4)
+        self._seed, self._scene = settings.seed, settings.environment.get("scene")
         self._held = ""
         self._player: Player | None = None
         self._policy_plays = settings.player is not None
         self.paused = False
         self._film: list[Shot] | None = None
+        self._film_path, self._recorded = self._next_film(), ""
         self._kept: list[Snapshot] = []
-        self._futures: SanaWMVectorEnv | None = None
-        self._future_keys = ""
+        self._futures: tuple[Future, ...] = ()
+        self._ran = True  # before the futures were imagined
         self._message, self._reward, self._total = "", 0.0, 0.0
         self._fresh: tuple[np.ndarray, ...] = ()
         self._start(self._seed)
@@ -119,8 +134,7 @@ class Session:
         elif do == "pause":
             self.paused = not self.paused
         elif do == "prompt":
-            for env in self._envs:
-                env.set_prompt(str(message.get("text", "")))
+            self._tell(message.get("text"))
         elif do == "take":
             self._take(message.get("slot"))
         elif do in simple:
@@ -137,8 +151,9 @@ class Session:
     def view(self) -> View:
         """Return what is to be seen, without moving."""
         frames = self._fresh
-        futures = None if self._futures is None else self._futures.state.frames[:, -1].numpy().copy()
+        futures = np.stack([future.frame for future in self._futures]) if self._futures else None
         info = {
+            "walk": self._walk,
             "labels": list(self._labels),
             "held": self._shown_keys if self._policy_plays else self._held,
             "policy": self._settings.policy,
@@ -146,18 +161,30 @@ class Session:
             "keys": KEYS,
             "step": int(self._env.state.chunk[0]),
             "trained_steps": self._env.trained_steps,
+            "task": self._task,
+            "reward_is": REWARDS.get(self._task, ""),
             "reward": self._reward,
             "total": self._total,
             "collision": bool(self._env.state.collided[0]),
             "paused": self.paused,
             "ended": self._ended,
             "recording": 0 if self._film is None else len(self._film),
+            "film": str(self._film_path),
+            "recorded": self._recorded,
             "kept": len(self._kept),
+            "kept_step": self._kept[0].steps if self._kept else None,
+            "futures": [{"label": future.label, "ended": future.ended} for future in self._futures],
             "prompt": self._env.prompt,
             "seed": self._seed,
+            "scene": int(self._env.state.scene_seed[0]) if bool(self._env.state.has_scene[0]) else None,
             "message": self._message,
         }
         return View(frames[0], frames[1] if len(frames) > 1 else None, futures, info)
+
+    def greet(self) -> None:
+        """Let a page that has come back go on: no key is held, and it is told where it is."""
+        self._held = ""
+        self._message = f"back in your walk at step {int(self._env.state.chunk[0])}"
 
     def close(self) -> None:
         """Write the film in progress, if there is one, and forget the episodes."""
@@ -174,15 +201,22 @@ class Session:
 
     def _start(self, seed: int) -> None:
         for env in self._envs:
-            env.reset(seed=seed)
-        self._seed, self._futures, self._reward, self._total = seed, None, 0.0, 0.0
+            env.reset(seed=seed, options=None if self._scene is None else {"scene": self._scene})
+        self._seed, self._futures, self._reward, self._total = seed, (), 0.0, 0.0
         self._fresh_player()
         self._seen(newest_only=True)
 
+    def _tell(self, text: Any) -> None:
+        """Set the prompt, and say that it is."""
+        if not isinstance(text, str):
+            raise ValueError(f"a prompt is a text, not a {type(text).__name__}")
+        for env in self._envs:
+            env.set_prompt(text)
+        self._message = f"prompt set; {self._labels[0]} is told {text!r} from the next step on"
+
     def _step(self, keys: str) -> None:
-        action = np.array([key in keys for key in KEYS], np.int8)
-        results = [env.step(action) for env in self._envs]
-        self._reward, self._futures, self._shown_keys = float(results[0][1]), None, keys
+        results = [env.step(pressed(keys)) for env in self._envs]
+        self._reward, self._futures, self._shown_keys = float(results[0][1]), (), keys
         self._total += self._reward
         self._seen(newest_only=False, keys=keys)
         if self._ended:
@@ -219,21 +253,33 @@ class Session:
 
     def _reset(self) -> None:
         self._start(self._seed)
+        self._message = "at the start again: the same scene and noise"
 
     def _new_scene(self) -> None:
+        if isinstance(self._scene, int):
+            self._scene += 1
         self._start(self._seed + 1)
+        pictured = self._settings.environment.get("image") is not None
+        self._message = "the same picture with other noise" if pictured else "a new scene"
 
     def _toggle_film(self) -> None:
         if self._film is None:
             check_encoder("play.mp4")
             self._film = [shot(self._envs, "", 0.0, newest_only=True)]
-            self._message = "recording"
+            self._film_path, self._recorded = self._next_film(), ""
+            self._message = f"recording; stop writes {self._film_path}"
             return
         out = self._settings.out
         out.mkdir(parents=True, exist_ok=True)
-        path = self._write_film(out, self._film)
+        self._recorded = str(self._write_film(out, self._film).resolve())
         self._film = None  # only now: a full disk loses nothing, the button can be pressed again
-        self._message = f"recorded {path}"
+        self._film_path = self._next_film()
+        self._message = f"recorded {self._recorded}"
+
+    def _next_film(self) -> Path:
+        """Return where the next film goes, as long as no other session writes one before."""
+        out = self._settings.out
+        return (numbered(out, "play", ".mp4") if out.is_dir() else out / "play-000.mp4").resolve()
 
     def _write_film(self, out: Path, shots: list[Shot]) -> Path:
         """Write a film under the next free number; other sessions may write at the same time."""
@@ -255,39 +301,39 @@ class Session:
             raise ValueError("no moment has been kept yet; press save first")
         for env, moment in zip(self._envs, self._kept, strict=True):
             env.restore(moment)
-        self._futures = None
+        self._futures = ()
         self._fresh_player()
         self._seen(newest_only=True)
         self._message = f"back at step {self._kept[0].steps}"
 
     def _branch(self) -> None:
-        """Imagine futures of this moment under the keys held now, each with noise of its own."""
+        """Imagine where four keys lead from this moment."""
         if self._ended:
             raise ValueError("the episode has ended: it has no futures")
-        self.paused, self._future_keys = True, self._held
-        self._futures = self._env.branch(BRANCHES)
-        action = np.array([[key in self._held for key in KEYS]] * BRANCHES, np.int8)
-        for _ in range(BRANCH_STEPS):
-            self._futures.step(action)
-        self._message = f"{BRANCHES} futures, {BRANCH_STEPS} steps ahead; click one to go there"
+        if not self._futures:
+            self._ran, self.paused = not self.paused, True
+        self._futures = imagine(self._env, BRANCH_STEPS)
+        ahead = BRANCH_STEPS * self.seconds_per_step
+        self._message = f"{len(self._futures)} futures, {ahead:g} s ahead: choose one, or go on from here"
 
     def _take(self, slot: Any) -> None:
         """Go on from one of the imagined futures; the twin walks the same way."""
-        if self._futures is None:
+        if not self._futures:
             raise ValueError("there are no futures to choose from; press branch first")
-        if not isinstance(slot, int) or not 0 <= slot < BRANCHES:
-            raise ValueError(f"future {slot!r} is not one of 0 to {BRANCHES - 1}")
-        chosen = self._futures.snapshot(slot)
-        action = np.array([key in self._future_keys for key in KEYS], np.int8)
+        if not whole(slot, 0, len(self._futures) - 1):
+            raise ValueError(f"future {shown(slot)} is not one of 0 to {len(self._futures) - 1}")
+        chosen = self._futures[slot]
         for env in self._envs[1:]:
-            for _ in range(BRANCH_STEPS):
+            for _ in range(chosen.steps):
                 if not bool(env.state.terminated[0]):
-                    env.step(action)
-        self._env.restore(chosen)
-        self._futures = None
+                    env.step(pressed(chosen.keys))
+        self._env.restore(chosen.moment)
+        self.paused = not self._ran
+        self._futures, self._reward = (), chosen.reward
+        self._total += chosen.reward
         self._fresh_player()
         self._seen(newest_only=True)
-        self._message = f"went to future {slot}"
+        self._message = f"went {chosen.label}: step {chosen.moment.steps}"
 
 
 def _keys(held: Any) -> str:

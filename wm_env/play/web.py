@@ -2,7 +2,8 @@
 
 Page to server: `{"do": command, ...}` as in `Session.handle`. Server to page, after every step and command:
 `{"facts": {...}, "frames": [PNG, ...], "twin": [...] | null, "futures": [...] | null, "fps": number}`,
-pictures in base64, or `{"error": text}`. Every page plays a session of its own. Needs the extra `web`.
+pictures in base64, or `{"error": text}`. Every page plays a session of its own; one that names it, as in
+`/play?walk=KEY`, finds it as it was when it comes back (`Lobby`). Needs the extra `web`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import io
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
+from wm_env.play.lobby import KEY, Lobby, Seat
 from wm_env.play.session import PlaySettings, Session, View
 
 try:
@@ -39,10 +42,18 @@ HOST = "127.0.0.1"
 LOCAL = ("127.0.0.1", "localhost")
 PAGE = Path(__file__).parent / "page" / "index.html"
 FOREIGN = 1008  # WebSocket close code: policy violation
+_T = TypeVar("_T")
+ELSEWHERE = 4001  # our own: the walk goes on in another tab
 
 
 def create_app(settings: PlaySettings) -> Starlette:
     """Return the application; requests that were not addressed to this machine's loopback are refused."""
+    lobby = Lobby(lambda: Session(settings))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await lobby.close()
 
     async def page(request: Any) -> FileResponse:
         return FileResponse(PAGE, headers={"Cache-Control": "no-store"})
@@ -52,18 +63,41 @@ def create_app(settings: PlaySettings) -> Starlette:
         if origin is not None and urlsplit(origin).hostname not in LOCAL:
             await websocket.close(FOREIGN)  # another site's page must not play here
             return
+        key = websocket.query_params.get("walk", "")
+        if key and not KEY.fullmatch(key):
+            await websocket.close(FOREIGN)
+            return
         await websocket.accept()
-        await _play(websocket, settings)
+        seat = await lobby.enter(key)
+        try:
+            await _play(websocket, seat)
+        finally:
+            await lobby.leave(seat)
 
     return Starlette(
+        lifespan=lifespan,
         routes=[Route("/", page), WebSocketRoute("/play", stage)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))],
     )
 
 
-def serve(settings: PlaySettings, port: int, ready: Callable[[str], None]) -> None:
+def listen_on(port: int) -> socket.socket:
+    """Return a socket that listens on the loopback interface; port 0 takes a free one.
+
+    Raises `OSError` in one sentence where the port is in use or not this user's to take.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: "is in use, perhaps by another `wm-env play`",
+            errno.EACCES: "is not yours to take (below 1024)",
+        }.get(error.errno or 0, f"cannot be taken ({error.strerror})")
+        raise OSError(f"port {port} {why}; give another by --port, or --port 0 for a free one") from error
+
+
+def serve(settings: PlaySettings, listening: socket.socket, ready: Callable[[str], None]) -> None:
     """Serve until interrupted; `ready` is told the page's address once it answers."""
-    listening = socket.create_server((HOST, port))  # a port in use is told here, in one line
     server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
 
     async def run() -> None:
@@ -74,19 +108,17 @@ def serve(settings: PlaySettings, port: int, ready: Callable[[str], None]) -> No
             ready(f"http://{HOST}:{listening.getsockname()[1]}/")
         await serving
 
-    with listening:
-        asyncio.run(run())
+    asyncio.run(run())
 
 
-async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
+async def _play(websocket: WebSocket, seat: Seat) -> None:
     """Step the session at the pace of its frames, and do what the page asks in between."""
-    session = await asyncio.to_thread(Session, settings)
+    session = seat.session
     turn = asyncio.Lock()  # the session is in one thread at a time
     wake = asyncio.Event()
     try:
         await websocket.send_json(_message(session.view(), 0.0))
     except WebSocketDisconnect:  # the page has gone while its world was made
-        await asyncio.to_thread(session.close)
         return
 
     async def listen() -> None:
@@ -97,7 +129,7 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
                     asked = json.loads(text)
                     if not isinstance(asked, dict):
                         raise ValueError("a message is an object with the entry 'do'")
-                    await asyncio.to_thread(session.handle, asked)
+                    await _whole(session.handle, asked)
                     if asked.get("do") != "keys":
                         await websocket.send_json(_message(session.view(), 0.0))
                 except (ValueError, OSError) as error:
@@ -115,7 +147,7 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
                 if not session.running:
                     continue
                 try:
-                    view = await asyncio.to_thread(session.advance)
+                    view = await _whole(session.advance)
                 except (ValueError, OSError) as error:  # a film that has grown too long and a full disk
                     session.paused = True
                     await websocket.send_json({"error": str(error)})
@@ -128,18 +160,30 @@ async def _play(websocket: WebSocket, settings: PlaySettings) -> None:
             )
             await asyncio.sleep(max(0.0, left))
 
-    tasks = listening, running = asyncio.create_task(listen()), asyncio.create_task(run())
+    listening, running = asyncio.create_task(listen()), asyncio.create_task(run())
+    tasks = (listening, running, asyncio.create_task(seat.wanted.wait()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         with contextlib.suppress(WebSocketDisconnect):
             # when the page has gone, what the last frame met on its way there is no matter
-            (listening if listening.done() else running).result()
+            if listening.done() or running.done():
+                (listening if listening.done() else running).result()
+            else:
+                await websocket.close(ELSEWHERE)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with turn:
-            await asyncio.to_thread(session.close)
+
+
+async def _whole(call: Callable[..., _T], *arguments: Any) -> _T:
+    """Return what a call in a thread returns; one that is cancelled ends first, for it has the session."""
+    calling = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(calling)
+    except asyncio.CancelledError:
+        await asyncio.wait([calling])
+        raise
 
 
 def _message(view: View, fps: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import pytest
 
 from wm_env.env import SanaWMEnv
 from wm_env.model.kinematics import KEYS
-from wm_env.play.session import BRANCH_STEPS, BRANCHES, PlaySettings, Session
+from wm_env.play.futures import CHOICES
+from wm_env.play.session import BRANCH_STEPS, PlaySettings, Session
 from wm_env.recording import pressed
+from wm_env.tasks import TASKS
+
+BATCHED = 1  # of 255: a batch of four sums in another order than a batch of one
 
 
 @pytest.fixture
@@ -93,18 +98,56 @@ def test_a_kept_moment_comes_back_with_its_future(settings: PlaySettings) -> Non
     assert np.array_equal(first.frames, again.frames) and np.array_equal(first.twin, again.twin)
 
 
-def test_branching_shows_futures_and_goes_to_the_chosen_one(settings: PlaySettings) -> None:
+def test_branching_shows_four_futures_that_differ_by_the_keys_held(settings: PlaySettings) -> None:
     session = Session(settings)
-    ask(session, "keys", held="d")
+    ask(session, "keys", held="w")
+    session.advance()
     facts = ask(session, "branch")
+    assert [each["label"] for each in facts["futures"]] == ["forward", "turn left", "turn right", "back"]
     futures = session.view().futures
-    assert facts["step"] == 0 and facts["paused"] and futures.shape[0] == BRANCHES
-    assert not np.array_equal(futures[0], futures[1])  # noise of their own
-    assert ask(session, "take", slot=2)["step"] == BRANCH_STEPS
-    view = session.view()
-    assert np.array_equal(view.frames[-1], futures[2]) and view.futures is None
+    assert facts["step"] == 1 and facts["paused"] and futures.shape == (4, 64, 64, 3)
+    assert all(not np.array_equal(futures[a], futures[b]) for a, b in combinations(range(4), 2))
+
+
+@pytest.mark.parametrize("slot", [0, 2])
+def test_a_chosen_future_is_where_its_keys_lead(settings: PlaySettings, slot: int) -> None:
+    branched, walked = Session(settings), Session(settings)
+    ask(branched, "branch")
+    facts = ask(branched, "take", slot=slot)
+    assert facts["step"] == BRANCH_STEPS and not facts["paused"] and facts["futures"] == []
+    ask(walked, "keys", held=CHOICES[slot][1])
+    for _ in range(BRANCH_STEPS):
+        there = walked.advance()
+    here = branched.view()
+    assert np.allclose(facts["total"], there.facts["total"])
+    assert np.array_equal(here.twin[-1], there.twin[-1])
+    assert np.abs(here.frames[-1].astype(int) - there.frames[-1]).max() <= BATCHED
     with pytest.raises(ValueError, match="press branch first"):
-        ask(session, "take", slot=0)
+        ask(branched, "take", slot=0)
+
+
+def test_a_future_that_ends_the_episode_is_shown_as_it_ended(tmp_path: Path) -> None:
+    env = {"world": "twin", "collision": "terminate"}
+    session = Session(PlaySettings(environment=env, out=tmp_path))
+    ask(session, "keys", held="w")
+    while not session.view().facts["ended"]:
+        before = session.view().facts["step"]
+        ask(session, "save")
+        session.advance()
+    ask(session, "restore")
+    forward = ask(session, "branch")["futures"][0]
+    assert forward == {"label": "forward", "ended": True}
+    facts = ask(session, "take", slot=0)
+    assert facts["ended"] and facts["step"] == before + 1
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_going_to_a_future_leaves_time_as_it_was(settings: PlaySettings, paused: bool) -> None:
+    session = Session(settings)
+    session.paused = paused
+    ask(session, "branch")
+    assert ask(session, "branch")["paused"]
+    assert ask(session, "take", slot=1)["paused"] == paused
 
 
 @pytest.mark.slow
@@ -112,8 +155,12 @@ def test_a_recording_becomes_a_film_even_when_the_page_is_closed(settings: PlayS
     session = Session(settings)
     ask(session, "record")
     session.advance()
-    assert ask(session, "record")["message"].endswith("play-000.mp4")
-    ask(session, "record")
+    first, second = (str((settings.out / f"play-{number:03d}.mp4").resolve()) for number in range(2))
+    facts = session.view().facts
+    assert facts["film"] == first and facts["recorded"] == ""
+    facts = ask(session, "record")
+    assert facts["message"] == f"recorded {first}" and facts["recorded"] == first and facts["film"] == second
+    assert ask(session, "record")["message"] == f"recording; stop writes {second}"
     session.advance()
     session.close()
     films = sorted(settings.out.iterdir())
@@ -149,18 +196,60 @@ def test_an_ended_episode_waits_for_the_player(tmp_path: Path) -> None:
     assert not ask(session, "reset")["ended"]
 
 
-def test_a_prompt_reaches_world_and_twin(settings: PlaySettings) -> None:
+def test_a_prompt_reaches_world_and_twin_and_is_acknowledged(settings: PlaySettings) -> None:
     session = Session(settings)
-    assert ask(session, "prompt", text="dim light")["prompt"] == "dim light"
+    before = session.view()
+    facts = ask(session, "prompt", text="dim light")
+    assert facts["prompt"] == "dim light" and "is told 'dim light' from the next step" in facts["message"]
+    after = session.advance()
+    assert not np.array_equal(after.twin[-1], before.twin[-1])
+
+
+def test_a_given_scene_is_the_first_and_new_scenes_count_up_from_it(settings: PlaySettings) -> None:
+    scened = replace(settings, environment={**settings.environment, "scene": 41})
+    session = Session(scened)
+    assert session.view().facts["scene"] == 41
+    assert ask(session, "reset")["scene"] == 41
+    facts = ask(session, "new_scene")
+    assert facts["scene"] == 42 and facts["message"] == "a new scene"
+
+
+def test_the_twin_takes_no_setting_that_only_a_learned_world_has() -> None:
+    environment = {"world": "tiny", "dtype": "bfloat16", "refiner": "none", "ablate": "memory"}
+    view = Session(PlaySettings(environment=environment)).advance()
+    assert view.twin is not None and view.twin.shape == view.frames.shape
+
+
+def test_rewards_say_whose_they_are_and_what_they_count(settings: PlaySettings) -> None:
+    for task in TASKS:
+        facts = Session(replace(settings, environment={**settings.environment, "task": task})).view().facts
+        assert facts["task"] == task and facts["reward_is"]
+
+
+def test_a_page_that_comes_back_holds_no_key_and_is_told_where_it_is(settings: PlaySettings) -> None:
+    session = Session(settings)
+    ask(session, "keys", held="w")
+    session.advance()
+    session.greet()
+    facts = session.view().facts
+    assert facts["held"] == "" and facts["message"] == "back in your walk at step 1"
 
 
 @pytest.mark.parametrize(
     "message",
-    [{}, {"do": "dance"}, {"do": []}, {"do": "keys", "held": "x"}, {"do": "keys"}, {"do": "take", "slot": 0}],
+    [
+        {},
+        {"do": "dance"},
+        {"do": []},
+        {"do": "keys", "held": "x"},
+        {"do": "keys"},
+        {"do": "take", "slot": 0},
+        {"do": "prompt"},
+    ],
 )
 def test_nonsense_is_refused_and_changes_nothing(settings: PlaySettings, message: dict[str, Any]) -> None:
     session = Session(settings)
-    with pytest.raises(ValueError, match=r"known are|among|press branch"):
+    with pytest.raises(ValueError, match=r"known are|among|press branch|is a text"):
         session.handle(message)
     assert session.view().facts["step"] == 0
 

@@ -1,34 +1,31 @@
-"""The play page: served on loopback only, driven over a WebSocket, and seen in a real browser."""
+"""The play page: served on loopback only and driven over a WebSocket; test_browser.py looks at it."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
-import shutil
+import secrets
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import websockets
 from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from wm_env.cli import main
+from wm_env.cli.play import invitation
 from wm_env.play.session import PlaySettings, Session
-from wm_env.play.web import HOST, create_app
+from wm_env.play.web import ELSEWHERE, HOST, create_app
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BASE, SOCKET = f"http://{HOST}", f"ws://{HOST}/play"
 
 
@@ -109,11 +106,54 @@ def test_other_sites_and_other_names_are_refused(client: TestClient) -> None:
     assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
 
 
+@pytest.mark.slow
+def test_a_walk_and_its_moment_are_there_after_a_connection_broke(address: str) -> None:
+    walk = f"{address.replace('http', 'ws')}play?walk={secrets.token_hex(8)}"
+    with connect(walk) as page:
+        first = json.loads(page.recv())["facts"]
+        for message in ({"do": "keys", "held": "w"}, {"do": "step"}, {"do": "save"}, {"do": "step"}):
+            page.send(json.dumps(message))
+        left = _facts(page, lambda facts: facts["kept"] and facts["step"] > facts["kept_step"])
+        page.socket.close()  # without a word, as a network does
+    with connect(walk) as page:
+        back = json.loads(page.recv())["facts"]
+        assert back["walk"] == first["walk"] and back["step"] == left["step"] and back["held"] == ""
+        page.send('{"do": "restore"}')
+        assert _facts(page, lambda facts: facts["step"] == left["kept_step"])
+    with connect(f"{walk}x") as page:
+        assert json.loads(page.recv())["facts"]["walk"] != first["walk"]
+
+
+@pytest.mark.slow
+def test_a_second_page_with_the_same_key_takes_the_walk_over(address: str) -> None:
+    walk = f"{address.replace('http', 'ws')}play?walk={secrets.token_hex(8)}"
+    with connect(walk) as first, connect(walk) as second:
+        assert _facts(first, bool)["walk"] == _facts(second, bool)["walk"]
+        with pytest.raises(ConnectionClosed) as ended:
+            while True:
+                first.recv()
+    assert ended.value.rcvd is not None and ended.value.rcvd.code == ELSEWHERE
+
+
+def test_a_key_that_no_page_makes_is_refused(client: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"{SOCKET}?walk=.."):
+        pass
+
+
+def test_over_ssh_the_page_is_reached_by_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    assert invitation("http://127.0.0.1:8017/") == "play at http://127.0.0.1:8017/ (Ctrl+C ends)"
+    for port, words in (("22", ""), ("2222", " -p 2222")):
+        monkeypatch.setenv("SSH_CONNECTION", f"192.0.2.7 51234 192.0.2.9 {port}")
+        said = invitation("http://127.0.0.1:8017/").splitlines()[1]
+        assert f"`ssh -N -L 8017:127.0.0.1:8017{words} 192.0.2.9`" in said
+
+
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server((HOST, 0)) as taken:
         for words, hint in (
             (["--port", "70000"], "65535"),
-            (["--port", str(taken.getsockname()[1])], "in use"),
+            (["--port", str(taken.getsockname()[1])], "is in use, perhaps by another `wm-env play`; give an"),
             (["--world", "nowhere"], "unknown world"),
         ):
             with pytest.raises(SystemExit) as ended:
@@ -122,89 +162,12 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             assert ended.value.code == 2 and hint in complaint and "\n" not in complaint
 
 
-@pytest.fixture
-def address(memory_world: str, tmp_path: Path) -> Iterator[str]:
-    """Address of a running `wm-env play` on a random learned world beside its twin."""
-    command = [sys.executable, "-m", "wm_env.cli", "play", "--world", memory_world, "--port", "0"]
-    with subprocess.Popen([*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().split()[2]
-        server.terminate()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no browser found: apt-get install chromium")
-def test_the_page_plays_in_a_browser(address: str, tmp_path: Path) -> None:
-    """Hold W, pause, branch; leaves the screenshot `play.png` in the temporary folder of the test."""
-    assert BROWSER is not None
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-    words = [BROWSER, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1040,900", address]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as browser:
-        try:
-            facts = asyncio.run(_drive(_debugger(tmp_path / "profile"), tmp_path / "play.png"))
-        finally:
-            browser.terminate()
-    assert facts["step"] > 1 and facts["futures"] == 4 and facts["held"] == "W"
-    assert facts["label"].endswith("(truth)") and not facts["twinHidden"]
-    shot = np.asarray(Image.open(tmp_path / "play.png").convert("RGB"))
-    assert shot[60:300, 40:440].std() > 5  # the left view shows a picture
-
-
-async def _drive(debugger: str, screenshot: Path) -> dict[str, Any]:
-    """Play through the browser's debugging protocol; return what the page shows at the end."""
-    async with websockets.connect(debugger, max_size=None) as pipe:
-        number = 0
-
-        async def call(method: str, **params: Any) -> dict[str, Any]:
-            nonlocal number
-            number += 1
-            await pipe.send(json.dumps({"id": number, "method": method, "params": params}))
-            while (answer := json.loads(await pipe.recv())).get("id") != number:
-                pass
-            return answer["result"]
-
-        async def look(expression: str) -> Any:
-            found = await call("Runtime.evaluate", expression=expression, returnByValue=True)
-            return found["result"].get("value")
-
-        async def until(expression: str) -> None:
-            deadline = time.monotonic() + 60
-            while not await look(expression):
-                assert time.monotonic() < deadline, f"{expression} never came true"
-                await asyncio.sleep(0.1)
-
-        await until("document.readyState == 'complete' && +document.getElementById('step').textContent > 0")
-        await call("Input.dispatchKeyEvent", type="keyDown", key="w", text="w")
-        step = await look("+document.getElementById('step').textContent")
-        await until(f"+document.getElementById('step').textContent > {step + 1}")
-        await look("document.querySelector('[data-do=save]').click()")
-        await look("document.querySelector('[data-do=branch]').click()")
-        await until("document.querySelectorAll('#futures canvas').length == 4")
-        await asyncio.sleep(0.5)  # pictures are drawn when they have loaded
-        picture = await call("Page.captureScreenshot", format="png")
-        screenshot.write_bytes(base64.b64decode(picture["data"]))
-        return {
-            "step": await look("+document.getElementById('step').textContent"),
-            "futures": await look("document.querySelectorAll('#futures canvas').length"),
-            "held": await look("[...document.querySelectorAll('kbd.down')].map(k => k.textContent).join('')"),
-            "label": await look("document.getElementById('twin-label').textContent"),
-            "twinHidden": await look("document.getElementById('twin-figure').hidden"),
-        }
-
-
-def _debugger(profile: Path) -> str:
-    """Return the debugging address of the browser's page, once it is up."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        port_file = profile / "DevToolsActivePort"
-        if port_file.is_file() and port_file.read_text().strip():
-            port = port_file.read_text().split()[0]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-                pages = [page for page in json.load(answer) if page["type"] == "page"]
-            if pages:
-                return pages[0]["webSocketDebuggerUrl"]
-        time.sleep(0.1)
-    raise AssertionError("the browser did not open its debugging port within a minute")
+def _facts(page: Any, wanted: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    for _ in range(50):
+        facts = json.loads(page.recv(60))["facts"]
+        if wanted(facts):
+            return facts
+    raise AssertionError("the awaited facts never came")
 
 
 def _until(page: Any, wanted: Any) -> dict[str, Any]:
