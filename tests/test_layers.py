@@ -34,7 +34,7 @@ ORDER = (
         "answers",
         "core",
     ),
-    *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
+    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
