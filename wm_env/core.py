@@ -70,6 +70,9 @@ class EpisodeRules:
     def __post_init__(self) -> None:
         if self.collision not in COLLISIONS:
             raise ValueError(unknown("collision", self.collision, COLLISIONS))
+        self._check_depth()
+
+    def _check_depth(self) -> None:
         asked = {"depth=True": self.depth, "collision='world'": self.collision == "world"}
         for name, wanted in asked.items():
             if wanted and not self.world.spec.gives_depth:
