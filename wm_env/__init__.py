@@ -4,7 +4,8 @@
     env = gym.make("SanaWM-v0")              # the embedded world `tiny`: no GPU, no download
 
 ids: SanaWM-v0, SanaWM-PointNav-v0, SanaWM-ObjectNav-v0, SanaWM-ImageNav-v0, SanaWM-Explore-v0,
-SanaWM-Follow-v0 and SanaWM-Twin-v0, the renderer of the same scenes.
+SanaWM-Follow-v0 and SanaWM-Twin-v0, the renderer of the same scenes; with downloaded weights
+SanaWM-Streaming-v0 and SanaWM-ChunkCausal-v0.
 
 snapshot, restore, branch    a moment of an episode as a value, of a wrapped environment too
 load_snapshot, load_world    from a file; from a preset or a folder

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,15 @@ def test_gym_steps_the_streaming_pipeline(pipelines: Pipelines, refiner: str) ->
         frames.append(obs)
     assert not np.array_equal(frames[0], frames[1])
     assert len(bytes.fromhex(env.world.spec.weights_sha256)) == 32
+
+
+def test_the_ids_of_the_released_worlds_end_after_a_minute(pipelines: Pipelines) -> None:
+    weights = {"streaming": "SanaWM-Streaming-v0", "chunk-causal": "SanaWM-ChunkCausal-v0"}
+    env = gym.make(weights["streaming"], weights=pipelines("streaming"), frame_size=SIZE, image=picture())
+    assert env.spec is not None and env.spec.max_episode_steps == 40
+    assert env.unwrapped.world.spec.name == "sana-wm-streaming"
+    with pytest.raises(FileNotFoundError, match="wm-env download sana-wm-chunk-causal"):
+        gym.make(weights["chunk-causal"], weights=pipelines("streaming") / "nowhere")
 
 
 def test_the_chunk_causal_pipeline_steps_with_guidance(pipelines: Pipelines) -> None:
