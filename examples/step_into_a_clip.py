@@ -72,7 +72,7 @@ film = [panel(view, filmed[: i + 1], [], "filmed") for i, view in enumerate(seen
 walked = [np.eye(4)]
 for key in settings.walk:
     _, _, ended, cut, info = env.step(pressed(key))
-    for view, pose in zip(env.unwrapped.state.frames[0].numpy(), info["c2w_frames"], strict=True):
+    for view, pose in zip(env.unwrapped.state.frames[0].cpu().numpy(), info["c2w_frames"], strict=True):
         walked.append(pose)
         film.append(panel(view, filmed, walked, "imagined"))
     if ended or cut:

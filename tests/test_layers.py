@@ -27,6 +27,7 @@ ORDER = (
         "actions",
         "images",
         "observations",
+        "outputs",
         "contexts",
         "context_check",
         "episodes",

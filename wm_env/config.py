@@ -55,6 +55,8 @@ class EnvConfig:
     depth: give the depth of the newest frame in `info`, float32 (h, w) metres.
     temperature: factor on the world's noise, from 0 to a million.
     device: torch device of the world.
+    output: "numpy", or "torch" for observations, rewards and ends as tensors on the world's device, whose
+        frames never visit the host.
     ablate: part of a tiny world to remove: "dit", "gdn_state" or "memory".
     weights: folder of a released world's weights; None is where `wm-env download` puts them.
     refiner: "default" for what the world comes with, "none" for frames as decoded, "tiny" or "ltx2"; in
@@ -82,6 +84,7 @@ class EnvConfig:
     depth: bool = False
     temperature: float = 1.0
     device: str = "cpu"
+    output: str = "numpy"
     ablate: Ablation | None = None
     weights: str | Path | None = None
     refiner: str | None = "default"
@@ -150,6 +153,7 @@ class EnvConfig:
             ),
             collision=self.collision,
             depth=self.depth,
+            output=self.output,
         )
 
     def reset_options(self, spec: WorldSpec) -> ResetOptions:
@@ -201,6 +205,7 @@ class EnvSettings(TypedDict, total=False):
     depth: bool
     temperature: float
     device: str
+    output: str
     ablate: Ablation | None
     weights: str | Path | None
     refiner: str | None

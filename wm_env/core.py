@@ -50,6 +50,7 @@ from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, put, select, tree_map
 from wm_env.model.world import Chunk, ObservingWorld, PosedFrames, World
 from wm_env.observations import ObservationSpec
+from wm_env.outputs import OUTPUTS, handed, kept
 from wm_env.tasks import Task, TaskContext, TaskOutcome
 
 COLLISIONS = ("block", "terminate", "ignore", "world")
@@ -57,7 +58,10 @@ COLLISIONS = ("block", "terminate", "ignore", "world")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRules:
-    """What stays the same over all episodes of an environment. depth: `info` has the newest frame's."""
+    """What stays the same over all episodes of an environment. depth: `info` has the newest frame's.
+
+    output: of `wm_env.outputs`, what observations are and where a state keeps its frames.
+    """
 
     world: World
     task: Task
@@ -66,8 +70,11 @@ class EpisodeRules:
     motion: KeyMotion
     collision: str
     depth: bool = False
+    output: str = "numpy"
 
     def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise ValueError(unknown("output", self.output, OUTPUTS))
         if self.collision not in COLLISIONS:
             raise ValueError(unknown("collision", self.collision, COLLISIONS))
         self._check_depth()
@@ -163,8 +170,8 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         noise_seed=torch.tensor([episode.noise_seed for episode in episodes], dtype=torch.int64),
         chunk=torch.zeros(batch, dtype=torch.int64),
         context_frames=torch.tensor([0 if e.context is None else e.context.length for e in episodes]),
-        frames=chunk.frames.cpu().expand(-1, spec.frames_per_step, -1, -1, -1).contiguous(),
-        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        frames=kept(rules.output, chunk.frames).expand(-1, spec.frames_per_step, -1, -1, -1).contiguous(),
+        latent=None if chunk.latent is None else kept(rules.output, chunk.latent.float()),
         depth=_newest_depth(rules, chunk),
         c2w=c2w,
         collided=torch.zeros(batch, dtype=torch.bool),
@@ -222,8 +229,8 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         world=world_state,
         motion=motion,
         chunk=state.chunk + 1,
-        frames=chunk.frames.cpu(),
-        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        frames=kept(rules.output, chunk.frames),
+        latent=None if chunk.latent is None else kept(rules.output, chunk.latent.float()),
         depth=_newest_depth(rules, chunk),
         c2w=c2w,
         collided=hits,
@@ -262,8 +269,8 @@ def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> S
         world=world_state,
         motion=standing(c2w[:, -1], rules.motion),
         context_frames=state.context_frames + (0 if spec.sees_scene else frames.shape[1]),
-        frames=chunk.frames.cpu(),
-        latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        frames=kept(rules.output, chunk.frames),
+        latent=None if chunk.latent is None else kept(rules.output, chunk.latent.float()),
         depth=_newest_depth(rules, chunk),
         c2w=c2w[:, -spec.frames_per_step :].contiguous(),
         collided=torch.zeros_like(state.collided),
@@ -280,7 +287,10 @@ def observation(rules: EpisodeRules, state: State) -> Any:
     if _young(state, 1):
         spaces = rules.task.spaces(rules.world.spec.frame_size)
         check_observed(rules.task.name, extra, spaces, state.chunk.shape[0])
-    return rules.views.observe(state.frames, state.latent, extra, state.depth)
+    view = rules.views.view(state.frames, state.latent, state.depth)
+    device = state.frames.device
+    told = {name: handed(rules.output, value, device) for name, value in extra.items()}
+    return rules.views.named(handed(rules.output, view, device), told)
 
 
 def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
@@ -304,10 +314,17 @@ def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
         info |= {name: values[slot] for name, values in facts.items()}
         if bool(state.has_scene[slot]) or rules.collision == "world":
             info["collision"] = bool(state.collided[slot])
-        if rules.depth and state.depth is not None:
+        if rules.depth and rules.output == "numpy" and state.depth is not None:
             info["depth"] = state.depth[slot].numpy().copy()
         out.append(info)
     return out
+
+
+def tensors_of_info(rules: EpisodeRules, state: State) -> dict[str, Tensor]:
+    """Return what `info` has as tensors of all slots where the output is tensors."""
+    if not rules.depth or rules.output == "numpy" or state.depth is None:
+        return {}
+    return {"depth": state.depth.clone()}
 
 
 def task_context(rules: EpisodeRules, state: State) -> TaskContext:
@@ -332,14 +349,14 @@ def _newest_depth(rules: EpisodeRules, chunk: Chunk) -> Tensor | None:
         raise ValueError(
             f"world {rules.world.spec.name!r} says that it gives depth (gives_depth) and gave a chunk without"
         )
-    return chunk.depth[:, -1].float().cpu().contiguous()
+    return kept(rules.output, chunk.depth[:, -1].float()).contiguous()
 
 
 def _surfaces(rules: EpisodeRules, state: State) -> Surfaces:
     """Return the depth pictures that are known: the newest frame's, and what the world remembers."""
     assert state.depth is not None
     batch, world = len(state.depth), rules.world
-    newest = Surfaces(state.depth[:, None], state.c2w[:, -1:], torch.ones(batch, 1, dtype=torch.bool))
+    newest = Surfaces(state.depth.cpu()[:, None], state.c2w[:, -1:], torch.ones(batch, 1, dtype=torch.bool))
     kept = world.surfaces(state.world) if isinstance(world, RememberingWorld) else None
     if kept is None:
         return newest

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
@@ -22,6 +23,7 @@ from wm_env.core import (
     initial,
     observation,
     shown,
+    tensors_of_info,
     transition,
 )
 from wm_env.episodes import draw_episode, reset_options
@@ -138,6 +140,10 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._keep_film(self._state)
         observed, info = self._seen()
         self._steps.add(started)
+        if self.config.output == "torch":
+            device = self._state.frames.device
+            reward, ended = (x[0].to(device, copy=True) for x in (outcome.reward, outcome.terminated))
+            return observed, reward, ended, torch.zeros_like(ended), info  # type: ignore[return-value]
         return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
     @undisturbed()
@@ -150,7 +156,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
             return None
         state = self._current()
         if self.render_mode == "rgb_array":
-            return state.frames[0, -1].numpy().copy()
+            return state.frames[0, -1].cpu().numpy().copy()
         frames = [frame.copy() for frame in self._film]
         self._film.clear()
         return frames
@@ -297,19 +303,21 @@ class SanaWMEnv(gym.Env[Any, Any]):
     def _seen(self) -> tuple[Any, dict[str, Any]]:
         state = self._current()
         batched = observation(self._rules, state)
+        info = infos(self._rules, state)[0]
+        info |= {name: values[0] for name, values in tensors_of_info(self._rules, state).items()}
         if isinstance(batched, dict):
-            return {name: values[0] for name, values in batched.items()}, infos(self._rules, state)[0]
-        return batched[0], infos(self._rules, state)[0]
+            return {name: values[0] for name, values in batched.items()}, info
+        return batched[0], info
 
     def _enter(self, state: State, prompt: str) -> None:
         self._state, self._prompt = state, prompt
         self._film.clear()
         if self.render_mode == "rgb_array_list":
-            self._film.append(state.frames[0, -1].numpy())
+            self._film.append(state.frames[0, -1].cpu().numpy())
 
     def _keep_film(self, state: State) -> None:
         if self.render_mode == "rgb_array_list":
-            self._film.extend(state.frames[0].numpy())
+            self._film.extend(state.frames[0].cpu().numpy())
 
     def _check_open(self) -> None:
         if self._closed:

@@ -68,30 +68,25 @@ class ObservationSpec:
             return self.view_space()
         return gym.spaces.Dict({self._name(): self.view_space(), **extra})
 
-    def observe(
-        self,
-        frames: Tensor,
-        latent: Tensor | None,
-        extra: dict[str, np.ndarray],
-        depth: Tensor | None = None,
-    ) -> Any:
-        """Return fresh observations.
+    def view(self, frames: Tensor, latent: Tensor | None, depth: Tensor | None = None) -> Tensor:
+        """Return the views of a batch, on the device of the frames; they may share the memory of these.
 
         frames uint8 `(B, K, h, w, 3)`; latent `(B, C, h', w')`; depth `(B, h, w)` metres of the newest frame.
         """
         if self.kind == "latent":
             assert latent is not None
-            view = latent.clamp(-LATENT_BOUND, LATENT_BOUND)
-        elif self.kind == "rgbd":
+            return latent.clamp(-LATENT_BOUND, LATENT_BOUND)
+        if self.kind == "rgbd":
             assert depth is not None
             colour = resize(frames[:, -1], self.obs_size).float() / 255
             size = tuple(self.obs_size)
             far = depth if tuple(depth.shape[1:]) == size else interpolate(depth[:, None], size=size)[:, 0]
-            view = torch.cat([colour, far.clamp(0, DEPTH_BOUND)[..., None]], dim=-1)
-        else:
-            view = resize(frames if self.kind == "rgb_sequence" else frames[:, -1], self.obs_size)
-        array = view.numpy().copy()
-        return {self._name(): array, **extra} if extra else array
+            return torch.cat([colour, far.clamp(0, DEPTH_BOUND)[..., None]], dim=-1)
+        return resize(frames if self.kind == "rgb_sequence" else frames[:, -1], self.obs_size)
+
+    def named(self, view: Any, extra: dict[str, Any]) -> Any:
+        """Return an observation of a view and a task's entries."""
+        return {self._name(): view, **extra} if extra else view
 
     def _name(self) -> str:
         return "latent" if self.kind == "latent" else "image"

@@ -69,6 +69,8 @@ def parallel_env(
     limit = as_integer(max_episode_steps)
     if not whole(limit, 1):
         raise ValueError(f"max_episode_steps={shown(max_episode_steps)} must be an integer of at least 1")
+    if settings.get("output", "numpy") != "numpy":
+        raise ValueError("output='torch': the PettingZoo interface gives NumPy arrays; leave output out")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"unknown render_mode {render_mode!r}; valid are None, rgb_array")
     if mode == "shared_camera":
@@ -179,7 +181,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         """Return what all agents see together, for central critics: frames `(cameras, h, w, 3)` uint8."""
         if self._state is None:
             raise ResetNeeded("call reset() first: nothing has been seen yet")
-        return self._state.frames[:, -1].numpy().copy()
+        return self._state.frames[:, -1].cpu().numpy().copy()
 
     @property
     def np_random(self) -> np.random.Generator:
@@ -200,7 +202,7 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
             return None
         if self._state is None:
             raise ResetNeeded("call reset() first: nothing has been seen yet")
-        return np.concatenate(list(self._state.frames[:, -1].numpy()), axis=1)
+        return np.concatenate(list(self._state.frames[:, -1].cpu().numpy()), axis=1)
 
     def close(self) -> None:
         """Forget the episode; may be called twice."""

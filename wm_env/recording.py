@@ -198,7 +198,7 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     state = envs[0].state
     absolute = (state.start_c2w[:, None] @ state.c2w)[0].numpy()
     first = -1 if newest_only else 0
-    frames = tuple(env.state.frames[0, first:].numpy().copy() for env in envs)
+    frames = tuple(env.state.frames[0, first:].cpu().numpy().copy() for env in envs)
     return Shot(frames, keys, absolute[first:], reward)
 
 

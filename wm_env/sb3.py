@@ -46,6 +46,8 @@ class SanaWMVecEnv(VecEnv):
         render_mode: str | None = None,
         **settings: Unpack[EnvSettings],
     ) -> None:
+        if settings.get("output", "numpy") != "numpy":
+            raise ValueError("output='torch': Stable-Baselines3 takes NumPy arrays; leave output out")
         self.envs = SanaWMVectorEnv(
             num_envs,
             max_episode_steps=max_episode_steps,
@@ -99,7 +101,7 @@ class SanaWMVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return each slot's newest frame at full size."""
-        return [frame.copy() for frame in self.envs.state.frames[:, -1].numpy()]
+        return [frame.copy() for frame in self.envs.state.frames[:, -1].cpu().numpy()]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return what each asked slot answers (`wm_env.slots`), or an attribute of the vector environment."""

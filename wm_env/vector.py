@@ -29,6 +29,7 @@ from wm_env.core import (
     initial,
     observation,
     shown,
+    tensors_of_info,
     transition,
 )
 from wm_env.episodes import ResetOptions, as_options, draw_episode, reset_options
@@ -39,6 +40,7 @@ from wm_env.model.state import put, repeat, select
 from wm_env.model.storage import facts
 from wm_env.model.world import World
 from wm_env.modes import RENDER_MODES, as_prompt, autoreset_mode_of, copied, frame_rate
+from wm_env.outputs import handed
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.slots import SlotCalls
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
@@ -179,6 +181,9 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
         info = self._infos(np.ones(self.num_envs, bool), info)
         observed = observation(self._rules, self._current())
         self._steps.add(started)
+        if self.config.output == "torch":
+            device = self._current().frames.device
+            return (observed, *(handed("torch", x, device) for x in (rewards, terminated, truncated)), info)
         return observed, rewards, terminated, truncated, info
 
     @undisturbed()
@@ -186,7 +191,7 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
         """Return each slot's newest frame, or the pixel frames of its last step (`rgb_array_list`)."""
         if self.render_mode is None:
             return None
-        frames = self._current().frames.numpy()
+        frames = self._current().frames.cpu().numpy()
         if self.render_mode == "rgb_array":
             return tuple(frame.copy() for frame in frames[:, -1])
         return tuple([frame.copy() for frame in slot] for slot in frames)
@@ -330,14 +335,20 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
         for slot, single in enumerate(infos(self._rules, self._current())):
             if mask[slot]:
                 gathered = self._add_info(gathered, single, slot)
-        return gathered
+        return gathered | tensors_of_info(self._rules, self._current())
 
     def _final(self, ended: np.ndarray) -> dict[str, Any]:
         """Return the last observations and infos of ended episodes (SAME_STEP)."""
         observed = observation(self._rules, self._current())
         info: dict[str, Any] = {}
+        tensors = self.config.output == "torch"
+        if tensors:  # of all slots, as they are on the device; those of ended ones count
+            info = {"final_obs": observed, "_final_obs": ended.copy()}
         for slot, single in enumerate(infos(self._rules, self._current())):
             if not ended[slot]:
+                continue
+            if tensors:
+                info = self._add_info(info, {"final_info": single}, slot)
                 continue
             if isinstance(observed, dict):
                 last: Any = {name: values[slot].copy() for name, values in observed.items()}

@@ -76,7 +76,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
     settings = _plain({**env.config.keywords(), **kept})
     seen, info = env.reset(seed=seed)
     observed, actions, rewards = [seen], list[np.ndarray](), list[float]()
-    frames, c2w = [env.state.frames[0, -1:].numpy()], [info["c2w_frames"][-1:]]
+    frames, c2w = [env.state.frames[0, -1:].cpu().numpy()], [info["c2w_frames"][-1:]]
     terminated = False
     while len(actions) < steps and not terminated:
         keys = policy(env.state)
@@ -85,7 +85,7 @@ def play_episode(env: SanaWMEnv, policy: Policy, seed: int, steps: int) -> Recor
         observed.append(seen)
         actions.append(action)
         rewards.append(reward)
-        frames.append(env.state.frames[0].numpy())
+        frames.append(env.state.frames[0].cpu().numpy())
         c2w.append(info["c2w_frames"])
     extras = [
         {k: v for k, v in seen.items() if k != _VIEW} if isinstance(seen, dict) else {} for seen in observed
@@ -279,8 +279,8 @@ def replay(recording: Recording) -> np.ndarray:
             f"world {env.config.world!r} now has {env.world.spec.weights_sha256}"
         )
     env.reset(seed=recording.facts["seed"])
-    frames = [env.state.frames[0, -1:].numpy()]
+    frames = [env.state.frames[0, -1:].cpu().numpy()]
     for action in recording.actions:
         env.step(action)
-        frames.append(env.state.frames[0].numpy())
+        frames.append(env.state.frames[0].cpu().numpy())
     return np.concatenate(frames)

@@ -49,7 +49,7 @@ def imagine(env: SanaWMEnv, steps: int) -> tuple[Future, ...]:
         for slot, (label, keys) in enumerate(CHOICES):
             if slot in futures or not (ended[slot] or step == steps):
                 continue  # one that has ended is kept as it ended: the next step would start it afresh
-            frame = branched.state.frames[slot, -1].numpy().copy()
+            frame = branched.state.frames[slot, -1].cpu().numpy().copy()
             futures[slot] = Future(
                 label, keys, frame, branched.snapshot(slot), step, float(rewards[slot]), bool(ended[slot])
             )
