@@ -16,6 +16,7 @@ from wm_env.agents.episode_starts import check_starts
 from wm_env.agents.evaluate import Agent
 from wm_env.agents.goal_features import GoalFeatures
 from wm_env.agents.key_combinations import MovingAgent, held_table
+from wm_env.agents.sb3_files import load_zip
 from wm_env.agents.shipped import policy_path
 from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.core import State
@@ -247,8 +248,8 @@ def load_policy(
 ) -> tuple[Agent, PPOSettings]:
     """Return the agent and the settings of a shipped policy, a run's folder, or one of its files.
 
-    `.zip` checkpoints are SB3's own and hold pickles: load only your own. Raises `ValueError` for a
-    device that is not there.
+    `.zip` checkpoints are SB3's own and hold pickles: a warning says so before one is loaded. Raises
+    `ValueError` for a device that is not there.
     """
     check_device(device)
     file = policy_path(policy)
@@ -259,7 +260,7 @@ def load_policy(
                 f"{str(file)!r} lies in no folder of `agent train`: settings.json is missing"
             )
         settings = read_settings(homes[0])
-        model: Chooser = algorithm(settings).load(file, device=device)
+        model: Chooser = load_zip(algorithm(settings), file, device=device)
     else:
         if not file.is_file():
             raise FileNotFoundError(f"{str(policy)!r} holds no policy.safetensors of `agent train`")

@@ -43,6 +43,7 @@ from wm_env.agents.policies import (
     save_policy,
 )
 from wm_env.agents.run_folder import NEWEST, check_run, open_run, steps_of
+from wm_env.agents.sb3_files import load_zip
 from wm_env.agents.training_work import Plan, Report, TrainingBar
 from wm_env.bench.provenance import hardware
 from wm_env.env import SanaWMEnv
@@ -104,7 +105,7 @@ def _trained(
     if newest is None:
         model = _model(settings, watched)
     else:
-        model = algorithm(settings).load(newest, env=watched, device=settings.device)
+        model = load_zip(algorithm(settings), newest, env=watched, device=settings.device)
         model.set_random_seed(settings.seed + model.num_timesteps)  # the first episodes shall not come again
     curves = TensorBoardOutputFormat(str(folder / "tensorboard"))
     model.set_logger(Logger(str(folder), [curves, _LogWriter(folder)]))

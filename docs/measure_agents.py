@@ -41,6 +41,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "random": f"random {NEAR}",
     },
     "objectnav in tiny": {"objectnav": "objectnav --world tiny --episodes 50"},
+    "objectnav in tiny after a turn": {"objectnav": "objectnav --world tiny --context turn --episodes 200"},
     "any start": {
         "pointnav, goal": f"goal --task pointnav {ANY}",
         "pointnav, random": f"random --task pointnav {ANY}",

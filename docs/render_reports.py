@@ -15,12 +15,13 @@ import gzip
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wm_env.agents.transfer.page import write_report as write_transfer
 from wm_env.agents.transfer.report import TransferReport
-from wm_env.bench import fidelity, throughput
+from wm_env.bench import context, fidelity, throughput
 from wm_env.bench.drift.report import DriftReport, Head
 from wm_env.bench.drift.run import draw
 from wm_env.bench.drift.score import score
@@ -30,6 +31,11 @@ from wm_env.bench.row_file import write_json
 
 DOCS = Path(__file__).resolve().parent
 DRIFT = ("drift-tiny", "drift-tiny/60s", "distillation")
+TABLES: tuple[tuple[str, type[Any], Callable[[Any], str]], ...] = (
+    ("fidelity-*.json", fidelity.FidelityReport, fidelity.markdown),
+    ("context-*.json", context.ContextReport, context.markdown),
+    ("throughput.json", throughput.ThroughputReport, throughput.markdown),
+)
 _FILM = re.compile(r'<figure><img alt="[^"]*: truth, generated, error.*?</figure>')
 _MEMORIES = re.compile(r"<details><summary>What the memories do</summary>.*</details>\n")
 _COURSE = '<figure><img alt="Truth, place and motion'
@@ -90,12 +96,9 @@ def main() -> None:
     for name in DRIFT:
         render_drift(DOCS / "reports" / name)
     render_transfer(DOCS / "reports" / "transfer-quick")
-    for path in sorted((DOCS / "performance").glob("fidelity-*.json")):
-        text = fidelity.markdown(load(fidelity.FidelityReport, path))
-        path.with_suffix(".md").write_text(text, encoding="utf-8")
-    path = DOCS / "performance" / "throughput.json"
-    text = throughput.markdown(load(throughput.ThroughputReport, path))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    for name, kind, markdown in TABLES:
+        for path in sorted((DOCS / "performance").glob(name)):
+            path.with_suffix(".md").write_text(markdown(load(kind, path)), encoding="utf-8")
 
 
 if __name__ == "__main__":

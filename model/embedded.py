@@ -176,6 +176,7 @@ def build_world(
         latent_shape=(channels, height, width),
         weights_sha256=sha256,
         takes_context=True,
+        gives_depth=True,
     )
     complete = completed if config.prompts == "captions" else None
     text = HashTextEncoder(width=config.dit.caption_channels, complete=complete)

@@ -112,8 +112,29 @@ def check_rigid(c2w: Tensor) -> None:
         index = int(bad.nonzero()[0, 0])
         raise ValueError(
             f"pose {index} is not a rigid camera-to-world matrix (rotation orthonormal, last row 0 0 0 1): "
-            f"{flat[index].tolist()}"
+            f"{_misfit(flat[index])}{flat[index].tolist()}"
         )
+
+
+def _misfit(pose: Tensor) -> str:
+    """Return the usual reason why a matrix `(4, 4)` float64 is no pose, "" where none of them is plain."""
+    if not bool(torch.isfinite(pose).all()):
+        return ""
+    rotation = pose[:3, :3]
+    if bool((pose[3, :3] != 0).any()) and not bool(pose[:3, 3].any()):
+        return "it is transposed, its translation stands in the last row; "
+    scale = float(rotation.square().sum() / 3) ** 0.5
+    if scale < 1e-12:
+        return ""
+    unit = rotation / scale
+    skewed = float((unit.T @ unit - torch.eye(3, dtype=torch.float64, device=pose.device)).abs().amax())
+    if skewed > RIGID_TOLERANCE:
+        return ""
+    if float(torch.linalg.det(unit)) < 0:
+        return "its axes are mirrored (left-handed, as those of Unity and Unreal), turn one round; "
+    if abs(scale - 1) > RIGID_TOLERANCE / 4:
+        return f"its rotation is scaled by {scale:.4g}, a scale belongs to the translations alone; "
+    return ""
 
 
 def pixel_rays(intrinsics: Tensor, height: int, width: int, offset: float) -> Tensor:

@@ -12,16 +12,21 @@ import torch
 from torch import Tensor
 
 MIN_FOV_DEG, MAX_FOV_DEG = 25.0, 120.0
+_CENTRED = 0.02  # of a side: principal points of whole pictures are that near to the middle
+_ASIDE = 0.1  # of a side: from here on a coincidence is worth a word
+_ORDERS = {"cx, cy, fx, fy": (2, 3, 0, 1), "fx, cx, fy, cy": (0, 2, 1, 3)}  # where fx, fy, cx, cy stand there
 
 
 def intrinsics_per_frame(intrinsics: Tensor, frames: int) -> Tensor:
     """Return `(F, 4)` rows fx, fy, cx, cy of any accepted form: `(4,)`, `(3, 3)`, `(n, 4)` or `(n, 3, 3)`.
 
     A sequence longer than F is cut, one row is repeated, a shorter one is resampled linearly over
-    normalised time (first row at the first frame, last row at the last).
+    normalised time (first row at the first frame, last row at the last). Raises `ValueError` for another
+    shape and for a matrix that is no `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]`.
     """
     shape = tuple(intrinsics.shape)
     if shape[-2:] == (3, 3):  # (4,) and (n, 4) have no such ending
+        _check_matrices(intrinsics)
         intrinsics = torch.stack(
             [intrinsics[..., 0, 0], intrinsics[..., 1, 1], intrinsics[..., 0, 2], intrinsics[..., 1, 2]],
             dim=-1,
@@ -97,12 +102,74 @@ def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:
     if intrinsics.shape[-1:] != (4,):
         raise ValueError(f"intrinsics have shape {tuple(intrinsics.shape)}; expected (fx, fy, cx, cy)")
     if not bool(torch.isfinite(intrinsics).all()) or bool((intrinsics[..., :2] <= 0).any()):
-        raise ValueError(f"intrinsics {intrinsics.tolist()} are not finite with positive focal lengths")
+        raise ValueError(f"intrinsics {_first(intrinsics)} are not finite with positive focal lengths")
     for axis, angle in zip(("horizontal", "vertical"), fov_deg(intrinsics, width, height), strict=True):
         low, high = float(angle.min()), float(angle.max())
         if low < MIN_FOV_DEG or high > MAX_FOV_DEG:
             raise ValueError(
-                f"intrinsics {intrinsics.tolist()} give a {axis} field of view of {low:.1f}-{high:.1f} deg "
+                f"intrinsics {_first(intrinsics)} give a {axis} field of view of {low:.1f}-{high:.1f} deg "
                 f"at {width}x{height}; expected {MIN_FOV_DEG:g}-{MAX_FOV_DEG:g} (are they in pixels of this "
                 "size?)"
             )
+    check_principal_point(intrinsics, height, width)
+
+
+def check_principal_point(intrinsics: Tensor, height: int, width: int) -> None:
+    """Raise `ValueError` where cx, cy of finite `(..., 4)` pixel intrinsics are not of pictures of this size.
+
+    They have to lie inside the picture. Off its middle they are refused where the reason is plain: at one
+    share of width and height (pictures of another size), in the middle of the picture laid on its side (cx
+    and cy swapped), or where another common order of the four numbers has equal focal lengths and the middle.
+    """
+    rows = intrinsics.reshape(-1, 4).double()
+    aside = (rows[:, 2:] / rows.new_tensor([width, height]) - 0.5).abs().amax(-1)  # (n,) shares of a side
+    for row in rows[aside > _CENTRED].unique(dim=0).tolist():
+        said = f"the principal point {row[2]:g}, {row[3]:g} of intrinsics {row}"
+        reason = _reason(row, height, width)
+        if not (0 < row[2] < width and 0 < row[3] < height):
+            size = f" (these may be of pictures of about {2 * row[2]:.0f}x{2 * row[3]:.0f})"
+            hint = "expected fx, fy, cx, cy in pixels of this size" + size * (min(row[2:]) > 0)
+            hint = reason or hint
+            raise ValueError(f"{said} lies outside of the picture of {width}x{height}: {hint}")
+        if reason is not None:
+            raise ValueError(f"{said} cannot be that of a picture of {width}x{height}: {reason}")
+
+
+def _reason(values: list[float], height: int, width: int) -> str | None:
+    """Return which mistake makes a principal point off the middle plain, None where none does."""
+    fx, fy, cx, cy = values
+    aside = max(abs(cx / width - 0.5), abs(cy / height - 0.5))
+    if aside > _ASIDE and cx > 0 and abs(cx / width - cy / height) < _CENTRED * min(1.0, 2 * cx / width):
+        size = f"{2 * cx:.0f}x{2 * cy:.0f}"
+        return f"it is the middle of pictures of {size}; scale the intrinsics to {width}x{height}"
+    turned = max(abs(cx - height / 2) / height, abs(cy - width / 2) / width)
+    if turned < _CENTRED and abs(width - height) > _ASIDE * max(width, height):
+        return "cx and cy are swapped, or the picture was turned on its side; expected fx, fy, cx, cy"
+    if aside > _ASIDE and abs(fx / fy - 1) > _ASIDE:
+        for order, places in _ORDERS.items():
+            a, b, x, y = (values[place] for place in places)
+            middle = max(abs(x / width - 0.5), abs(y / height - 0.5)) < _CENTRED
+            if middle and b > 0 and abs(a / b - 1) < _CENTRED:
+                return f"they are in the order {order}; expected fx, fy, cx, cy"
+    return None
+
+
+def _check_matrices(matrices: Tensor) -> None:
+    """Raise `ValueError` for matrices `(..., 3, 3)` that are not those of a camera without skew."""
+    flat = matrices.reshape(-1, 3, 3).double()
+    last = flat.new_tensor([0.0, 0.0, 1.0])
+    odd = ((flat[:, 2] - last).abs() > 1e-6).any(-1) | (flat[:, 1, 0] != 0)
+    odd |= flat[:, 0, 1].abs() > 1e-3 * flat[:, 0, 0].abs()
+    odd &= torch.isfinite(flat).flatten(1).all(1)  # NaN is another fault, told by others
+    if bool(odd.any()):
+        found = flat[int(odd.nonzero()[0, 0])]
+        hint = " (it is transposed)" if bool((found[:, 2] == last).all()) else ""
+        raise ValueError(
+            f"the camera matrix {found.tolist()} is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{hint}; pixels "
+            "have right angles here"
+        )
+
+
+def _first(intrinsics: Tensor) -> list[float]:
+    """Return the first row: a message shows no thousand of them."""
+    return intrinsics.reshape(-1, 4)[0].tolist()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from wm_env.model.storage.atomic import check_writable, same_file
 
 LEAST = {"threads": 1, "steps": 1, "seed": 0}
 MOST = {"threads": 1024}  # many more end the process
@@ -34,3 +37,15 @@ def check_options(
         )
 
         check_device(options["device"])
+
+
+def check_result(options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` or `OSError` where the file of `--json` would replace what it must not.
+
+    options: values by name, as in `check_options`; "json" is the file, "overwrite" lets it replace one.
+    """
+    result: Path = options["json"]
+    for name, value in options.items():
+        if name != "json" and isinstance(value, Path) and same_file(value, result):
+            raise ValueError(f"--json {str(result)!r} is the file of --{name.replace('_', '-')}; rename it")
+    check_writable(result, overwrite=options["overwrite"])

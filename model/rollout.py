@@ -32,6 +32,7 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal, cut_at
 from wm_env.model.composed_view import read_composed
+from wm_env.model.contact import Surfaces
 from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
@@ -48,9 +49,10 @@ from wm_env.model.rollout_state import (
     RolloutState,
     SamplerConfig,
     View,
+    begin_by_length,
     chunk_noise,
 )
-from wm_env.model.state import DiTState, GDNState, cat, select, tree_map
+from wm_env.model.state import DiTState, GDNState, tree_map
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.tiny import TinyVAE
 from wm_env.model.world import Chunk, Start, WorldSpec
@@ -102,16 +104,7 @@ class LearnedWorld:
 
         Slots with contexts of one length are committed together.
         """
-        lengths = [0 if start.context is None else start.context.length for start in starts]
-        groups = [
-            [slot for slot, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))
-        ]
-        begun = [self._begin([starts[slot] for slot in slots]) for slots in groups]
-        if len(begun) == 1:
-            return begun[0]
-        order = torch.tensor([slot for slots in groups for slot in slots]).argsort().tolist()
-        chunk, state = (select(cat(list(parts)), order) for parts in zip(*begun, strict=True))
-        return chunk, state
+        return begin_by_length(self._begin, starts)
 
     def _begin(self, starts: Sequence[Start]) -> tuple[Chunk, RolloutState]:
         """Return the same for starts whose contexts are of one length."""
@@ -310,6 +303,13 @@ class LearnedWorld:
     def set_noise_seed(self, state: RolloutState, noise_seeds: Sequence[int]) -> RolloutState:
         """Return the state whose next chunks draw their noise from the given seeds."""
         return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
+
+    def surfaces(self, state: RolloutState) -> Surfaces | None:
+        """Return the depth of the kept frames, None in a world without the point memory."""
+        memory = state.memory
+        if memory is None:
+            return None
+        return Surfaces(metric_depth(memory.pixels[:, :, 3]), memory.c2w, memory.valid)
 
     def _refiner_noise(self, state: RolloutState, pixels: Tensor) -> Tensor | None:
         """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""

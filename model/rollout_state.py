@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput
 from wm_env.model.config import check_ranges
 from wm_env.model.point_memory import MemoryState
-from wm_env.model.state import DiTState
+from wm_env.model.state import DiTState, cat, select
 from wm_env.model.text import TextTokens
 from wm_env.model.vae.tiny import DecodeState
+from wm_env.model.world import Chunk, Start
 
+State = TypeVar("State")
 Ablation = Literal["dit", "gdn_state", "memory"]
 Reading = Literal["four", "composed"]
 Prompts = Literal["any", "captions"]
@@ -79,6 +82,20 @@ class RolloutState(NamedTuple):
     seed: Tensor
     chunk: Tensor
     temperature: Tensor
+
+
+def begin_by_length(
+    begin: Callable[[Sequence[Start]], tuple[Chunk, State]], starts: Sequence[Start]
+) -> tuple[Chunk, State]:
+    """Return `begin` of all starts, which is called once for those whose contexts are of one length."""
+    lengths = [0 if start.context is None else start.context.length for start in starts]
+    groups = [[slot for slot, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+    begun = [begin([starts[slot] for slot in slots]) for slots in groups]
+    if len(begun) == 1:
+        return begun[0]
+    order = torch.tensor([slot for slots in groups for slot in slots]).argsort().tolist()
+    chunk, state = (select(cat(list(parts)), order) for parts in zip(*begun, strict=True))
+    return chunk, state
 
 
 def chunk_noise(seed: Tensor, chunk: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:

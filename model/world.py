@@ -75,6 +75,7 @@ class WorldSpec:
     fps: pixel frames per second.
     sees_scene: the world is a renderer and is given the true scene and start pose.
     takes_context: a start may have a `Context`, and the world is an `ObservingWorld`.
+    gives_depth: chunks have depth.
     weights_sha256: digest of the weights, None for a world without weights.
     """
 
@@ -88,6 +89,7 @@ class WorldSpec:
     fps: int = 16
     sees_scene: bool = False
     takes_context: bool = False
+    gives_depth: bool = False
     weights_sha256: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 

@@ -34,7 +34,7 @@ ORDER = (
         "answers",
         "core",
     ),
-    *("profiling", "snapshots", "twin", "worlds", "config", "vector", "env"),
+    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "vector", "env"),
     *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
@@ -47,6 +47,7 @@ FILES = {
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
             world text gemma png pictures marked_pages isolation options workers""",
+        "contact": "contact",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
@@ -57,12 +58,12 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
-        "released worlds": """released.names released.stage1 released.rollout released.presets released.clip
-            released.download released.plan released.report released.measure.budget released.measure.record
-            released.measure.runner released.measure.step released.measure.parts released.measure.pages
-            released.measure.against_diffusers released.measure.__main__""",
-        "data": """data.clip data.recorded data.layouts.pictures data.layouts.video data.layouts.re10k
-            data.layouts.episodes data.layouts.saved data.layouts.lens data.layouts.transforms
+        "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
+            released.clip released.download released.plan released.report released.measure.budget
+            released.measure.record released.measure.runner released.measure.step released.measure.parts
+            released.measure.pages released.measure.against_diffusers released.measure.__main__""",
+        "data": """data.clip data.lens data.recorded data.layouts.pictures data.layouts.video
+            data.layouts.re10k data.layouts.episodes data.layouts.saved data.layouts.transforms
             data.layouts.phones data.layouts.tum data.layouts.colmap data.layouts.detect data.layouts
             data.clip_files data.posed_clip data.importing data.latents data.latent_zip
             data.procedural data.rendered data.stream data.pose_check.warping data.pose_check.free_motion
@@ -78,14 +79,15 @@ FILES = {
         "training, parts of a world": """training.parts.vae training.parts.depth training.parts.refiner
             training.parts.world training.parts.refiner_rollouts training.parts.self_forcing
             training.parts.distill_steps training.parts.distill""",
-        "training, stages in one recipe": """training.images training.clip_stream training.imagination.recipe
-            training.imagination.carried training.imagination.stages training.imagination.driver
-            training.imagination""",
+        "training, stages in one recipe": """training.images training.clip_stream training.own_walks
+            training.imagination.recipe training.imagination.carried training.imagination.stages
+            training.imagination.kinds training.imagination.driver training.imagination""",
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
         "shared by benchmarks": "records provenance glossary page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
+        "context": "context.rows context.report context.score context.run context",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
@@ -96,7 +98,7 @@ FILES = {
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
-            policies run_folder players training_work ppo""",
+            sb3_files policies run_folder players training_work ppo""",
         "transfer": """transfer.settings transfer.quantities transfer.players transfer.rows transfer.report
             transfer.score transfer.figures transfer.page transfer.run""",
     },

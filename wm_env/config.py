@@ -15,7 +15,7 @@ from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.names import did_you_mean
-from wm_env.model.released.rollout import Offload
+from wm_env.model.released.parts import Offload
 from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.facts import as_integer, number, shown, whole
 from wm_env.model.world import World, WorldSpec
@@ -44,13 +44,15 @@ class EnvConfig:
     intrinsics: (fx, fy, cx, cy) or a 3x3 matrix in pixels of the start picture; by default 90 degrees wide.
     noise_seed: seed from 0 to 2^63 - 1 of the world's noise; by default drawn at reset.
     action_type: "keys", "multikeys", "camera" or "camera_sequence".
-    obs_type: "rgb", "rgb_sequence" or "latent".
+    obs_type: "rgb", "rgb_sequence", "rgbd" or "latent".
     obs_size: pixels, one number for a square or (height, width), at most 8192; None is the world's frame
         size.
     max_translation: metres per pixel frame at full deflection of a camera action, at most 10; None is the
         world's speed.
     max_rotation_deg: degrees per pixel frame at full deflection, at most 180; None is the world's speed.
-    collision: what walls do to the camera: "block", "terminate" or "ignore".
+    collision: what walls do to the camera: "block", "terminate", "ignore" or "world", which is "block" and,
+        without a scene, lets the depth of the newest frame stop the camera.
+    depth: give the depth of the newest frame in `info`, float32 (h, w) metres.
     temperature: factor on the world's noise, from 0 to a million.
     device: torch device of the world.
     ablate: part of a tiny world to remove: "dit", "gdn_state" or "memory".
@@ -77,6 +79,7 @@ class EnvConfig:
     max_translation: float | None = None
     max_rotation_deg: float | None = None
     collision: str = "block"
+    depth: bool = False
     temperature: float = 1.0
     device: str = "cpu"
     ablate: Ablation | None = None
@@ -92,6 +95,8 @@ class EnvConfig:
                 f"temperature={shown(self.temperature)} must be a finite number of at least 0 and at most "
                 f"{MAX_TEMPERATURE:g}"
             )
+        if not isinstance(self.depth, bool):
+            raise ValueError(f"depth={shown(self.depth)} must be True or False")
         if self.image is not None and self.scene is not None:
             raise ValueError("give either a scene seed or an image, not both")
         make_task(self.task)  # names are checked before any weight is read
@@ -144,6 +149,7 @@ class EnvConfig:
                 translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
             ),
             collision=self.collision,
+            depth=self.depth,
         )
 
     def reset_options(self, spec: WorldSpec) -> ResetOptions:
@@ -192,6 +198,7 @@ class EnvSettings(TypedDict, total=False):
     max_translation: float | None
     max_rotation_deg: float | None
     collision: str
+    depth: bool
     temperature: float
     device: str
     ablate: Ablation | None

@@ -95,6 +95,8 @@ def clip_context(source: PosedClip | str | Path, spec: WorldSpec) -> ClipContext
 
 def _as_taken(source: PosedClip | str | Path, spec: WorldSpec) -> PosedClip:
     """Return a clip, or the one that a path holds, at a world's frame rate and size."""
+    if not isinstance(source, str | Path | PosedClip):
+        raise ValueError(f"a clip is a PosedClip or the path of one, not a {type(source).__name__}")
     clip = source if isinstance(source, PosedClip) else PosedClip.load(source, size=spec.frame_size)
     return clip.resampled(spec.fps).resized(*spec.frame_size)
 
@@ -125,9 +127,10 @@ def shown_to_slots(
     clips: Sequence[PosedClip | str | Path | None], spec: WorldSpec, intrinsics: Sequence[Sequence[float]]
 ) -> list[PosedFrames | None]:
     """Return `shown_frames` of a clip or None a slot, intrinsics one each; `ValueError` names the slot."""
-    one = isinstance(clips, PosedClip | str | Path)
-    if one or len(clips) != len(intrinsics):
-        given = "one clip" if one else f"{len(clips)} clips"
+    is_clip = isinstance(clips, str | Path | PosedClip)
+    several = isinstance(clips, Sequence) and not is_clip
+    if not several or len(clips) != len(intrinsics):
+        given = f"{len(clips)} clips" if several else "one clip" if is_clip else f"a {type(clips).__name__}"
         raise ValueError(f"{given} for {len(intrinsics)} envs; give a list with a clip or None for each")
     seen: list[PosedFrames | None] = []
     for slot, (clip, camera) in enumerate(zip(clips, intrinsics, strict=True)):

@@ -9,7 +9,8 @@ A `State` is a tree of tensors with the batch axis first: a snapshot keeps a ref
 state twice, a partial reset overwrites slots with `put`. Nothing is ever written into a state.
 
 Collisions are the environment's, not the world's: the true scene (where there is one) bends the commanded
-path, and the world is asked for the frames along the bent path. Legend: `B` slots, `K` pixel frames per step.
+path, or without one, if asked, the depth of the newest frame, and the world is asked for the frames along the
+bent path. Legend: `B` slots, `K` pixel frames per step.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from wm_env.answers import (
 )
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
+from wm_env.model.contact import RememberingWorld, Surfaces, obstacles, slide_by_depth
 from wm_env.model.kinematics import (
     KeyMotion,
     MotionState,
@@ -45,17 +47,17 @@ from wm_env.model.kinematics import (
 from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
-from wm_env.model.state import cat, put, select
-from wm_env.model.world import ObservingWorld, PosedFrames, World
+from wm_env.model.state import cat, put, select, tree_map
+from wm_env.model.world import Chunk, ObservingWorld, PosedFrames, World
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import Task, TaskContext, TaskOutcome
 
-COLLISIONS = ("block", "terminate", "ignore")
+COLLISIONS = ("block", "terminate", "ignore", "world")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRules:
-    """What stays the same over all episodes of an environment."""
+    """What stays the same over all episodes of an environment. depth: `info` has the newest frame's."""
 
     world: World
     task: Task
@@ -63,10 +65,23 @@ class EpisodeRules:
     views: ObservationSpec
     motion: KeyMotion
     collision: str
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if self.collision not in COLLISIONS:
             raise ValueError(unknown("collision", self.collision, COLLISIONS))
+        asked = {"depth=True": self.depth, "collision='world'": self.collision == "world"}
+        for name, wanted in asked.items():
+            if wanted and not self.world.spec.gives_depth:
+                raise ValueError(
+                    f"{name} needs the depth of the frames, which world {self.world.spec.name!r} does not "
+                    "give; use tiny, tiny-pure or the twin"
+                )
+
+    @property
+    def keeps_depth(self) -> bool:
+        """Whether a state holds the depth of its newest frame."""
+        return self.depth or self.collision == "world" or self.views.kind == "rgbd"
 
 
 class State(NamedTuple):
@@ -77,9 +92,10 @@ class State(NamedTuple):
     start_c2w: `(B, 4, 4)` float64 absolute.
     intrinsics: `(B, 4)` float64. start_image: uint8 `(B, h, w, 3)`. noise_seed: `(B,)` int64. chunk: `(B,)`
     int64, steps so far. context_frames: `(B,)` int64, true frames committed so far. frames: uint8
-    `(B, K, h, w, 3)`, the pixel frames of the last step (the start image
-    repeated at reset). latent: float32 `(B, C, h', w')` or None. c2w: `(B, K, 4, 4)` float64, their poses
-    relative to the start. collided, terminated: `(B,)` bool, of the last step.
+    `(B, K, h, w, 3)`, the pixel frames of the last step (the start image repeated at reset). latent: float32
+    `(B, C, h', w')` or None. depth: float32 `(B, h, w)` metres, of the newest frame; None where nobody asks
+    for it (`EpisodeRules.keeps_depth`). c2w: `(B, K, 4, 4)` float64, their poses relative to the start.
+    collided, terminated: `(B,)` bool, of the last step.
     """
 
     world: Any
@@ -96,6 +112,7 @@ class State(NamedTuple):
     context_frames: Tensor
     frames: Tensor
     latent: Tensor | None
+    depth: Tensor | None
     c2w: Tensor
     collided: Tensor
     terminated: Tensor
@@ -145,6 +162,7 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         context_frames=torch.tensor([0 if e.context is None else e.context.length for e in episodes]),
         frames=chunk.frames.cpu().expand(-1, spec.frames_per_step, -1, -1, -1).contiguous(),
         latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        depth=_newest_depth(rules, chunk),
         c2w=c2w,
         collided=torch.zeros(batch, dtype=torch.bool),
         terminated=torch.zeros(batch, dtype=torch.bool),
@@ -167,13 +185,21 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         there = _transform(rotation, start) + origin, _transform(rotation, end) + origin
         position, hit = slide(state.scene, *there)
         hit = hit & state.has_scene
+        bent = _transform(rotation.transpose(-1, -2), position.double() - origin)
+        if around is not None:
+            seen, touched = slide_by_depth(around, start, end)
+            touched = touched & ~state.has_scene
+            bent, hit = torch.where(touched[:, None], seen, bent), hit | touched
         hits = hits | hit
         if rules.collision == "ignore":
             return end
-        bent = _transform(rotation.transpose(-1, -2), position.double() - origin)
         return torch.where(hit[:, None], bent, end)  # a free path stays exactly as commanded
 
-    resolve: Resolve | None = bend if bool(state.has_scene.any()) else None
+    around = None
+    if rules.collision == "world" and state.depth is not None and not bool(state.has_scene.all()):
+        around = obstacles(_surfaces(rules, state), state.c2w[:, -1, :3, 3], state.intrinsics)
+    in_the_way = bool(state.has_scene.any()) or around is not None
+    resolve: Resolve | None = bend if in_the_way else None
     if command.held is not None:
         c2w, motion = step_keys(
             state.motion, command.held, rules.world.spec.frames_per_step, rules.motion, resolve
@@ -195,6 +221,7 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         chunk=state.chunk + 1,
         frames=chunk.frames.cpu(),
         latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        depth=_newest_depth(rules, chunk),
         c2w=c2w,
         collided=hits,
     )
@@ -234,6 +261,7 @@ def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> S
         context_frames=state.context_frames + (0 if spec.sees_scene else frames.shape[1]),
         frames=chunk.frames.cpu(),
         latent=None if chunk.latent is None else chunk.latent.float().cpu(),
+        depth=_newest_depth(rules, chunk),
         c2w=c2w[:, -spec.frames_per_step :].contiguous(),
         collided=torch.zeros_like(state.collided),
     )
@@ -249,7 +277,7 @@ def observation(rules: EpisodeRules, state: State) -> Any:
     if _young(state, 1):
         spaces = rules.task.spaces(rules.world.spec.frame_size)
         check_observed(rules.task.name, extra, spaces, state.chunk.shape[0])
-    return rules.views.observe(state.frames, state.latent, extra)
+    return rules.views.observe(state.frames, state.latent, extra, state.depth)
 
 
 def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
@@ -271,8 +299,10 @@ def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
             "context_frames": int(state.context_frames[slot]),
         }
         info |= {name: values[slot] for name, values in facts.items()}
-        if bool(state.has_scene[slot]):
+        if bool(state.has_scene[slot]) or rules.collision == "world":
             info["collision"] = bool(state.collided[slot])
+        if rules.depth and state.depth is not None:
+            info["depth"] = state.depth[slot].numpy().copy()
         out.append(info)
     return out
 
@@ -289,6 +319,29 @@ def task_context(rules: EpisodeRules, state: State) -> TaskContext:
         collided=state.collided,
         motion=rules.motion,
     )
+
+
+def _newest_depth(rules: EpisodeRules, chunk: Chunk) -> Tensor | None:
+    """Return the depth `(B, h, w)` of a chunk's last frame where these rules keep it."""
+    if not rules.keeps_depth:
+        return None
+    if chunk.depth is None:
+        raise ValueError(
+            f"world {rules.world.spec.name!r} says that it gives depth (gives_depth) and gave a chunk without"
+        )
+    return chunk.depth[:, -1].float().cpu().contiguous()
+
+
+def _surfaces(rules: EpisodeRules, state: State) -> Surfaces:
+    """Return the depth pictures that are known: the newest frame's, and what the world remembers."""
+    assert state.depth is not None
+    batch, world = len(state.depth), rules.world
+    newest = Surfaces(state.depth[:, None], state.c2w[:, -1:], torch.ones(batch, 1, dtype=torch.bool))
+    kept = world.surfaces(state.world) if isinstance(world, RememberingWorld) else None
+    if kept is None:
+        return newest
+    kept = tree_map(lambda leaf: leaf.cpu(), kept)
+    return Surfaces(*(torch.cat([a, b.to(a.dtype)], dim=1) for a, b in zip(newest, kept, strict=True)))
 
 
 def _young(state: State, most: int = 0) -> bool:

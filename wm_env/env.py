@@ -29,11 +29,11 @@ from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
 from wm_env.model.world import World
+from wm_env.modes import RENDER_MODES, as_prompt, frame_rate
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
-from wm_env.vector import SanaWMVectorEnv, as_prompt
+from wm_env.vector import SanaWMVectorEnv
 
-RENDER_MODES = ["rgb_array", "rgb_array_list"]
 KEYWORDS = ("render_mode", "threads", "max_episode_steps")  # beside the settings; the last is for `gym.make`
 MAX_KEPT_FRAMES = 4096  # rgb_array_list: an episode may be endless, memory is not
 
@@ -59,11 +59,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
     |---------------------|---------------------------|-----------------------------------|
     | `"rgb"` (default)   | uint8 `(h, w, 3)`         | newest frame, at `obs_size`       |
     | `"rgb_sequence"`    | uint8 `(K, h, w, 3)`      | all pixel frames of the step      |
+    | `"rgbd"`            | float32 `(h, w, 4)`       | newest frame in [0, 1], metres    |
     | `"latent"`          | float32 `(C, h', w')`     | the world's latent, clipped to 32 |
 
     A goal task makes it one flat `Dict`. `info`: `c2w` and `c2w_frames` (relative to the start),
-    `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, and `collision` where
-    there is a scene.
+    `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, `collision` where
+    there is a scene, and `depth` if asked for.
 
     ## Reward, start, end
     The reward is the task's (`wm_env.tasks`; default `explore`: newly seen floor in m2). An episode starts at
@@ -94,6 +95,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._defaults = self.config.reset_options(self._world.spec)
         self.action_space = self._rules.actions.space()
         self.observation_space = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
+        self.metadata = {**type(self).metadata, "render_fps": frame_rate(self._world.spec, render_mode)}
         self._state: State | None = None
         self._prompt = ""
         self._closed = False
@@ -111,7 +113,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         check_reset_options(self._rules, asked)
         generator, used = self._np_random, self._np_random_seed
         numbers = None if generator is None else generator.bit_generator.state
-        super().reset(seed=seed)
+        super().reset(seed=int(seed) if isinstance(seed, np.integer) else seed)
         try:
             with cpu_threads(self._threads):
                 episode = draw_episode(self.np_random, asked, spec, self.config.temperature)
@@ -205,7 +207,6 @@ class SanaWMEnv(gym.Env[Any, Any]):
         envs.adopt(moment, independent_noise=noise == "independent")
         return envs
 
-    @undisturbed()
     @undisturbed()
     def observe(self, clip: PosedClip | str | Path) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to the running episode and return observation and info, as `reset` does.

@@ -42,7 +42,7 @@ class ResetOptions:
     `(fx, fy, cx, cy)` in pixels of the frame.
     """
 
-    scene: int | tuple[int, ...] | None = None
+    scene: int | tuple[int, ...] | range | None = None
     split: str = "val"
     image: StartImage | None = None
     context: str | ClipContext = "none"
@@ -60,7 +60,10 @@ class ResetOptions:
             raise ValueError(f"context={self.context!r} is of a scene and an image has none; leave one out")
         if self.split not in SPLITS:
             raise ValueError(unknown("split", self.split, SPLITS))
-        scenes = self.scene if isinstance(self.scene, tuple) else (self.scene,)
+        several = isinstance(self.scene, tuple | range)
+        scenes = cast("tuple[int, ...]", self.scene) if several else (cast("int | None", self.scene),)
+        if isinstance(scenes, range):
+            scenes = (scenes[0], scenes[-1]) if scenes else ()  # the others lie between
         if not scenes:
             raise ValueError("scene=() names no scene seed to draw from")
         for name, seed in (*(("scene", seed) for seed in scenes), ("noise_seed", self.noise_seed)):
@@ -111,8 +114,11 @@ def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: 
         raise ValueError("give either a scene seed or an image at reset, not both")
     clip = _given_clip(options, spec)
     changed: dict[str, Any] = {}
-    if isinstance(options.get("scene"), tuple | list | range | np.ndarray) and np.ndim(options["scene"]) == 1:
-        changed["scene"] = tuple(_integer("scene", seed) for seed in options["scene"])
+    scene = options.get("scene")
+    if isinstance(scene, range):
+        changed["scene"] = scene  # as it is: it may hold more seeds than memory does
+    elif isinstance(scene, tuple | list) or (isinstance(scene, np.ndarray) and scene.ndim):
+        changed["scene"] = tuple(_integer("scene", seed) for seed in scene)
     elif "scene" in options:
         changed["scene"] = _integer("scene", options["scene"])
     if "noise_seed" in options:
@@ -179,6 +185,10 @@ def draw_episode(
         )
     if isinstance(asked.scene, tuple):
         scene_seed = asked.scene[scene_seed % len(asked.scene)]
+    elif isinstance(asked.scene, range):
+        several = asked.scene
+        count = (several[-1] - several.start) // several.step + 1  # `len` ends at 2^63 - 1
+        scene_seed = several.start + several.step * (scene_seed % count)
     elif asked.scene is not None:
         scene_seed = asked.scene
     scene = make_scene(scene_seed, asked.split)

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics, intrinsics_from_fov
+from wm_env.model.intrinsics import (
+    check_intrinsics,
+    cover_crop,
+    crop_intrinsics,
+    intrinsics_from_fov,
+    intrinsics_per_frame,
+)
 from wm_env.model.pictures import check_opaque, upright_rgb
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.facts import shown
@@ -70,12 +76,11 @@ def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
         raise ValueError(
             f"intrinsics are {shown(intrinsics)}; expected four numbers or a 3x3 matrix"
         ) from error
-    if array.shape == (3, 3):
-        array = array[[0, 1, 0, 1], [0, 1, 2, 2]]
-    if array.shape != (4,):
+    if array.shape not in ((4,), (3, 3)):
         raise ValueError(f"intrinsics have shape {array.shape}; expected (fx, fy, cx, cy) or a 3x3 matrix")
-    check_intrinsics(torch.from_numpy(array), *size)
-    return tuple(array.tolist())  # type: ignore[return-value]
+    row = intrinsics_per_frame(torch.from_numpy(array), 1)[0]
+    check_intrinsics(row, *size)
+    return tuple(row.tolist())  # type: ignore[return-value]
 
 
 def _open(source: Any) -> Image.Image:

@@ -2,6 +2,7 @@
 
     rgb           uint8 (h, w, 3), the newest frame
     rgb_sequence  uint8 (K, h, w, 3), all pixel frames of the step
+    rgbd          float32 (h, w, 4), the newest frame in [0, 1] and its depth in metres, clipped to [0, 60]
     latent        float32 (C, h', w'), clipped to +-LATENT_BOUND so that its Box is finite
 
 A task that adds entries makes the observation one flat Dict: the view under "image" (or "latent"), the task's
@@ -22,7 +23,8 @@ from torch.nn.functional import interpolate
 from wm_env.model.names import unknown
 from wm_env.model.world import WorldSpec
 
-OBS_TYPES = ("rgb", "rgb_sequence", "latent")
+OBS_TYPES = ("rgb", "rgb_sequence", "rgbd", "latent")
+DEPTH_BOUND = 60.0  # metres
 LATENT_BOUND = 32.0  # latents are normalised to unit scale; values beyond this are never seen
 
 
@@ -43,12 +45,20 @@ class ObservationSpec:
             raise ValueError(
                 f"world {self.world.name!r} has no latents; use obs_type 'rgb' or 'rgb_sequence'"
             )
+        if self.kind == "rgbd" and not self.world.gives_depth:
+            raise ValueError(
+                f"world {self.world.name!r} gives no depth; use obs_type 'rgb' or 'rgb_sequence'"
+            )
 
     def view_space(self) -> gym.spaces.Box:
         """Return the space of the view alone."""
         if self.kind == "latent":
             assert self.world.latent_shape is not None
             return gym.spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.world.latent_shape, np.float32)
+        if self.kind == "rgbd":
+            high = np.ones((*self.obs_size, 4), np.float32)
+            high[..., 3] = DEPTH_BOUND
+            return gym.spaces.Box(np.zeros_like(high), high, dtype=np.float32)
         frames = (self.world.frames_per_step,) if self.kind == "rgb_sequence" else ()
         return gym.spaces.Box(0, 255, (*frames, *self.obs_size, 3), np.uint8)
 
@@ -58,11 +68,26 @@ class ObservationSpec:
             return self.view_space()
         return gym.spaces.Dict({self._name(): self.view_space(), **extra})
 
-    def observe(self, frames: Tensor, latent: Tensor | None, extra: dict[str, np.ndarray]) -> Any:
-        """Return fresh observations of frames uint8 `(B, K, h, w, 3)` and latents `(B, C, h', w')`."""
+    def observe(
+        self,
+        frames: Tensor,
+        latent: Tensor | None,
+        extra: dict[str, np.ndarray],
+        depth: Tensor | None = None,
+    ) -> Any:
+        """Return fresh observations.
+
+        frames uint8 `(B, K, h, w, 3)`; latent `(B, C, h', w')`; depth `(B, h, w)` metres of the newest frame.
+        """
         if self.kind == "latent":
             assert latent is not None
             view = latent.clamp(-LATENT_BOUND, LATENT_BOUND)
+        elif self.kind == "rgbd":
+            assert depth is not None
+            colour = resize(frames[:, -1], self.obs_size).float() / 255
+            size = tuple(self.obs_size)
+            far = depth if tuple(depth.shape[1:]) == size else interpolate(depth[:, None], size=size)[:, 0]
+            view = torch.cat([colour, far.clamp(0, DEPTH_BOUND)[..., None]], dim=-1)
         else:
             view = resize(frames if self.kind == "rgb_sequence" else frames[:, -1], self.obs_size)
         array = view.numpy().copy()

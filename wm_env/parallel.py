@@ -13,6 +13,7 @@ Needs the extra `marl`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Unpack
 
@@ -26,7 +27,9 @@ from wm_env.core import State, check_reset_options, infos, initial, observation,
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.kinematics import KEYS
 from wm_env.model.names import unknown
+from wm_env.model.storage.facts import as_integer, shown, whole
 from wm_env.model.world import World
+from wm_env.modes import frame_rate
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
 
 try:
@@ -38,6 +41,7 @@ MODES = ("shared_camera", "multi_camera")
 KEYS_OF = {"mover": "wsjl", "looker": "adik"}
 COLUMNS_OF = {"mover": [0, 1, 2], "looker": [3, 4, 5]}  # of a twist
 SHARED_ACTIONS = ("keys", "multikeys", "camera")
+MOST_CAMERAS = 4096
 KEYWORDS = (
     "mode",
     "num_cameras",
@@ -60,17 +64,19 @@ def parallel_env(
     `Discrete(5)`, none and its four keys (mover w s j l, looker a d i k); `"multikeys"` `MultiBinary(4)`;
     `"camera"` `Box(-1, 1, (3,))`. Actions of "multi_camera" are those of the single environment.
     """
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(unknown("mode", mode, MODES))
-    if max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1")
+    limit = as_integer(max_episode_steps)
+    if not whole(limit, 1):
+        raise ValueError(f"max_episode_steps={shown(max_episode_steps)} must be an integer of at least 1")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"unknown render_mode {render_mode!r}; valid are None, rgb_array")
     if mode == "shared_camera":
-        return SharedCamera(max_episode_steps, render_mode, settings)
-    if num_cameras < 1:
-        raise ValueError(f"num_cameras={num_cameras} must be at least 1")
-    return MultiCamera(num_cameras, max_episode_steps, render_mode, settings)
+        return SharedCamera(limit, render_mode, settings)
+    cameras = as_integer(num_cameras)
+    if not whole(cameras, 1, MOST_CAMERAS):
+        raise ValueError(f"num_cameras={shown(num_cameras)} must be an integer in 1 .. {MOST_CAMERAS}")
+    return MultiCamera(cameras, limit, render_mode, settings)
 
 
 class _CameraEnv(ParallelEnv[str, Any, Any]):
@@ -88,7 +94,6 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         self.metadata = {
             "name": name,
             "render_modes": ["rgb_array"],
-            "render_fps": 16,
             "is_parallelizable": True,
         }
         self.possible_agents = agents
@@ -97,12 +102,16 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         self.config = config
         self._cameras, self._limit = cameras, limit
         self._world = config.load_world()
+        self.metadata["render_fps"] = frame_rate(self._world.spec, render_mode)
         self._rules = config.rules(self._world)
         self._defaults = config.reset_options(self._world.spec)
         seen = self._rules.views.space(self._rules.task.spaces(self._world.spec.frame_size))
         self._seen = {agent: _copy_of(seen) for agent in agents}
         self._acts = {agent: self._action_space(agent) for agent in agents}
         self._generator: np.random.Generator | None = None
+        self._seed: int | None = None
+        height, width = self._world.spec.frame_size
+        self.state_space = gym.spaces.Box(0, 255, (cameras, height, width, 3), np.uint8)
         self._state: State | None = None
         self._closed = False
 
@@ -126,7 +135,9 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         asked = reset_options(self._defaults, options, self._world.spec)
         check_reset_options(self._rules, asked)
         if seed is not None or self._generator is None:
-            self._generator, _ = seeding.np_random(seed)
+            self._generator, self._seed = seeding.np_random(
+                int(seed) if isinstance(seed, np.integer) else seed
+            )
         episode = draw_episode(self._generator, asked, self._world.spec, self.config.temperature)
         episodes = [
             replace(episode, noise_seed=episode.noise_seed + camera) for camera in range(self._cameras)
@@ -144,12 +155,18 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         if self._state is None or not self.agents:
             raise ResetNeeded("call reset() first: no agent is in an episode")
         live = list(self.agents)
-        if set(actions) != set(live):
-            raise InvalidAction(f"actions are of {sorted(actions)}; the live agents are {sorted(live)}")
+        if not isinstance(actions, Mapping) or set(actions) != set(live):
+            named = isinstance(actions, Mapping)
+            given = sorted(map(str, actions)) if named else f"a {type(actions).__name__}"
+            raise InvalidAction(f"actions are of {shown(given)}; the live agents are {sorted(live)}")
         for agent in live:
-            wanted, given = self._acts[agent].shape, np.shape(actions[agent])
-            if given != wanted:
-                raise InvalidAction(f"the action of {agent!r} has shape {given}, not {wanted}")
+            wanted = self._acts[agent].shape
+            try:
+                found = np.shape(actions[agent])
+            except ValueError as error:
+                raise InvalidAction(f"the action of {agent!r} is ragged; expected shape {wanted}") from error
+            if found != wanted:
+                raise InvalidAction(f"the action of {agent!r} has shape {found}, not {wanted}")
         command = self._rules.actions.command(self._joined(actions), self._cameras)
         self._state, outcome = transition(self._rules, self._state, command)
         cut = bool(self._state.chunk[0] >= self._limit)
@@ -157,6 +174,24 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         ended = {agent: bool(outcome.terminated[self._camera(agent)]) for agent in live}
         self.agents = [agent for agent in live if not (ended[agent] or cut)]
         return self._views(live), rewards, ended, dict.fromkeys(live, cut), self._facts(live)
+
+    def state(self) -> np.ndarray:
+        """Return what all agents see together, for central critics: frames `(cameras, h, w, 3)` uint8."""
+        if self._state is None:
+            raise ResetNeeded("call reset() first: nothing has been seen yet")
+        return self._state.frames[:, -1].numpy().copy()
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The generator of episodes, seeded by `reset`, or at random before that."""
+        if self._generator is None:
+            self._generator, self._seed = seeding.np_random(None)
+        return self._generator
+
+    @property
+    def np_random_seed(self) -> int | None:
+        """The seed of the generator, None before there is one."""
+        return self._seed
 
     def render(self) -> np.ndarray | None:
         """Return the newest frames of all cameras side by side, at full size."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wm_env.forks import check_fork
+from wm_env.model.contact import RememberingWorld, Surfaces
 from wm_env.model.state import nbytes
 from wm_env.model.storage.facts import as_integer, shown, whole
 from wm_env.model.world import Chunk, ObservingWorld, Start, World, WorldSpec
@@ -90,6 +91,10 @@ class TimedWorld:
                 f"world {self.spec.name!r} says that it takes a context (takes_context) and has no observe()"
             )
         return self.inner.observe(state, frames, c2w)
+
+    def surfaces(self, state: Any) -> Surfaces | None:
+        """Return what the world remembers of surfaces, None where it remembers none."""
+        return self.inner.surfaces(state) if isinstance(self.inner, RememberingWorld) else None
 
     def set_prompt(self, state: Any, prompts: Sequence[str | None]) -> Any:
         return self.inner.set_prompt(state, prompts)

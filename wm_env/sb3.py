@@ -15,7 +15,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from wm_env.config import EnvSettings
+from wm_env.modes import frame_rate
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
+from wm_env.slots import OF_ALL, OF_SLOTS
 from wm_env.vector import SanaWMVectorEnv
 
 try:
@@ -24,6 +26,7 @@ except ImportError as error:
     raise ImportError("wm_env.sb3 needs Stable-Baselines3: pip install 'wm-env[rl]'") from error
 
 SLOT_METHODS = ("snapshot", "set_prompt", "render")
+FACTS = {*OF_SLOTS, *OF_ALL} - {*SLOT_METHODS, "get_keys_to_action"}
 
 
 class SanaWMVecEnv(VecEnv):
@@ -51,9 +54,7 @@ class SanaWMVecEnv(VecEnv):
             **settings,
         )
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
-        spec = self.envs.world.spec
-        # SB3's recorder keeps one frame a step
-        fps = max(1, round(spec.fps / spec.frames_per_step))
+        fps = frame_rate(self.envs.world.spec, "rgb_array")  # SB3's recorder keeps one frame a step
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": fps}
         self._actions: np.ndarray | None = None
 
@@ -101,7 +102,10 @@ class SanaWMVecEnv(VecEnv):
         return [frame.copy() for frame in self.envs.state.frames[:, -1].numpy()]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute of the vector environment, once for each asked slot."""
+        """Return what each asked slot answers (`wm_env.slots`), or an attribute of the vector environment."""
+        if attr_name in FACTS:
+            values = self.envs.get_attr(attr_name)
+            return [values[slot] for slot in self._slots(indices)]
         value = getattr(self.envs, attr_name)
         return [value for _ in self._slots(indices)]
 

@@ -36,6 +36,7 @@ TWIN_SPEC = WorldSpec(
     latent_shape=None,
     sees_scene=True,
     takes_context=True,  # and needs none
+    gives_depth=True,
 )
 
 
@@ -132,6 +133,12 @@ def twin_like(spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None
     """
     name, trained = TWIN_SPEC.name, TWIN_SPEC.trained_steps
     twin = replace(
-        spec, name=name, trained_steps=trained, sees_scene=True, takes_context=True, weights_sha256=None
+        spec,
+        name=name,
+        trained_steps=trained,
+        sees_scene=True,
+        takes_context=True,
+        gives_depth=True,
+        weights_sha256=None,
     )
     return TwinWorld(twin, device, codec)

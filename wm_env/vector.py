@@ -38,16 +38,12 @@ from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
 from wm_env.model.storage import facts
 from wm_env.model.world import World
+from wm_env.modes import RENDER_MODES, as_prompt, autoreset_mode_of, copied, frame_rate
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
+from wm_env.slots import SlotCalls
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 
-AUTORESET_MODES = {
-    "next_step": AutoresetMode.NEXT_STEP,
-    "same_step": AutoresetMode.SAME_STEP,
-    "disabled": AutoresetMode.DISABLED,
-}
 MOST_ENVS = 65536
-RENDER_MODES = ["rgb_array", "rgb_array_list"]
 KEYWORDS = (
     "num_envs",
     "max_episode_steps",
@@ -57,7 +53,7 @@ KEYWORDS = (
 )  # beside the settings
 
 
-class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
     """`num_envs` slots of the environment that `SanaWMEnv` documents, stepped by one batched world call.
 
     ## Arguments
@@ -67,6 +63,10 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     `options={"reset_mask": ...}`), or Gymnasium's `AutoresetMode`; `render_mode`; `threads` (CPU threads
     while the environment works; None, the default, leaves torch's own number); and everything in
     `wm_env.config.EnvConfig`.
+
+    ## Slots
+    `call(name)` and `get_attr(name)` answer for every slot, as Gymnasium's own vector environments do: the
+    names are those of `wm_env.slots`. `autoreset_mode` and `max_episode_steps` are attributes.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own)
@@ -89,8 +89,9 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if not facts.whole(facts.as_integer(num_envs), 1, MOST_ENVS):
             raise ValueError(f"num_envs={facts.shown(num_envs)} must be an integer in 1 .. {MOST_ENVS}")
         num_envs = int(num_envs)
-        if max_episode_steps is not None and max_episode_steps < 1:
-            max_episode_steps = None  # gym.make's way to say "no limit" is -1
+        limit = None if max_episode_steps is None else facts.as_integer(max_episode_steps)
+        if max_episode_steps is not None and limit is None:
+            raise ValueError(f"max_episode_steps={facts.shown(max_episode_steps)} must be an integer or None")
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(unknown("render_mode", render_mode, (None, *RENDER_MODES)))
         self.num_envs = num_envs
@@ -100,9 +101,10 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._world = self._timed.inner
         self._rules = rules = self.config.rules(self._timed)
         self._defaults = self.config.reset_options(self._world.spec)
-        self._mode = _autoreset_mode(autoreset_mode)
-        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
-        self._limit = max_episode_steps
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        fps = frame_rate(self._world.spec, render_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode, "render_fps": fps}
+        self.max_episode_steps = limit if limit is None or limit >= 1 else None  # -1 is gym.make's "no limit"
 
         self.single_action_space = rules.actions.space()
         self.single_observation_space = rules.views.space(rules.task.spaces(self._world.spec.frame_size))
@@ -138,7 +140,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             if seeds[slot] is not None or self._generators[slot] is None
         }
         before = [*self._generators], [*self._seeds]
-        self._generators = [None if each is None else _copy(each) for each in self._generators]
+        self._generators = [None if each is None else copied(each) for each in self._generators]
         for slot, (generator, used) in chosen.items():
             self._generators[slot], self._seeds[slot] = generator, used
         try:
@@ -152,7 +154,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move every slot for one chunk; ended slots are handled by the autoreset mode."""
         state = self._current()
-        if self._mode is AutoresetMode.DISABLED and self._ended.any():
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
             ended = np.flatnonzero(self._ended).tolist()
             raise ResetNeeded(f"slots {ended} have ended; reset them with options['reset_mask']")
         command = self._rules.actions.command(actions, self.num_envs)
@@ -164,14 +166,14 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         rewards = np.where(restarting, 0.0, outcome.reward.numpy())
         terminated = outcome.terminated.numpy() & ~restarting
         truncated = np.zeros(self.num_envs, bool)
-        if self._limit is not None:
-            truncated = (self._elapsed >= self._limit) & ~restarting
+        if self.max_episode_steps is not None:
+            truncated = (self._elapsed >= self.max_episode_steps) & ~restarting
         if restarting.any():
             self._start(restarting, self._defaults)
         self._ended = terminated | truncated
 
         info: dict[str, Any] = {}
-        if self._mode is AutoresetMode.SAME_STEP and self._ended.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
             info = self._final(self._ended)
             self._start(self._ended, self._defaults)
         info = self._infos(np.ones(self.num_envs, bool), info)
@@ -213,7 +215,7 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Make every slot a future of `moment`; independent noise gives each slot a noise seed of its own."""
         state = repeat(moment.state, self.num_envs)
         chunk = int(moment.state.chunk[0])
-        self._generators = [_copy(moment.generator) for _ in range(self.num_envs)]
+        self._generators = [copied(moment.generator) for _ in range(self.num_envs)]
         self._seeds = [moment.seed] * self.num_envs
         if independent_noise:
             origin = int(moment.state.noise_seed[0])
@@ -229,7 +231,6 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._elapsed = np.full(self.num_envs, chunk, np.int64)
         self._ended = state.terminated.numpy().copy()
 
-    @undisturbed()
     @undisturbed()
     def observe(self, clips: Sequence[PosedClip | str | Path | None]) -> tuple[Any, dict[str, Any]]:
         """Commit true frames to running episodes, a clip or None a slot, as `SanaWMEnv.observe` does.
@@ -279,9 +280,19 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._rules
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts in force."""
+        return tuple(self._prompts)
+
+    @property
     def frames_per_step(self) -> int:
         """K, pixel frames per step."""
         return self._world.spec.frames_per_step
+
+    @property
+    def steps_per_second(self) -> float:
+        """Env steps in one second of video."""
+        return self._world.spec.fps / self._world.spec.frames_per_step
 
     @property  # type: ignore[misc]  # (the slots have one each; nothing to assign)
     def np_random(self) -> Any:
@@ -373,25 +384,3 @@ class SanaWMVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if self._state is None:
             raise ResetNeeded("call reset() first: no episode is in progress")
         return self._state
-
-
-def as_prompt(prompt: Any) -> str:
-    """Return `prompt`, or raise `ValueError` where it is no string."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"a prompt is a string, not a {type(prompt).__name__}")
-    return prompt
-
-
-def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    if isinstance(mode, AutoresetMode):
-        return mode
-    named = AUTORESET_MODES | {member.value: member for member in AutoresetMode}
-    if mode not in named:
-        raise ValueError(unknown("autoreset_mode", mode, AUTORESET_MODES))
-    return named[mode]
-
-
-def _copy(generator: np.random.Generator) -> np.random.Generator:
-    twin = np.random.Generator(np.random.PCG64())
-    twin.bit_generator.state = generator.bit_generator.state
-    return twin

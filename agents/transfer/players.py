@@ -15,6 +15,7 @@ from wm_env.agents.key_combinations import random_mover
 from wm_env.agents.players import function_named
 from wm_env.agents.policies import PolicyAgent, PPOSettings, load_policy, read_settings
 from wm_env.agents.ppo import train
+from wm_env.agents.sb3_files import load_zip
 from wm_env.agents.scripted import make_policy
 from wm_env.agents.shipped import SHIPPED, policy_path
 from wm_env.agents.transfer.quantities import ABLATED, BLIND, LEARNED, RANDOM, SCRIPTED, TWIN
@@ -151,7 +152,7 @@ def user_player(policy: str, settings: TransferSettings) -> EvaluatedPolicy:
 
 
 def _plain_player(path: Path, role: str, settings: TransferSettings) -> EvaluatedPolicy:
-    model = PPO.load(path, device=settings.learner.device)
+    model = load_zip(PPO, path, device=settings.learner.device)
     wanted = SanaWMEnv(**settings.learner.env_settings()).action_space
     if model.action_space != wanted:
         raise ValueError(f"{path} acts in {model.action_space}, the task in {wanted}")

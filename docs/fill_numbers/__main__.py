@@ -56,6 +56,8 @@ def readme(files: Files) -> dict[str, str]:
         "minutes": time["minutes"],
         "slots": span(slots, 1),
         **readme_drift(files),
+        "return-one": f"{files.context('tiny')['rows']['1']['psnr']['mean']:.1f}",
+        "return-all": f"{files.context('tiny')['rows']['101']['psnr']['mean']:.1f}",
         "turn": turn(files, 0),
         "ten-turns": ten_turns(files, 0),
         "ratios": span(ratios, 1),

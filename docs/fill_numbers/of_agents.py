@@ -85,6 +85,10 @@ def agent_numbers(files: Files) -> dict[str, str]:
     found["home"] = (
         f"{percent(home['success'], 0)} % {interval(home['success'], 0, 100)} of {home['episodes']}"
     )
+    turned = scored(files, "objectnav", "objectnav in tiny after a turn")["score"]
+    found["turned"] = (
+        f"{percent(turned['success'])} % {interval(turned['success'], 1, 100)} of {turned['episodes']}"
+    )
     return found | training_time(files)
 
 

@@ -94,6 +94,19 @@ def after_contexts(files: Files) -> str:
     return lines(titles, rows)
 
 
+def returns(files: Files) -> str:
+    """Return how well a turn is drawn after parts of another, by pictures shown."""
+    rows = []
+    for world in WORLDS:
+        for shown, row in files.context(world)["rows"].items():
+            if shown.isdigit():
+                gain = "" if row["gain"] is None else band(row["gain"], 1)
+                share = f"{100 * row['share']['mean']:.0f}%"
+                cells = [f"{row[name]['mean']:.1f}" for name in ("psnr", "seen")]
+                rows.append([world, shown, cells[0], gain, share, cells[1]])
+    return lines(["world", "pictures", "PSNR", "over one picture", "pixels shown", "PSNR on them"], rows)
+
+
 Check = tuple[str, bool]
 """Where a target is looked at, and whether it is met there."""
 
@@ -240,6 +253,9 @@ def fidelity(files: Files) -> dict[str, str]:
         "machine": made(*(files.fidelity(world) for world in WORLDS)),
         "rows": fidelity_rows(files),
         "contexts": after_contexts(files),
+        "return": returns(files),
+        "context-steps": span([row["ratio"] for row in files.context_steps["rows"]], 2),
+        "return-scenes": str(files.context("tiny")["settings"]["scenes"]),
         "targets": targets(files),
         "turns": turns(files),
         "ten-turns": ten_turns(files, 1),

@@ -25,6 +25,13 @@ class Files:
     def fidelity(self, world: str) -> Any:
         return self(f"docs/performance/fidelity-{world}.json")
 
+    def context(self, world: str) -> Any:
+        return self(f"docs/performance/context-{world}.json")
+
+    @property
+    def context_steps(self) -> Any:
+        return self("docs/performance/context_steps.json")
+
     @property
     def speed(self) -> Any:
         return self("docs/performance/throughput.json")

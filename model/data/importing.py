@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +29,7 @@ from wm_env.model.data.clip import write_shard
 from wm_env.model.data.recorded import CheckedClip, ClipRef, Problem, RecordedClip, check_clip
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.pixels import from_uint8, metric_depth
-from wm_env.model.storage.atomic import write_text
+from wm_env.model.storage.atomic import scratch_folder, write_text
 from wm_env.model.vae.tiny import TinyVAE
 
 DepthOf = Callable[[Tensor, Tensor], Tensor]
@@ -137,23 +135,21 @@ def import_clips(
     for split in ("train", "val"):
         if (out / split).exists():
             raise FileExistsError(f"{out / split} exists; give another folder, imports are never mixed")
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=out))
     try:
-        checked, problems = _check_all(listed, config, scratch, report)
-        if any(not problem.filtered for problem in problems) and not skip_bad:
-            raise BadClips(problems, len(listed))
-        windows = _split(checked, config)
-        facts = {**origin, "depth": "predicted", "settings": asdict(config)}
-        for split, chosen in windows.items():
-            _write_split(scratch / split, chosen, config, depth_of, facts)
-        for split in windows:
-            os.replace(scratch / split, out / split)
-        left_out = [{"clip": p.clip, "what": p.what, "filtered": p.filtered} for p in problems]
-        write_text(out / "import.json", json.dumps({**facts, "left_out": left_out}, indent=2) + "\n")
+        with scratch_folder(out, "import") as scratch:
+            checked, problems = _check_all(listed, config, scratch, report)
+            if any(not problem.filtered for problem in problems) and not skip_bad:
+                raise BadClips(problems, len(listed))
+            windows = _split(checked, config)
+            facts = {**origin, "depth": "predicted", "settings": asdict(config)}
+            for split, chosen in windows.items():
+                _write_split(scratch / split, chosen, config, depth_of, facts)
+            for split in windows:
+                os.replace(scratch / split, out / split)
+            left_out = [{"clip": p.clip, "what": p.what, "filtered": p.filtered} for p in problems]
+            write_text(out / "import.json", json.dumps({**facts, "left_out": left_out}, indent=2) + "\n")
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if not any(out.iterdir()):
+        if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
     counts = {split: len(chosen) for split, chosen in windows.items()}
     return Imported(counts, len(checked), tuple(problems), _speed(checked))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
+from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip, in_shares
 from wm_env.model.frame_counts import pixel_frames
+from wm_env.model.storage.array_files import ARRAY_DAMAGE, read_arrays
+from wm_env.model.storage.facts import number, parse_json, read_json, shown
 
 FILTERS = {  # suffix: smallest and largest score, both allowed (docs/reference/training.md#score-filters)
     "_vmafmotion": (0.5, 50.0),  # motion
@@ -94,16 +95,16 @@ def latent_clips(raw: Path, latents: Path, decode: Decode, stride: int) -> list[
             prompts, keys = _prompts(path), _keys(encoded)
             cameras = _cameras(_sidecar(raw, latents, f"{path.stem}_camera.npz"))
             scales, scores = _scales(raw, latents, path.stem), _scores(raw, latents, path.stem)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             listed.append(Problem(path.stem, str(error)))
             continue
         for key in sorted(prompts.keys() | keys):
             name = f"{path.stem}/{key}"
-            reason = _ruled_out(scores, key)
-            if reason is not None:
-                listed.append(Problem(name, reason, filtered=True))
-                continue
             try:
+                reason = _ruled_out(scores, key)
+                if reason is not None:
+                    listed.append(Problem(name, reason, filtered=True))
+                    continue
                 if key not in prompts or key not in keys:
                     where = path if key not in prompts else encoded
                     raise ValueError(f"{where} holds no entry of this key")
@@ -111,9 +112,9 @@ def latent_clips(raw: Path, latents: Path, decode: Decode, stride: int) -> list[
                 if camera is None:
                     raise ValueError(f"no poses: {path.stem}_camera.npz has no such id")
                 listed.append(
-                    _clip(name, prompts[key], camera, scales.get(key, 1.0), encoded, key, decode, stride)
+                    _clip(name, prompts[key], camera, scales.get(key), encoded, key, decode, stride)
                 )
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 listed.append(Problem(name, str(error)))
     return listed
 
@@ -123,7 +124,7 @@ def read_latent(path: Path, key: str) -> Tensor:
     try:
         with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(f"{key}.npz"))) as arrays:
             z = torch.from_numpy(arrays["z"].astype(np.float32))
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
+    except ARRAY_DAMAGE as error:
         raise ValueError(f"{path.name}/{key}.npz cannot be read: {error}") from error
     if z.ndim != 4:
         raise ValueError(f"z has shape {tuple(z.shape)}; expected (C, T, h, w)")
@@ -136,19 +137,29 @@ def _clip(
     name: str,
     facts: Mapping[str, Any],
     camera: tuple[Tensor, Tensor],
-    scale: float,
+    scale: Any,
     encoded: Path,
     key: str,
     decode: Decode,
     stride: int,
 ) -> RecordedClip:
-    try:
-        width, height, prompt = float(facts["width"]), float(facts["height"]), str(facts["prompt"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{key}.json must hold prompt, width and height: {error}") from error
+    said: dict[str, Any] = facts if isinstance(facts, dict) else {}
+    width: Any = said.get("width")
+    height: Any = said.get("height")
+    prompt = said.get("prompt")
+    if not number(width, 1, 1e6) or not number(height, 1, 1e6) or not isinstance(prompt, str):
+        raise ValueError(f"{key}.json must hold prompt, width and height; it is {shown(facts)}")
+    factor = scale["median"] if isinstance(scale, dict) and "median" in scale else scale
+    if factor is not None and not number(factor, 1e-9, 1e9):
+        raise ValueError(f"its metric scale is {shown(scale)}; expected a positive number or a median")
     pose, intrinsics = camera
+    if pose.shape[1:] != (4, 4) or intrinsics.shape[1:] != (4,):
+        raise ValueError(
+            f"pose {tuple(pose.shape)} and intrinsics {tuple(intrinsics.shape)} of the camera file are not "
+            "(F, 4, 4) and (F, 4)"
+        )
     c2w = pose.double().clone()
-    c2w[:, :3, 3] *= scale
+    c2w[:, :3, 3] *= 1.0 if factor is None else factor
 
     def frames() -> Iterator[np.ndarray]:
         z = read_latent(encoded, key)
@@ -162,8 +173,9 @@ def _clip(
     return RecordedClip(
         name=name,
         c2w=c2w,
-        intrinsics=intrinsics.double() / torch.tensor([width, height, width, height], dtype=torch.float64),
+        intrinsics=in_shares(intrinsics.double(), height, width),
         normalised=True,
+        metric=factor is not None,
         caption=prompt,
         frames=frames,
     )
@@ -173,16 +185,24 @@ def _prompts(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".json")]
-            return {name.removesuffix(".json"): json.loads(archive.read(name)) for name in names}
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
+            return {name.removesuffix(".json"): _facts(archive.read(name), name) for name in names}
+    except ARRAY_DAMAGE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _facts(data: bytes, name: str) -> Any:
+    """Return the object in the JSON of a clip, None where it holds none: that is the clip's fault alone."""
+    try:
+        return parse_json(data, name)
+    except ValueError:
+        return None
 
 
 def _keys(path: Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {n.removesuffix(".npz") for n in archive.namelist() if n.endswith(".npz")}
-    except zipfile.BadZipFile as error:
+    except ARRAY_DAMAGE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -190,32 +210,35 @@ def _cameras(path: Path | None) -> dict[str, tuple[Tensor, Tensor]] | None:
     """Return pose `(F, 4, 4)` and intrinsics `(F, 4)` by key."""
     if path is None:
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, ranges = arrays["ids"], arrays["ranges"]
-            pose, intrinsics = torch.from_numpy(arrays["pose"]), torch.from_numpy(arrays["intrinsics"])
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    spans = [
-        (str(key), int(start), int(start + count)) for key, (start, count) in zip(ids, ranges, strict=True)
-    ]
-    return {key: (pose[start:end], intrinsics[start:end]) for key, start, end in spans}
+    arrays = read_arrays(path)
+    lacking = {"ids", "ranges", "pose", "intrinsics"} - arrays.keys()
+    if lacking:
+        raise ValueError(f"{path} holds no {', '.join(sorted(lacking))}")
+    ids, ranges = arrays["ids"], arrays["ranges"]
+    if ids.ndim != 1 or ranges.shape != (len(ids), 2) or ranges.dtype.kind not in "iu":
+        raise ValueError(f"ranges of {path} are {ranges.dtype} {ranges.shape}; expected whole numbers (K, 2)")
+    values = [arrays[name] for name in ("pose", "intrinsics")]
+    if any(value.dtype.kind not in "fiu" or not value.ndim for value in values):
+        raise ValueError(f"pose or intrinsics of {path} are no arrays of numbers")
+    pose, intrinsics = (torch.from_numpy(value.astype(np.float64)) for value in values)
+    spans = [(str(key), int(start), int(count)) for key, (start, count) in zip(ids, ranges, strict=True)]
+    frames = min(len(pose), len(intrinsics))
+    outside = [key for key, start, count in spans if start < 0 or count < 1 or start + count > frames]
+    if outside or len({key for key, _, _ in spans}) < len(spans):
+        what = f"the range of {outside[0]} is not within {frames} frames" if outside else "an id stands twice"
+        raise ValueError(f"{path}: {what}")
+    return {key: (pose[start : start + n], intrinsics[start : start + n]) for key, start, n in spans}
 
 
-def _scales(raw: Path, latents: Path, stem: str) -> dict[str, float]:
+def _scales(raw: Path, latents: Path, stem: str) -> dict[str, Any]:
     path = _sidecar(raw, latents, f"{stem}_metric_scale_stats.json")
-    if path is None:
-        return {}
-    try:
-        return {k: float(v["median"] if isinstance(v, dict) else v) for k, v in _json(path).items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} must hold a number or a median per key: {error}") from error
+    return {} if path is None else read_json(path, finite=False)  # a NaN is the fault of one clip
 
 
 def _scores(raw: Path, latents: Path, stem: str) -> dict[str, dict[str, Any]]:
     """Return the scores by key of every filter sidecar that exists."""
     found = {suffix: _sidecar(raw, latents, f"{stem}{suffix}.json") for suffix in FILTERS}
-    return {suffix: _json(path) for suffix, path in found.items() if path is not None}
+    return {suffix: read_json(path, finite=False) for suffix, path in found.items() if path is not None}
 
 
 def _ruled_out(scores: Mapping[str, Mapping[str, Any]], key: str) -> str | None:
@@ -225,19 +248,11 @@ def _ruled_out(scores: Mapping[str, Mapping[str, Any]], key: str) -> str | None:
         score = by_key.get(key)
         if score is None:
             return f"{suffix}: no score"
-        if not low <= float(score) <= high:
+        if not number(score, -1e300, 1e300):
+            raise ValueError(f"{suffix} is {shown(score)}; expected a score")
+        if not low <= score <= high:
             return f"{suffix}: score {score} is outside {low:g} to {high:g}"
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one JSON object; it holds a {type(values).__name__}")
-    return values
 
 
 def _sidecar(raw: Path, latents: Path, name: str) -> Path | None:

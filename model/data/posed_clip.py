@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsic
 from wm_env.model.isolation import undisturbed
 from wm_env.model.png import png_bytes
 from wm_env.model.storage.atomic import atomic_folder, expanded
+from wm_env.model.storage.facts import number, shown
 
 MIN_FRAMES = 5  # the start and one chunk of 4 frames; worlds with longer chunks need more (`ending`)
 MIN_RATE = 0.75  # of the wanted frame rate; a slower clip is refused, since frames cannot be made up
@@ -75,6 +77,8 @@ class PosedClip:
             raise ValueError(
                 f"frames are {self.frames.dtype} {self.frames.shape}; expected uint8 (F, h, w, 3), RGB"
             )
+        if self.c2w.ndim != 3:
+            raise ValueError(f"poses have shape {self.c2w.shape}; expected (F, 4, 4) camera-to-world")
         if len(self.frames) != len(self.c2w):
             raise ValueError(
                 f"{len(self.frames)} frames for {len(self.c2w)} poses; give one pose for every frame"
@@ -110,14 +114,15 @@ class PosedClip:
         path: str | Path,
         *,
         fps: float | None = None,
-        scale: float = 1.0,
+        scale: float | None = None,
         intrinsics: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
     ) -> PosedClip:
         """Return the clip that a path holds: a folder that `save` wrote, or a layout of docs/clips.md.
 
         fps: pictures per second; overrides what is recorded, needed where nothing is (photographs, COLMAP).
-        scale: factor on the translations that makes them metres (COLMAP and RealEstate10K have no scale).
+        scale: factor on the translations that makes them metres. None is 1, with a warning where the layout
+        has a unit of its own (COLMAP, RealEstate10K).
         intrinsics: fx, fy, cx, cy in pixels of the frames as stored; overrides what is recorded.
         size: height and width; frames are resized and cropped around the centre while they are read, the
         intrinsics with them. None keeps the frames as they are.
@@ -231,10 +236,18 @@ def check_length(frames: int, frames_per_chunk: int) -> None:
         raise ValueError(f"{frames} frames are too short: at least {least} are needed; film longer")
 
 
-def _read(found: RecordedClip, fps: float | None, scale: float, size: tuple[int, int] | None) -> PosedClip:
+def _read(
+    found: RecordedClip, fps: float | None, scale: float | None, size: tuple[int, int] | None
+) -> PosedClip:
     """Return the clip of a recording; everything that needs no picture is checked before one is decoded."""
     c2w = found.c2w.double().clone()
-    c2w[..., :3, 3] *= _positive("scale", scale)
+    if scale is None and not found.metric:
+        warnings.warn(
+            f"the poses of {found.name!r} have no scale and are taken as metres; measure one distance, and "
+            "give scale= (1 for none)",
+            stacklevel=4,  # the caller of `load`
+        )
+    c2w[..., :3, 3] *= 1.0 if scale is None else _positive("scale", scale)
     check_length(len(c2w), 4)
     check_poses(c2w)
     rate = _positive("fps", fps) if fps is not None else found.rate()
@@ -265,13 +278,15 @@ def _constant(values: object, dtype: type | None) -> np.ndarray:
         values = values.detach().cpu().numpy()
     try:
         array = np.array(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a {type(values).__name__} is no array of numbers: {error}") from error
+    if array.dtype == object:
+        raise ValueError(f"a {type(values).__name__} is no array of numbers, but of Python objects")
     array.setflags(write=False)
     return array
 
 
 def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}; expected a positive number")
+    if not number(value, 1e-9, 1e9):
+        raise ValueError(f"{name} is {shown(value)}; expected a positive number")
     return float(value)

@@ -12,8 +12,8 @@ wrong with it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wm_env.model.data.lens import check_pinhole
 from wm_env.model.geometry import check_rigid, rotation_angle_deg
-from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
+from wm_env.model.intrinsics import check_intrinsics, check_principal_point, cover_crop, crop_intrinsics
 
 MAX_TURN_DEG = 45.0  # between two frames; more is a cut
 MAX_JUMP = 10.0  # a step this many times its neighbours and the clip's median is a cut,
 MIN_JUMP = 0.5  # if it is this many metres: less is a camera that stood, blocked or idle, and moved once
 MAX_ZOOM = 0.02  # change of the intrinsics within a clip, in focal lengths
+MAX_STEP = 2.0  # metres from frame to frame, median; 115 km/h at 16 frames per second
+MAX_STRETCH = 0.02  # of the proportions of a picture, against the size that its camera was said for
 MIN_OVERLAP = 0.1  # share of what is far away that two frames in a row have to see both
 
 
@@ -43,15 +46,21 @@ class RecordedClip:
 
     name: what reports call it. c2w: `(F, 4, 4)` float64, metres, any world frame. intrinsics: `(F, 4)`
     float64 fx, fy, cx, cy in pixels of the frames, or, where `normalised`, in image widths and heights.
-    caption: text of the scene. rate: a function that returns the frames per second, None where nothing says
-    them; it may have to read a film. frames: a function that yields the F frames uint8 `(H, W, 3)`, decoding
-    as it goes; it raises `ValueError` where a frame cannot be read.
+    size: height and width that the camera was said for, None where nothing says them; frames may be scaled,
+    but not stretched. lens: its numbers that are not yet known to be a pinhole's. metric: whether the
+    layout's unit is the metre; else it is arbitrary. caption: text of the scene. rate: a function that
+    returns the frames per second, None where nothing says them; it may have to read a film. frames: a
+    function that yields the F frames uint8 `(H, W, 3)`, decoding as it goes; it raises `ValueError` where a
+    frame cannot be read.
     """
 
     name: str
     c2w: Tensor
     intrinsics: Tensor
     normalised: bool = False
+    size: tuple[float, float] | None = None
+    lens: Mapping[str, float] = field(default_factory=dict)
+    metric: bool = True
     caption: str = ""
     rate: Callable[[], float | None] = no_rate
     frames: Callable[[], Iterator[np.ndarray]]
@@ -150,6 +159,27 @@ def rate_of(times: Sequence[float]) -> float | None:
     return float(1 / np.median(steps))
 
 
+def in_shares(camera: Tensor, height: float, width: float) -> Tensor:
+    """Return intrinsics `(..., 4)` in pixels of pictures of this size as shares of width and height.
+
+    Raises `ValueError` for a size that no picture has.
+    """
+    if not (1 <= height < 1e6 and 1 <= width < 1e6):
+        raise ValueError(f"the pictures are said to be {width:g}x{height:g}; expected pixels")
+    return camera / camera.new_tensor([width, height, width, height])
+
+
+def one_size(sizes: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the size (height, width) that the cameras of all frames were said for; `ValueError` for two."""
+    first, *others = dict.fromkeys(sizes)
+    if others:
+        raise ValueError(
+            f"the cameras were said for pictures of {first[1]:g}x{first[0]:g} and of "
+            f"{others[0][1]:g}x{others[0][0]:g}; a clip has one size"
+        )
+    return first
+
+
 def check_overlap(c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> None:
     """Raise `ValueError` unless every frame of poses `(F, 4, 4)` shows a part of what the next one shows.
 
@@ -209,6 +239,12 @@ def check_poses(c2w: Tensor) -> None:
             f"{MAX_TURN_DEG:.0f} are expected, so cut the clip there"
         )
     step = (c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1)  # (F - 1,)
+    usual_step = float(step.median())
+    if usual_step > MAX_STEP:
+        raise ValueError(
+            f"the camera moves {usual_step:.3g} m a frame (median), more than {MAX_STEP:g}; poses have to be "
+            "in metres: give a scale (0.001 for millimetres, 0.01 for centimetres)"
+        )
     around = F.pad(step, (1, 1))
     usual = torch.maximum(torch.maximum(around[:-2], around[2:]), step.median()).clamp_min(1e-6)
     ratio = torch.where(step > MIN_JUMP, step / usual, 0.0)
@@ -228,10 +264,17 @@ def one_camera(clip: RecordedClip, source: tuple[int, int], size: tuple[int, int
     height, width = source
     if height < size[0] or width < size[1]:
         raise ValueError(f"frames of {width}x{height} would be enlarged to {size[1]}x{size[0]}; ask for less")
+    if clip.size is not None and abs(height / width * clip.size[1] / clip.size[0] - 1) > MAX_STRETCH:
+        raise ValueError(
+            f"frames are {width}x{height}, the camera was said for {clip.size[1]:g}x{clip.size[0]:g}, of "
+            "other proportions; give the camera of these pictures (turned or cropped after it was written?)"
+        )
     rows = clip.intrinsics.double()
     if clip.normalised:
         rows = rows * rows.new_tensor([width, height, width, height])
     first = rows[0]
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError(f"intrinsics hold NaN or infinity, in frame 0 {first.tolist()}; expected pixels")
     if not bool((rows[:, :2] > 0).all()):
         raise ValueError(f"focal lengths must be positive; frame 0 has {first[:2].tolist()}")
     change = float(((rows - first).abs().amax(0) / first[0]).max())
@@ -240,6 +283,8 @@ def one_camera(clip: RecordedClip, source: tuple[int, int], size: tuple[int, int
             f"the intrinsics change by {100 * change:.0f}% of the focal length; a clip has one camera; "
             "cut it where it zooms"
         )
+    check_principal_point(first, height, width)
+    check_pinhole(clip.lens, first, source, "undistort the pictures")
     resized, corner = cover_crop(source, size)
     cropped = crop_intrinsics(first, source, resized, corner)
     check_intrinsics(cropped, *size)

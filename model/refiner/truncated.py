@@ -130,6 +130,14 @@ def refine_block(
     return unpack(x, span, patch), RefinerState(state.frame + span.frames, memory)
 
 
+def commit_block(
+    network: RefinerNetwork, latents: Tensor, state: RefinerState, *, patch: int = 1
+) -> RefinerState:
+    """Return the state after a true block `(B, C, n, h, w)`, which is shown and not refined."""
+    span = _span(latents, state.frame, patch)
+    return RefinerState(state.frame + span.frames, _commit(network, pack(latents, patch), span, state.memory))
+
+
 def refine_blocks(
     network: RefinerNetwork,
     latents: Tensor,

@@ -26,7 +26,8 @@ from wm_env.model.geometry import check_rigid, relative_to_first
 from wm_env.model.intrinsics import check_intrinsics, intrinsics_per_frame
 from wm_env.model.refiner.ltx2 import clip_network
 from wm_env.model.refiner.truncated import refine_clip
-from wm_env.model.released.rollout import ReleasedParts, ReleasedSampler, latent_grid
+from wm_env.model.released.parts import ReleasedParts
+from wm_env.model.released.rollout import ReleasedSampler, latent_grid
 
 CHUNK = 3  # latent frames
 

@@ -15,8 +15,8 @@ import torch
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
 from wm_env.model.released.names import parameter_count, table
+from wm_env.model.released.parts import Offload
 from wm_env.model.released.presets import FRAME_SIZE, RELEASED, STEPPABLE, sampler_of, transformer_config
-from wm_env.model.released.rollout import Offload
 from wm_env.model.state import leaves
 
 GIB = 2**30

@@ -13,15 +13,8 @@ from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.gemma import cached_gemma2
 from wm_env.model.refiner.ltx2_text import cached_gemma3
 from wm_env.model.refiner.ltx2_weights import load_refiner
-from wm_env.model.released.rollout import (
-    OFFLOADS,
-    Offload,
-    ReleasedParts,
-    ReleasedSampler,
-    ReleasedWorld,
-    streaming_sampler,
-    teacher_sampler,
-)
+from wm_env.model.released.parts import OFFLOADS, Offload, ReleasedParts
+from wm_env.model.released.rollout import ReleasedSampler, ReleasedWorld, streaming_sampler, teacher_sampler
 from wm_env.model.released.stage1 import config_of, load_stage1
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.folder import (
@@ -193,6 +186,7 @@ def load_released_world(
             frame_size[0] // parts.vae.spatial_ratio,
             frame_size[1] // parts.vae.spatial_ratio,
         ),
+        takes_context=True,
         weights_sha256=sha256_of_files(files_of(stage1.path)),
     )
     return ReleasedWorld(spec=spec, parts=parts, sampler=sampler_of(RELEASED[name]))

@@ -12,22 +12,26 @@ The first chunk of a stream has one latent frame more, the start image, which is
 frame is not shown again: it was the start frame. Slots of a batch that are at their first chunk are computed
 in one call and the others in another; everything else is batched.
 
+True frames, of a context or shown later, are encoded, and enter every state as drawn ones do, chunk by chunk
+at timestep 0, with sampler and refiner off. The stream then begins with the context's first frame: poses are
+given to the network relative to that one, and its latent is the sink. The released weights have seen one true
+latent in training; how well they go on from more is not measured (`wm-env bench context`).
+
 The chunk-causal model was trained with every earlier chunk in the softmax window; here the window is bounded
 (`window_chunks`), so that a state has a constant size and slots at different chunks share a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, clip_windows, own_windows
-from wm_env.model.dit import DiT
 from wm_env.model.flow import (
     STUDENT_STEPS,
     Schedule,
@@ -37,20 +41,18 @@ from wm_env.model.flow import (
     listed_schedule,
     shifted_schedule,
 )
-from wm_env.model.geometry import check_rigid
+from wm_env.model.geometry import check_rigid, invert_rigid
 from wm_env.model.intrinsics import check_intrinsics
 from wm_env.model.placement import placed
-from wm_env.model.refiner.ltx2 import LTX2Refiner, RefinerMemory, block_network
-from wm_env.model.refiner.truncated import RefinerState, begin_blocks, refine_block
-from wm_env.model.rollout_state import chunk_noise
+from wm_env.model.refiner.ltx2 import RefinerMemory, block_network
+from wm_env.model.refiner.truncated import RefinerState, begin_blocks, commit_block, refine_block
+from wm_env.model.released.parts import ReleasedParts
+from wm_env.model.rollout_state import begin_by_length, chunk_noise
 from wm_env.model.state import DiTState, put, select, tree_map
-from wm_env.model.text import TextEncoder, TextTokens
-from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+from wm_env.model.text import TextTokens
+from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState, EncodeState
 from wm_env.model.world import Chunk, Start, WorldSpec
 
-Offload = Literal["text", "vae", "refiner"]
-OFFLOADS: tuple[Offload, ...] = ("text", "vae", "refiner")
-NEGATIVE_PROMPT = ""
 _STREAMS = 1_000_003  # noise streams of one chunk: stage 1 start, re-noising steps, refiner
 
 
@@ -95,15 +97,18 @@ class ReleasedState(NamedTuple):
     """All that a rollout remembers, batch axis first.
 
     dit: transformer state after the chunks so far; dit_negative: that of the unconditional half, None
-    without guidance. text: prompt of the coming chunks. start: `(B, C, 1, h, w)` latent of the start image.
-    decode: decoder state after the start image. refiner, refiner_text: its memory and prompt, None without
-    one. intrinsics `(B, 4)` in frame pixels. seed, chunk `(B,)` int64: the noise key. temperature `(B,)`.
+    without guidance. text: prompt of the coming chunks. start: `(B, C, 1, h, w)` latent of the stream's first
+    frame, which is the start image or the first of a context. origin: its pose `(B, 4, 4)` float64 relative
+    to the start, on the host. decode: decoder state after the newest frame. refiner, refiner_text: its memory
+    and prompt, None without one. intrinsics `(B, 4)` in frame pixels. seed, chunk `(B,)` int64: the noise
+    key. temperature `(B,)`.
     """
 
     dit: DiTState
     dit_negative: DiTState | None
     text: TextTokens
     start: Tensor
+    origin: Tensor
     decode: DecodeState
     refiner: RefinerMemory | None
     refiner_text: TextTokens | None
@@ -111,79 +116,6 @@ class ReleasedState(NamedTuple):
     seed: Tensor
     chunk: Tensor
     temperature: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleasedParts:
-    """The networks of a released pipeline. refiner and refiner_text: both or neither.
-
-    negative: encoder of the negative prompt, which has no preamble; only guidance needs one.
-    device: where the networks compute. offload: parts that stay on the CPU and visit it for their turn
-    ("text" is the business of the encoders given).
-    """
-
-    dit: DiT
-    vae: LTX2VAE
-    text: TextEncoder
-    negative: TextEncoder | None = None
-    refiner: LTX2Refiner | None = None
-    refiner_text: TextEncoder | None = None
-    device: str = "cpu"
-    offload: tuple[Offload, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.refiner is None) != (self.refiner_text is None):
-            raise ValueError("a refiner and its text encoder go together; give both or neither")
-        unknown = sorted(set(self.offload) - set(OFFLOADS))
-        if unknown:
-            raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
-        if self.vae.channels != self.dit.cfg.latent_channels:
-            raise ValueError(
-                f"the autoencoder has {self.vae.channels} latent channels, the transformer "
-                f"{self.dit.cfg.latent_channels}"
-            )
-        if self.vae.temporal_ratio != self.dit.cfg.temporal_stride:
-            raise ValueError(
-                f"the autoencoder packs {self.vae.temporal_ratio} frames into a latent, the transformer "
-                f"expects {self.dit.cfg.temporal_stride}"
-            )
-
-    @contextmanager
-    def at_work(self, part: Offload) -> Iterator[None]:
-        """Bring an offloaded part to the device for the duration; nothing otherwise."""
-        module: nn.Module | None = {"vae": self.vae.module, "refiner": self.refiner}.get(part)
-        if module is None or part not in self.offload:
-            yield
-            return
-        module.to(self.device)
-        try:
-            yield
-        finally:
-            module.to("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.dit.latent_in.weight.dtype
-
-    def encode_text(self, prompts: Sequence[str]) -> TextTokens:
-        """Return stage-1 features on the device, in the transformer's dtype."""
-        return _on(self.text.encode(prompts), self.device, self.dtype)
-
-    def encode_negative(self, batch: int) -> TextTokens:
-        """Return the features of the negative prompt for every slot."""
-        if self.negative is None:
-            raise ValueError("guidance needs an encoder of the negative prompt (negative=)")
-        said = _on(self.negative.encode([NEGATIVE_PROMPT]), self.device, self.dtype)
-        return tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), said)
-
-    def encode_refiner_text(self, prompts: Sequence[str]) -> TextTokens | None:
-        if self.refiner_text is None:
-            return None
-        return _on(self.refiner_text.encode(prompts), self.device, self.dtype)
-
-
-def _on(text: TextTokens, device: str, dtype: torch.dtype) -> TextTokens:
-    return TextTokens(text.tokens.to(device, dtype), text.mask.to(device, dtype))
 
 
 class ReleasedWorld:
@@ -218,7 +150,6 @@ class ReleasedWorld:
     @torch.inference_mode()
     def begin(self, starts: Sequence[Start]) -> tuple[Chunk, ReleasedState]:
         """Return the start chunk (the start images) and the state before the first chunk."""
-        parts, batch = self.parts, len(starts)
         height, width = self._spec.frame_size
         for start in starts:
             if start.image.shape != (height, width, 3) or start.image.dtype.name != "uint8":
@@ -228,10 +159,20 @@ class ReleasedWorld:
                 )
         intrinsics = torch.tensor([start.intrinsics for start in starts], dtype=torch.float64)
         check_intrinsics(intrinsics, height, width)
-        images = torch.stack([torch.from_numpy(start.image) for start in starts])  # (B, H, W, 3)
+        return begin_by_length(self._begin, starts)
+
+    def _begin(self, starts: Sequence[Start]) -> tuple[Chunk, ReleasedState]:
+        """Return the same for starts whose contexts are of one length."""
+        parts, batch = self.parts, len(starts)
+        contexts = [start.context.load() for start in starts if start.context is not None]
+        frames = [one.frames for one in contexts] or [start.image[None] for start in starts]
+        film = torch.from_numpy(np.stack(frames))  # (B, F, H, W, 3)
+        c2w = torch.eye(4, dtype=torch.float64).expand(batch, 1, 4, 4)
+        if contexts:
+            c2w = torch.from_numpy(np.stack([one.c2w for one in contexts])).double()
         prompts = [start.prompt for start in starts]
         with parts.at_work("vae"):
-            latent = parts.vae.encode(images[:, None])  # (B, C, 1, h, w)
+            latent, seen = parts.vae.encode_next(film[:, :1], None)  # (B, C, 1, h, w)
             _, decode = parts.vae.decode(latent, None)
         latent = latent.to(parts.device, parts.dtype)
         refiner_text = parts.encode_refiner_text(prompts)
@@ -245,15 +186,45 @@ class ReleasedWorld:
             dit_negative=None if self.sampler.guidance == 1.0 else empty,
             text=parts.encode_text(prompts),
             start=latent,
+            origin=c2w[:, 0],
             decode=decode,
             refiner=memory,
             refiner_text=refiner_text,
-            intrinsics=intrinsics.to(parts.device, torch.float32),
+            intrinsics=torch.tensor([s.intrinsics for s in starts], dtype=torch.float32, device=parts.device),
             seed=torch.tensor([start.noise_seed for start in starts]),
             chunk=torch.zeros(batch, dtype=torch.int64),
             temperature=torch.tensor([start.temperature for start in starts], device=parts.device),
         )
-        return Chunk(images[:, None], latent[:, :, 0].float(), None), state
+        if not contexts:
+            return Chunk(film, latent[:, :, 0].float(), None), state
+        chunk, after = self._show(state, film[:, 1:], c2w[:, 1:], seen)
+        return chunk._replace(frames=film[:, -1:]), after
+
+    @torch.inference_mode()
+    def observe(self, state: ReleasedState, frames: Tensor, c2w: Tensor) -> tuple[Chunk, ReleasedState]:
+        """Return the last K of true frames as a chunk, and the state with all of them committed.
+
+        frames uint8 `(B, K n, H, W, 3)`, n >= 1, seen from poses c2w `(B, K n, 4, 4)` relative to the start.
+        Nothing is drawn, and the noise goes on where it was.
+        """
+        check_rigid(c2w)
+        with self.parts.at_work("vae"):  # the film begins here: its first frame stands in for those before
+            _, seen = self.parts.vae.encode_next(frames[:, :1], None)
+        return self._show(state, frames, c2w, seen)
+
+    def _show(
+        self, state: ReleasedState, frames: Tensor, c2w: Tensor, seen: EncodeState
+    ) -> tuple[Chunk, ReleasedState]:
+        """Return what `observe` does; seen: the encoder's state before the frames."""
+        chunk, step = None, self._spec.frames_per_step
+        for own, poses in zip(frames.split(step, dim=1), c2w.split(step, dim=1), strict=True):
+            with self.parts.at_work("vae"):
+                latents, seen = self.parts.vae.encode_next(own, seen)
+            latents = latents.to(self.parts.device, self.parts.dtype)
+            chunk, state = _by_opening(self._commit, state, poses, own, latents)
+        if chunk is None:
+            raise ValueError(f"no frames were shown; a world looks at {step} or more")
+        return chunk, state
 
     @torch.inference_mode()
     def step_chunk(self, state: ReleasedState, c2w: Tensor) -> tuple[Chunk, ReleasedState]:
@@ -262,17 +233,7 @@ class ReleasedWorld:
         if tuple(c2w.shape) != expected:
             raise ValueError(f"poses have shape {tuple(c2w.shape)}; expected {expected}")
         check_rigid(c2w)
-        fresh = state.chunk == 0
-        if bool(fresh.all()) or not bool(fresh.any()):
-            return self._step(state, c2w, first=bool(fresh.all()))
-        chunks, after = [], state
-        for slots, first in ((fresh.nonzero()[:, 0], True), ((~fresh).nonzero()[:, 0], False)):
-            chunk, moved = self._step(select(state, slots), c2w[slots], first=first)
-            chunks.append(chunk)
-            after = put(after, slots, moved)
-        order = torch.cat([fresh.nonzero()[:, 0], (~fresh).nonzero()[:, 0]]).argsort()
-        joined = tree_map(lambda a, b: torch.cat([a, b])[order.to(a.device)], *chunks)
-        return joined, after
+        return _by_opening(self._step, state, c2w)
 
     def set_prompt(self, state: ReleasedState, prompts: Sequence[str | None]) -> ReleasedState:
         """Return the state with new prompts from the next chunk on; None keeps a slot's prompt."""
@@ -290,20 +251,20 @@ class ReleasedWorld:
         """Return the state whose next chunks draw their noise from the given seeds."""
         return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
 
-    def _step(self, state: ReleasedState, c2w: Tensor, *, first: bool) -> tuple[Chunk, ReleasedState]:
+    def _step(self, state: ReleasedState, c2w: Tensor, *, opening: bool) -> tuple[Chunk, ReleasedState]:
+        """Return a drawn chunk and the state after it; opening: it is the first of its stream."""
         parts, cfg = self.parts, self.parts.dit.cfg
-        frames = cfg.chunk_frames + first
-        camera = self._camera(c2w, state.intrinsics, first)
-        shape = (cfg.latent_channels, frames, *self.grid)
+        camera = self._camera(state, c2w, opening)
+        shape = (cfg.latent_channels, cfg.chunk_frames + opening, *self.grid)
         x = self._noise(state, 0, shape)
-        if first:
+        if opening:
             x = torch.cat([state.start, x[:, :, 1:]], dim=2)
         x, (dit, negative) = denoise_chunk(
             self._network(state, camera),
             x,
             (state.dit, state.dit_negative),
             self.sampler.schedule(),
-            held=(0,) if first else (),
+            held=(0,) if opening else (),
             rule=self.sampler.rule,
             noise=lambda step: self._noise(state, 1 + step, shape),
         )
@@ -321,6 +282,25 @@ class ReleasedWorld:
             dit=dit, dit_negative=negative, decode=decode, refiner=memory, chunk=state.chunk + 1
         )
         return Chunk(pixels, x[:, :, -1].float(), None), moved
+
+    def _commit(
+        self, state: ReleasedState, c2w: Tensor, frames: Tensor, x: Tensor, *, opening: bool
+    ) -> tuple[Chunk, ReleasedState]:
+        """Return a true chunk, frames `(B, K, H, W, 3)` of latents x `(B, C, n, h, w)`, and its state."""
+        parts = self.parts
+        whole = torch.cat([state.start, x], dim=2) if opening else x
+        network = self._network(state, self._camera(state, c2w, opening))
+        clean = torch.zeros(whole.shape[0], whole.shape[2], device=whole.device)
+        _, (dit, negative) = network(whole, clean, (state.dit, state.dit_negative))
+        memory = state.refiner
+        if parts.refiner is not None and state.refiner_text is not None:
+            with parts.at_work("refiner"):
+                refiner = block_network(parts.refiner, state.refiner_text)
+                memory = commit_block(refiner, x, RefinerState(0, memory)).memory
+        with parts.at_work("vae"):
+            _, decode = parts.vae.decode(x, state.decode)
+        moved = state._replace(dit=dit, dit_negative=negative, decode=decode, refiner=memory)
+        return Chunk(frames, x[:, :, -1].float(), None), moved
 
     def _network(self, state: ReleasedState, camera: CameraInput) -> Any:
         """Return `(x, timestep, (state, negative state)) -> (velocity, states)`, guided where asked for.
@@ -350,18 +330,36 @@ class ReleasedWorld:
         noise = placed(noise, self.parts.device) * state.temperature[:, None, None, None, None]
         return noise.to(self.parts.dtype)
 
-    def _camera(self, c2w: Tensor, intrinsics: Tensor, first: bool) -> CameraInput:
+    def _camera(self, state: ReleasedState, c2w: Tensor, opening: bool) -> CameraInput:
         """Return the conditioning of one chunk from its own pixel frames' poses `(B, K, 4, 4)`.
 
-        The first chunk also has the start frame, whose pose is the identity.
+        The network is told poses relative to the stream's first frame, which the opening chunk holds too.
         """
         cfg = self.parts.dit.cfg
-        stride, poses = cfg.temporal_stride, placed(c2w, self.parts.device, torch.float32)
-        if first:
+        stride, c2w = cfg.temporal_stride, invert_rigid(state.origin)[:, None] @ c2w.double()
+        poses = placed(c2w, self.parts.device, torch.float32)
+        if opening:
             start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
             poses = torch.cat([start, poses], dim=1)
-        windows = clip_windows(poses.shape[1], stride) if first else own_windows(cfg.chunk_frames, stride)
-        return camera_input(poses, intrinsics, self._spec.frame_size, self.grid, windows)
+        windows = clip_windows(poses.shape[1], stride) if opening else own_windows(cfg.chunk_frames, stride)
+        return camera_input(poses, state.intrinsics, self._spec.frame_size, self.grid, windows)
+
+
+def _by_opening(
+    make: Callable[..., tuple[Chunk, ReleasedState]], state: ReleasedState, *given: Tensor
+) -> tuple[Chunk, ReleasedState]:
+    """Return `make(state, *given, opening=)`: slots at the first chunk of their stream are made apart."""
+    fresh = state.dit.frame == 0
+    if bool(fresh.all()) or not bool(fresh.any()):
+        return make(state, *given, opening=bool(fresh.all()))
+    chunks, after = [], state
+    parts = ((fresh.nonzero()[:, 0], True), ((~fresh).nonzero()[:, 0], False))
+    for slots, opening in parts:
+        chunk, moved = make(select(state, slots), *select(given, slots), opening=opening)
+        chunks.append(chunk)
+        after = put(after, slots, moved)
+    order = torch.cat([slots for slots, _ in parts]).argsort()
+    return tree_map(lambda a, b: torch.cat([a, b])[order.to(a.device)], *chunks), after
 
 
 def latent_grid(frame_size: tuple[int, int], vae: LTX2VAE) -> tuple[int, int]:

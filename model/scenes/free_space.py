@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.model.contact import RADIUS, slide_where
 from wm_env.model.scenes.raycast import cast
 from wm_env.model.scenes.worlds import Scene
 
-RADIUS = 0.3  # metres; keeps the near plane out of walls at any field of view up to 120 degrees
 HALF_EXTENT = 8.0  # scenes lie within +- this in x and z
-_SUBSTEP = 0.1  # longest move that is resolved at once
 _EDGE = 1e-5
-_PARTS = [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]  # of a move
 
 
 def is_free(scene: Scene, points: Tensor, radius: float = RADIUS) -> Tensor:
@@ -52,24 +50,7 @@ def slide(scene: Scene, start: Tensor, end: Tensor, radius: float = RADIUS) -> t
     Of a blocked move the longest part along x, y, z or two of them that stays free is kept, so a camera walks
     along a wall. `start` should be free; a camera inside geometry moves only to free places.
     """
-    position = start.double()
-    move = end.to(position) - position
-    longest = float(move.norm(dim=-1).max()) if move.numel() else 0.0
-    if not math.isfinite(longest):
-        raise ValueError("slide needs finite positions")
-    steps = max(1, math.ceil(longest / _SUBSTEP - 1e-9))
-    hit = torch.zeros(position.shape[0], dtype=torch.bool, device=position.device)
-    parts = torch.tensor(_PARTS, dtype=torch.bool, device=position.device)
-    for step in range(1, steps + 1):
-        target = end.to(position) if step == steps and not bool(hit.any()) else position + move / steps
-        tries = torch.where(parts, target[:, None], position[:, None])  # (B, 8, 3)
-        free = is_free(scene, tries, radius).to(position.device)  # (B, 8)
-        free[:, -1] = True  # staying is always possible
-        length = (tries - position[:, None]).square().sum(-1)
-        choice = torch.where(free, length, -1.0).argmax(1)  # the whole move is the longest
-        position = tries.gather(1, choice[:, None, None].expand(-1, 1, 3))[:, 0]
-        hit = hit | (position != target).any(-1)
-    return position, hit
+    return slide_where(lambda position, tries: is_free(scene, tries, radius), start, end)
 
 
 def line_of_sight(scene: Scene, a: Tensor, b: Tensor, tolerance: float = 0.02) -> Tensor:

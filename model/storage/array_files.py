@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-_DAMAGE = (
+ARRAY_DAMAGE = (
     ValueError,  # a header that is none, and objects, which are pickles and never read
     EOFError,
     KeyError,
@@ -31,7 +31,7 @@ def read_arrays(path: Path, source: str | None = None) -> dict[str, np.ndarray]:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("it is no .npz file")
             return {name: arrays[name] for name in arrays.files}
-    except _DAMAGE as error:
+    except ARRAY_DAMAGE as error:
         name = repr(str(path)) if source is None else source
         raise ValueError(
             f"{name} cannot be read, it is corrupted: {error or type(error).__name__}"

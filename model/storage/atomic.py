@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ except ImportError:  # Windows, where a file that is open cannot be removed anyw
     fcntl = None  # type: ignore[assignment]
 
 _NAME_MAX = 255  # bytes of a file's name
+_TRIAL = "wm_env"  # in the name of what is made to see whether anything can be
 _FULL = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -73,8 +73,9 @@ def check_writable(path: str | Path, *, overwrite: bool = True) -> Path:
     if not parent.is_dir():
         raise FileNotFoundError(f"cannot write {str(target)!r}: the folder {str(parent)!r} does not exist")
     try:
-        with tempfile.NamedTemporaryFile(dir=parent, prefix=".wm_env-"):
-            pass
+        trial, handle = _new_file(parent, _TRIAL, "")
+        os.close(handle)
+        trial.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
     return target
@@ -94,8 +95,10 @@ def check_folder(path: str | Path) -> Path:
     if not there.is_dir():
         raise NotADirectoryError(f"cannot write into {str(target)!r}: {str(there)!r} is not a folder")
     try:
-        with tempfile.TemporaryDirectory(dir=there, prefix=".wm_env-"):
-            pass
+        trial, handle = _new_folder(there, _TRIAL)
+        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):
+            trial.rmdir()
     except OSError as error:
         raise OSError(f"cannot write into {str(target)!r}: {error.strerror or error}") from error
     return target
@@ -121,6 +124,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.rename(temporary, place)  # fails where another writer was faster
         except OSError as error:
             _name_target(error, temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
+def scratch_folder(parent: str | Path, name: str) -> Iterator[Path]:
+    """Yield a new hidden folder in `parent` that vanishes at the end; what killed processes left goes too."""
+    home = check_folder(parent)
+    home.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(home, re.escape(name))
+    temporary, handle = _new_folder(home, name)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
@@ -171,9 +188,10 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = True) -> None:
 def remove_leftovers(folder: Path, name: str = r".+") -> None:
     """Remove what killed writers left in `folder`: temporaries of the files and folders called `name`.
 
-    name: a regular expression for names without their suffix. What a living process writes stays.
+    name: a regular expression for names without their suffix. What a living process writes stays, and so do
+    hidden files of others: the names of ours end in eight hexadecimal digits.
     """
-    temporary = re.compile(rf"\.({name})-[a-z0-9_]{{8}}(\.\w+)?", re.DOTALL)
+    temporary = re.compile(rf"\.({name}|{_TRIAL})-[0-9a-f]{{8}}(\.\w+)?", re.DOTALL)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for entry in os.scandir(folder):
             if temporary.fullmatch(entry.name):

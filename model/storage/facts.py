@@ -70,6 +70,8 @@ def whole(value: Any, least: int = 0, most: int = INT64) -> bool:
 
 def as_integer(value: Any) -> Any:
     """Return an integer of Python or NumPy, but no bool, as Python's, and anything else as None."""
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value[()]
     if isinstance(value, np.integer):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

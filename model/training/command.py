@@ -26,8 +26,8 @@ import torch
 from wm_env.model.embedded import world_path
 from wm_env.model.interrupts import terminated_like_interrupted
 from wm_env.model.names import did_you_mean
-from wm_env.model.options import LEAST, POSITIVE, check_options
-from wm_env.model.storage.atomic import check_folder, check_writable, write_atomic
+from wm_env.model.options import LEAST, POSITIVE, check_options, check_result
+from wm_env.model.storage.atomic import check_folder, write_text
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training import recipe, table
 from wm_env.model.training.distributed import joined
@@ -127,6 +127,7 @@ def build_parser(prog: str = PROG) -> Parser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; two processes beat two threads")
     parser.add_argument("--json", type=Path, help="file for the result as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --json if it exists")
 
 
 def _add_part(parser: argparse.ArgumentParser, name: str) -> None:
@@ -222,13 +223,14 @@ def main(
     if getattr(options, "kl", None) is not None and options.kl < 0:
         raise ValueError(f"--kl {options.kl} is a weight and cannot be negative")
     if options.json is not None:
-        check_writable(options.json)
+        check_result(vars(options))
     torch.set_num_threads(options.threads)
     run = {"data": _data, "latents": _latents, "imagine": _imagine}.get(options.command, _train)
     with terminated_like_interrupted():
         result = run(options, bars or lines)
     if options.json is not None:
-        write_atomic(options.json, (json.dumps(result, indent=2) + "\n").encode())
+        text = json.dumps(result, indent=2) + "\n"
+        write_text(options.json, text, overwrite=options.overwrite)
     return result
 
 

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_env.model.storage.atomic import write_atomic
+from wm_env.model.storage.atomic import remove_leftovers, write_atomic
+
+
+def open_folder(run: Path, step: int) -> None:
+    """Make the folder of a run agree with its state at `step`, whatever ended the process before.
+
+    What killed writers left is removed, and lines of the log from after `step`.
+    """
+    remove_leftovers(run)
+    drop_lines_after(run / "losses.jsonl", step)
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
@@ -35,9 +44,10 @@ def drop_lines_after(path: Path, step: int) -> None:
 class Window:
     """Mean of the metrics of the last few steps, each over the steps that reported it."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+    def __init__(
+        self, sums: Mapping[str, float] | None = None, counts: Mapping[str, int] | None = None
+    ) -> None:
+        self.sums, self.counts = dict(sums or {}), dict(counts or {})
 
     def add(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

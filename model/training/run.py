@@ -42,7 +42,7 @@ from wm_env.model.training.distributed import (
     split_state,
 )
 from wm_env.model.training.export import Export
-from wm_env.model.training.loss_log import Window, append_line, drop_lines_after
+from wm_env.model.training.loss_log import Window, append_line, open_folder
 from wm_env.model.training.optimizers import ParameterGroup, default_rule, freeze, make_optimizers
 from wm_env.model.training.schedule import Clock, LoopConfig, Plateau, lr_scale
 
@@ -94,7 +94,7 @@ class Run:
         self.exports, self.close = export, close
         self.owes_evaluation = False  # a signal came while one was under way
         self.on_save: Callable[[Run], None] | None = None  # called after every save, of the main process
-        self.facts = dict(facts or {})
+        self.facts, self.window = dict(facts or {}), Window()
         self.model, self.config, self.out, self.evaluate, self.group = model, config, out, evaluate, group
         self.draws = group.own(config.microbatches)
         # through JSON, so that a config read back compares equal (tuples become lists)
@@ -113,6 +113,8 @@ class Run:
             if not resume:
                 raise ValueError(f"{out} already holds a run; resume it or choose another folder")
             self._load()
+        if group.main:
+            open_folder(out, self.step)
 
     def __enter__(self) -> Run:
         return self
@@ -159,7 +161,7 @@ class Run:
     def _advance(self, guard: Guard, seconds: float | None, steps: int | None, report: Report | None) -> None:
         started = saved = time.monotonic()
         stop = self.config.total_steps if steps is None else min(self.config.total_steps, self.step + steps)
-        window, evaluated, before = Window(), self.wall_seconds, started
+        evaluated, before = self.wall_seconds, started
         self.model.train()
         if self.owes_evaluation and not self._evaluate(guard):
             return
@@ -176,7 +178,7 @@ class Run:
             metrics = self._train_step(guard)
             if metrics is None:
                 return
-            window.add(metrics)
+            self.window.add(metrics)
             if report is not None and self.group.main:
                 report(self.step, self.config.total_steps, metrics["loss"])
             self.clock = self.clock._replace(
@@ -185,8 +187,8 @@ class Run:
             before = time.monotonic()
             last = self.step == stop
             if self.step % self.config.log_every == 0 or last:
-                self._log({"train": window.mean()})
-                window = Window()
+                self._log({"train": self.window.mean()})
+                self.window = Window()
             every = self.config.eval_seconds
             asked = every is not None and self.wall_seconds - evaluated >= every
             if self.evaluate is not None and (
@@ -239,6 +241,7 @@ class Run:
                 "wall_seconds": self.wall_seconds,
                 "clock": {"skipped": self.clock.skipped, "warm_from": self.clock.warm_from},
                 "plateau": self.plateau._asdict(),
+                "window": vars(self.window),
                 "owes_evaluation": self.owes_evaluation,
                 "metrics": self.metrics,
                 "model": self.model.state_dict(),
@@ -392,8 +395,6 @@ class Run:
         torch.set_rng_state(saved["torch_rng"])
         clock = saved.get("clock", {"skipped": 0.0, "warm_from": 0})  # runs of 0.1 have none
         self.clock = Clock(int(saved["step"]), float(saved["wall_seconds"]), **clock)
-        self.plateau = Plateau(**saved.get("plateau", {}))
+        self.plateau, self.window = Plateau(**saved.get("plateau", {})), Window(**saved.get("window", {}))
         self.metrics = dict(saved["metrics"])
         self.owes_evaluation = saved.get("owes_evaluation", False)
-        if self.group.main:
-            drop_lines_after(self.out / "losses.jsonl", self.step)

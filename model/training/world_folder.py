@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from wm_env.model.embedded import EmbeddedConfig, latents_of, load_embedded, wri
 from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.refiner.tiny import TinyRefinerConfig
 from wm_env.model.rollout_state import Prompts, Reading, SamplerConfig
+from wm_env.model.storage.atomic import scratch_folder
 from wm_env.model.storage.checkpoint import Card, load_checkpoint, save_checkpoint
 from wm_env.model.training.autoencoder import same_latents, vae_config
 from wm_env.model.training.card import git_commit
@@ -74,8 +74,8 @@ def export_changed(
     parts: safetensors by "dit", "vae" or "refiner". sampler, trained_steps: None for those of `world`.
     """
     loaded = load_embedded(world)
-    with tempfile.TemporaryDirectory() as folder:
-        whole = write_parts(world, Path(folder)) | dict(parts)
+    with scratch_folder(out.parent, "parts") as folder:
+        whole = write_parts(world, folder) | dict(parts)
         return export_world(
             name=name, dit=whole["dit"], vae=whole["vae"], refiner=whole.get("refiner"), out=out,
             sampler=sampler or loaded.sampler,
@@ -101,9 +101,9 @@ def export_beside_base(
     base = base_of(vae)
     if base is not None:
         return export_changed(base, parts, name=name, out=out, metrics=metrics)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder(out.parent, "parts") as folder:
         refiner = parts.get("refiner")
-        dit = untrained(Path(folder) / "dit.safetensors", memory=refiner is not None)
+        dit = untrained(folder / "dit.safetensors", memory=refiner is not None)
         return export_world(
             name=name, dit=dit, vae=parts["vae"], refiner=refiner, out=out, sampler=SamplerConfig(),
             trained_steps=0, metrics=metrics,

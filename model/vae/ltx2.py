@@ -6,8 +6,9 @@ replicates frame 0 instead. Upsamplers double time and drop the first copy once 
 
     decode(a | b) = decode(a), then decode(b) with the k-1 last inputs of every convolution
 
-Those inputs are the `DecodeState`, passed in and returned; the module itself keeps nothing. Legend: `B`
-batch, `C` latent channels, `T` latent frames, `F` pixel frames.
+Those inputs are the `DecodeState`, passed in and returned; the module itself keeps nothing. The encoder goes
+on in the same way (`EncodeState`), so that a long film is encoded chunk by chunk. Legend: `B` batch, `C`
+latent channels, `T` latent frames, `F` pixel frames.
 """
 
 from __future__ import annotations
@@ -34,10 +35,16 @@ class DecodeState(NamedTuple):
     tails: tuple[Tensor, ...]
 
 
-class _Tails:
-    """The tails of one decode call: hands out the old ones in order and collects the new ones."""
+class EncodeState(NamedTuple):
+    """The same of the encoder's convolutions."""
 
-    def __init__(self, state: DecodeState | None) -> None:
+    tails: tuple[Tensor, ...]
+
+
+class _Tails:
+    """The tails of one call: hands out the old ones in order and collects the new ones."""
+
+    def __init__(self, state: DecodeState | EncodeState | None) -> None:
         self.old: Iterator[Tensor] | None = None if state is None else iter(state.tails)
         self.new: list[Tensor] = []
 
@@ -84,6 +91,16 @@ class LTX2VAE:
         posterior = self.module.encode(x.to(self.module.dtype)).latent_dist
         return normalise(posterior.mode().float(), self.scale)
 
+    def encode_next(self, frames: Tensor, state: EncodeState | None) -> tuple[Tensor, EncodeState]:
+        """Return latents `(B, C, T, h, w)` float32 of the next frames uint8 `(B, F, H, W, 3)`, and the state.
+
+        state None: a film begins, F = ratio k + 1 frames give 1 + k latents; otherwise ratio k give k. Equal
+        to `encode` of the whole film.
+        """
+        x = from_uint8(frames.permute(0, 4, 1, 2, 3).to(self.module.device))
+        mode, state = causal_encode(self.module.encoder, x.to(self.module.dtype), state)
+        return normalise(mode[:, : self.channels].float(), self.scale), state
+
     def decode_clip(self, latents: Tensor) -> Tensor:
         """Return frames uint8 `(B, F, H, W, 3)`, F = ratio * (T - 1) + 1, of a whole clip of latents."""
         z = denormalise(latents.to(self.module.device, torch.float32), self.scale)
@@ -122,6 +139,24 @@ def causal_decode(decoder: nn.Module, z: Tensor, state: DecodeState | None) -> t
     return _unpatch(x, net.patch_size), DecodeState(tuple(tails.new))
 
 
+def causal_encode(
+    encoder: nn.Module, pixels: Tensor, state: EncodeState | None
+) -> tuple[Tensor, EncodeState]:
+    """Return moments `(B, C + 1, T, h, w)`, means first, of pixels `(B, 3, F, H, W)`, and the state after."""
+    net: Any = encoder
+    tails = _Tails(state)
+    x = _convolve(net.conv_in, _patch(pixels, net.patch_size), tails)
+    for down in net.down_blocks:
+        for block in down.resnets:
+            x = _residual(block, x, tails)
+        for downsampler in down.downsamplers or ():
+            x = _downsample(downsampler, x, tails)
+    for block in net.mid_block.resnets:
+        x = _residual(block, x, tails)
+    x = _convolve(net.conv_out, F.silu(net.norm_out(x)), tails)
+    return x, EncodeState(tuple(tails.new))
+
+
 def _convolve(conv: Any, x: Tensor, tails: _Tails) -> Tensor:
     return conv.conv(tails.extend(x, conv.kernel_size[0]))
 
@@ -148,10 +183,31 @@ def _upsample(upsampler: Any, x: Tensor, tails: _Tails) -> Tensor:
     return out
 
 
+def _downsample(downsampler: Any, x: Tensor, tails: _Tails) -> Tensor:
+    """Space and time to channels, plus the same of the input; the film's first frame stands in before it."""
+    stride = downsampler.stride
+    if tails.first:
+        x = torch.cat([x[:, :, :1].expand(-1, -1, stride[0] - 1, -1, -1), x], dim=2)
+    kept = _to_channels(x, stride).unflatten(1, (-1, downsampler.group_size)).mean(2)
+    return _to_channels(_convolve(downsampler.conv, x, tails), stride) + kept
+
+
+def _to_channels(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """Return `(B, C*st*sh*sw, T, h, w)` of `(B, C, T*st, h*sh, w*sw)`: the inverse of `_to_space_time`."""
+    x = x.unflatten(4, (-1, stride[2])).unflatten(3, (-1, stride[1])).unflatten(2, (-1, stride[0]))
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # of (B, C, T, st, h, sh, w, sw)
+
+
 def _to_space_time(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
     """Return `(B, C, T*st, h*sh, w*sw)` of `(B, C*st*sh*sw, T, h, w)`."""
     x = x.unflatten(1, (-1, *stride))  # (B, C, st, sh, sw, T, h, w)
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _patch(x: Tensor, patch: int) -> Tensor:
+    """Return `(B, 3*p*p, F, h, w)` of pixels `(B, 3, F, h*p, w*p)`: the inverse of `_unpatch`."""
+    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # (B, 3, F, h, dy, w, dx)
+    return x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
 
 
 def _unpatch(x: Tensor, patch: int) -> Tensor:

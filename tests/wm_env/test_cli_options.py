@@ -19,6 +19,7 @@ OTHERS = {
     ("record", "task"): "a policy's own by default",
     ("play", "task"): "a policy's own by default",
     ("bench drift", "world"): "several worlds",
+    ("bench drift", "context"): "of every walk",
     ("bench throughput", "dtype"): "several, one variant each",
     ("bench throughput", "world"): "several",
     ("bench transfer", "task"): "the tasks that have a goal",

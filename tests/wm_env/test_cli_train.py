@@ -113,3 +113,19 @@ def test_a_training_alone_makes_what_it_lacks_and_ends_in_a_world(
     assert {"data"} <= {path.name for path in out.iterdir()}
     assert status("train", part, "--preset", "smoke", "--steps", "1", "--out", out) == 0
     assert json.loads((out / "card.json").read_text())["steps"] == 2
+
+
+def test_the_result_of_a_training_replaces_no_file_unasked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    words = ["train", "data", "--clips", "1", "--frames", "9", "--out", tmp_path / "clips"]
+    assert status(*words, "--json", tmp_path / "mine.json") == 2
+    assert "mine.json' exists; give another name, or --overwrite" in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()  # refused before any work
+    assert status(*words, "--json", tmp_path / "mine.json", "--overwrite") == 0
+    assert json.loads((tmp_path / "mine.json").read_text())["clips"] == 1
+    vae = data / "vae.safetensors"
+    latents = ["train", "latents", "--data", data, "--vae", vae, "--out", tmp_path / "z"]
+    assert status(*latents, "--json", vae, "--overwrite") == 2
+    assert "is the file of --vae; rename it" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
+import minari
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -134,8 +135,24 @@ def test_minari_reads_back_every_step(folders: list[Path], tmp_path: Path) -> No
         assert np.array_equal(episode.actions, recording.actions)
         assert np.array_equal(episode.rewards, recording.rewards)
         assert episode.truncations.tolist() == [False, False, True] and not episode.terminations.any()
+        every = recording.frames_per_step
+        assert np.array_equal(episode.infos["c2w"], recording.c2w[::every])
+        assert episode.infos["frame_index"].tolist() == [0, every, 2 * every, 3 * every]
+        assert bool(episode.infos["is_success"][-1]) == recording.facts["is_success"]
     env = dataset.recover_environment()
     assert env.unwrapped.config.task == "pointnav"
+    assert env.spec is not None and env.spec.max_episode_steps == STEPS  # where the recording was cut
+
+
+def test_minari_loads_by_id_what_lies_in_its_folder(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    export_minari(folders, tmp_path / "rooms" / "walk-v3" / "data")
+    dataset = minari.load_dataset("rooms/walk-v3")
+    assert dataset.spec.dataset_id == "rooms/walk-v3" and dataset.total_episodes == EPISODES
+    assert np.array_equal(dataset[1].rewards, load_recording(folders[1]).rewards)
+    assert MinariDataset(export_minari(folders[:1], tmp_path / "else")).spec.dataset_id == "sana-wm/walk-v0"
 
 
 def test_the_lerobot_layout_follows_its_schema(folders: list[Path], tmp_path: Path) -> None:
@@ -172,6 +189,20 @@ def test_the_lerobot_layout_follows_its_schema(folders: list[Path], tmp_path: Pa
     assert stats["action"]["mean"] == pytest.approx(actions.mean(0).tolist())
     assert stats["action"]["std"] == pytest.approx(actions.std(0).tolist(), abs=1e-6)
     assert np.shape(stats[VIDEO]["mean"]) == (3, 1, 1)
+    quantiles = {
+        "q01": 0.01,
+        "q10": 0.1,
+        "q50": 0.5,
+        "q90": 0.9,
+        "q99": 0.99,
+    }  # of lerobot's normalizer
+    pixels = np.concatenate([load_recording(path).frames[:-1].reshape(-1, 3) for path in folders]) / 255
+    states = np.array(data["observation.state"].to_pylist())
+    for name, q in quantiles.items():
+        assert stats["observation.state"][name] == pytest.approx(np.quantile(states, q, axis=0).tolist())
+        assert np.ravel(stats[VIDEO][name]) == pytest.approx(np.quantile(pixels, q, axis=0))
+        own = np.quantile(states[:FRAMES], q, axis=0)
+        assert episodes[0][f"stats/observation.state/{name}"] == pytest.approx(own.tolist())
 
 
 def test_rewards_and_poses_survive_in_lerobot_rows(folders: list[Path], tmp_path: Path) -> None:

@@ -129,3 +129,32 @@ def test_an_image_where_a_scene_is_needed_is_refused_before_anything_changes() -
     with pytest.raises(ValueError, match="needs a scene"):
         cameras.reset(options={"image": np.zeros((64, 64, 3), np.uint8)})
     assert cameras.agents == ["camera_0", "camera_1"]
+
+
+def test_central_critics_and_wrappers_find_state_and_generator() -> None:
+    env = parallel_env("multi_camera", num_cameras=np.int64(2), max_episode_steps=np.int64(3), world="twin")
+    assert env.np_random is env.np_random  # there before any reset, as SuperSuit asks
+    with pytest.raises(ResetNeeded):
+        env.state()
+    seen, _ = env.reset(seed=np.int64(5))  # type: ignore[arg-type]
+    assert env.np_random_seed == 5 and env.state_space.contains(env.state())
+    for index, agent in enumerate(env.agents):
+        assert np.array_equal(env.state()[index], seen[agent])
+
+
+@pytest.mark.parametrize("actions", [None, 3, [], {3: 1, "mover": 1}, {"mover": [[1], [1, 2]], "looker": 0}])
+def test_actions_that_are_none_are_refused_before_anything_moves(actions: Any) -> None:
+    env = parallel_env(world="twin")
+    env.reset(seed=0)
+    before = env.state()
+    with pytest.raises(InvalidAction):
+        env.step(actions)
+    assert np.array_equal(env.state(), before)
+
+
+def test_cameras_and_limits_that_are_no_integers_are_refused() -> None:
+    for given in (2.5, None, "2", 0, True):
+        with pytest.raises(ValueError, match="num_cameras="):
+            parallel_env("multi_camera", num_cameras=given, world="twin")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="max_episode_steps="):
+            parallel_env(max_episode_steps=given, world="twin")  # type: ignore[arg-type]

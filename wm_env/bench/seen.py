@@ -22,9 +22,16 @@ def seen_before(spec: WorldSpec, truth: Walks, kind: str, frames: Tensor) -> Ten
     kind: "none" for the start picture alone, "turn" or "walk". frames `(N,)`: numbers of the walk's frames.
     The point behind a pixel counts as seen where it falls into a context frame and is what that shows there.
     """
+    return seen_from(truth, context_frames(spec, truth, kind)[:, :: spec.frames_per_step], frames)
+
+
+def seen_from(truth: Walks, poses: Tensor, frames: Tensor) -> Tensor:
+    """Return which pixels of the walk's `frames` `(N,)` are seen from `poses` `(B, S, 4, 4)`: `(B, N, h, w)`.
+
+    Poses are relative to the walk's start, the camera is the walk's.
+    """
     height, width = truth.depth.shape[-2:]
     intrinsics = truth.intrinsics
-    poses = context_frames(spec, truth, kind)[:, :: spec.frames_per_step]  # (B, S, 4, 4) relative
     _, shown = render(truth.scene, truth.start_c2w[:, None] @ poses, intrinsics, height, width)
     rays = pixel_rays(intrinsics, height, width, 0.5)[:, None]  # (B, 1, h, w, 3)
     points = (rays * truth.depth[:, frames, :, :, None].double()).flatten(2, 3)  # (B, N, P, 3)

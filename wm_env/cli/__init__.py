@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from typing import Any, NamedTuple
 from wm_env import __version__
 from wm_env.model.interrupts import Interrupted, end_process, terminated_like_interrupted
 from wm_env.model.names import nearest
-from wm_env.model.options import check_options
-from wm_env.model.storage.atomic import check_writable, expanded, same_file, write_text
+from wm_env.model.options import check_options, check_result
+from wm_env.model.storage.atomic import expanded, write_text
 from wm_env.progress import close_bars
 
 
@@ -71,6 +72,11 @@ COMMANDS = {
         "truth of frames by horizon, beside baselines",
         "finished rows are kept; the same command goes on",
     ),
+    "bench context": Command(
+        "wm_env.cli.bench_context:BenchContext",
+        "what more pictures of a place are worth to a world",
+        "finished rows are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",
@@ -111,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments: by default those of this process, which then ends at once after a signal.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
@@ -168,7 +176,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         command: Any = _at_home(tyro.cli(found, args=list(words), prog=who))
         check_options(vars(command))
         if command.json is not None:
-            _check_json(command)
+            check_result(vars(command))
         result = command.run()
         if command.json is not None:
             write_json(command.json, result, overwrite=command.overwrite)
@@ -225,16 +233,6 @@ def _at_home(command: Any) -> Any:
     if isinstance(vars(command).get("prompt"), str):
         values["prompt"] = os.fsencode(command.prompt).decode("utf-8", "replace")
     return dataclasses.replace(command, **values)
-
-
-def _check_json(command: Any) -> None:
-    """Raise `ValueError` or `OSError` where the result would replace what it must not."""
-    for name, value in vars(command).items():
-        if name != "json" and isinstance(value, Path) and same_file(value, command.json):
-            raise ValueError(
-                f"--json {str(command.json)!r} is the file of --{name.replace('_', '-')}; rename it"
-            )
-    check_writable(command.json, overwrite=command.overwrite)
 
 
 def _complain(who: str, what: str) -> int:

@@ -97,6 +97,8 @@ class Drift:
     spread: bool = False
     """Let every scene walk one of the trajectories, in turn, instead of all: as many times cheaper."""
     split: Split = "val"
+    context: Literal["none", "turn", "walk"] = "none"
+    """What the worlds are shown before every walk: a full turn, or a walk that ends at the start."""
     image: Image = None
     prompt: Prompt = ""
     pose_every: int = 8
@@ -122,6 +124,7 @@ class Drift:
             seed=self.seed,
             batch=self.batch,
             pose_every=self.pose_every,
+            context=self.context,
             spread=self.spread and self.image is None,
         )
         torch.set_num_threads(self.threads)

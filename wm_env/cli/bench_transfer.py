@@ -31,7 +31,8 @@ class Transfer:
     quick: bool = False
     """Train nothing: score the policies that come with the package on 30 starts."""
     policy: str | None = None
-    """A policy of your own to score in both: FILE.zip, a run's folder, or module:function."""
+    """A policy of your own to score in both: FILE.zip (it holds pickles, which run when it is loaded: only
+    yours), a run's folder, or module:function."""
     learner: str | None = None
     """Folder of an `agent train` run whose settings to train with; else those of the shipped policy."""
     steps: int | None = None

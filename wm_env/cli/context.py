@@ -35,7 +35,7 @@ class ContextCheck:
     """Whose depth network looks at the pictures: tiny, tiny-pure, or the folder of an embedded world."""
     fps: float | None = None
     """Pictures per second, where nothing says them."""
-    scale: float = 1.0
+    scale: float | None = None
     """Factor on the translations that makes them metres."""
     intrinsics: tuple[float, float, float, float] | None = None
     """fx fy cx cy in pixels of the frames, where nothing says them."""

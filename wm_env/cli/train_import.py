@@ -28,7 +28,7 @@ from wm_env.model.data.layouts import (
     tum_clips,
     video_clips,
 )
-from wm_env.model.data.recorded import ClipRef
+from wm_env.model.data.recorded import ClipRef, RecordedClip
 from wm_env.model.embedded import MAX_TRANSLATION, embedded_vae, write_parts
 from wm_env.model.pixels import to_rgb
 from wm_env.model.storage.folder import look_into, only
@@ -141,6 +141,9 @@ class TrainImport:
             raise
         bar.close()
         print("\n".join(report_lines(done.left_out, len(listed))))
+        unscaled = [clip.name for clip in listed if isinstance(clip, RecordedClip) and not clip.metric]
+        if unscaled and self.scale == 1.0:
+            print(f"{len(unscaled)} clips have no scale, their unit is taken as a metre; see --scale")
         print(f"{self.out}: {done.windows['train']} training clips, {done.windows['val']} for val")
         print(
             f"the cameras move up to {done.speed:.4f} m a frame, those of the tiny worlds "

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from wm_env.export.episode import Recording, load_recording
+from wm_env.export.statistics import VIDEO, Counted, aggregate, looked_at, statistics
 from wm_env.model.storage.atomic import atomic_folder
 from wm_env.model.storage.film import film_file
 
@@ -29,12 +30,10 @@ except ImportError as error:
     raise ImportError("the LeRobot exporter needs pyarrow: pip install 'wm-env[data]'") from error
 
 VERSION = "v3.0"
-VIDEO = "observation.images.front"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 _POSE_NAMES = [f"c2w_{row}{column}" for row in range(3) for column in range(4)]
-_SPOTS = 64  # pixels per side and frames per episode that image statistics look at, at most
 
 
 def export_lerobot(
@@ -63,6 +62,7 @@ def _write_dataset(
     tasks: dict[str, int] = {}
     tables, rows, stats = [], [], []
     done = 0
+    counted = Counted()
     with film_file(video, fps=fps, crf=5) as append:
         for index, path in enumerate(watch(episodes)):
             recording = load_recording(path)
@@ -74,7 +74,9 @@ def _write_dataset(
             tables.append(_table(columns))
             for frame in recording.frames[:-1]:
                 append(frame)
-            stats.append(_statistics(columns, recording.frames[:-1]))
+            seen = looked_at(recording.frames[:-1])
+            stats.append(statistics(columns, seen))
+            counted.add(columns, seen)
             rows.append(_episode_row(index, task, done, length, fps, stats[-1]))
             done += length
     with pq.ParquetWriter(data, tables[0].schema) as writer:
@@ -84,7 +86,7 @@ def _write_dataset(
     pq.write_table(_tasks(tasks), target / "meta/tasks.parquet")
     height, width = first.frames.shape[1:3]
     _write(target / "meta/info.json", _info(len(episodes), done, len(tasks), fps, height, width, first))
-    _write(target / "meta/stats.json", _aggregate(stats))
+    _write(target / "meta/stats.json", aggregate(stats, counted))
 
 
 def _columns(recording: Recording, episode: int, done: int, task: int, fps: int) -> dict[str, np.ndarray]:
@@ -158,45 +160,6 @@ def _tasks(tasks: dict[str, int]) -> Any:
         "pandas_version": "2.2.0",
     }
     return table.replace_schema_metadata({"pandas": json.dumps(described)})
-
-
-def _statistics(columns: dict[str, np.ndarray], frames: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Return min, max, mean, std and count of every feature; of images per channel in 0..1, `(3, 1, 1)`."""
-    stats = {}
-    for name, values in columns.items():
-        rows = values.reshape(len(values), -1).astype(np.float64)
-        stats[name] = {
-            **{key: getattr(rows, key)(0) for key in ("min", "max", "mean", "std")},
-            "count": np.array([len(rows)]),
-        }
-    stride = max(1, len(frames) // _SPOTS)
-    skip = max(1, frames.shape[1] // _SPOTS)
-    pixels = frames[::stride, ::skip, ::skip].reshape(-1, 3) / 255.0
-    stats[VIDEO] = {
-        **{key: getattr(pixels, key)(0).reshape(3, 1, 1) for key in ("min", "max", "mean", "std")},
-        "count": np.array([len(frames[::stride])]),
-    }
-    return stats
-
-
-def _aggregate(stats: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return the statistics over all episodes, weighted by their counts."""
-    total = {}
-    for feature in stats[0]:
-        parts = [each[feature] for each in stats]
-        counts = np.array([part["count"][0] for part in parts], np.float64)
-        weights = (counts / counts.sum()).reshape(-1, *[1] * np.ndim(parts[0]["mean"]))
-        means = np.stack([part["mean"] for part in parts])
-        mean = (weights * means).sum(0)
-        variance = (weights * (np.stack([part["std"] for part in parts]) ** 2 + (means - mean) ** 2)).sum(0)
-        total[feature] = {
-            "min": np.min([part["min"] for part in parts], axis=0).tolist(),
-            "max": np.max([part["max"] for part in parts], axis=0).tolist(),
-            "mean": mean.tolist(),
-            "std": np.sqrt(variance).tolist(),
-            "count": [int(counts.sum())],
-        }
-    return total
 
 
 def _info(

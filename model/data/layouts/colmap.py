@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm_env.model.data.layouts.lens import check_pinhole
 from wm_env.model.data.layouts.pictures import Pictures, by_name, folder_clips, these_frames
-from wm_env.model.data.recorded import ClipRef, RecordedClip
+from wm_env.model.data.lens import check_pinhole
+from wm_env.model.data.recorded import ClipRef, RecordedClip, in_shares, one_size
 from wm_env.model.geometry import assemble, invert_rigid
 
 _MODELS = ("", "sparse/0", "sparse", "colmap/sparse/0")
@@ -74,11 +74,14 @@ def colmap_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
     if place is None:
         raise ValueError(f"{images[0].name} of the model is missing; expected it in {str(places[0])!r}")
     w2c = torch.stack([torch.from_numpy(image.cam_from_world().matrix()) for image in images])  # (F, 3, 4)
+    cameras = [model.cameras[image.camera_id] for image in images]
     return RecordedClip(
         name=name,
         c2w=invert_rigid(assemble(w2c[..., :3], w2c[..., 3])),
-        intrinsics=torch.stack([_camera(model.cameras[image.camera_id]) for image in images]),
+        intrinsics=torch.stack([_camera(camera) for camera in cameras]),
         normalised=True,
+        size=one_size((camera.height, camera.width) for camera in cameras),
+        metric=False,
         frames=lambda: these_frames([place / image.name for image in images], pictures),
     )
 
@@ -95,4 +98,4 @@ def _camera(camera: Any) -> Tensor:
     numbers = _LENS[model]
     values = [float(value) for value in camera.params[len(camera.params) - len(numbers) :]]
     check_pinhole(dict(zip(numbers, values, strict=True)), found, (camera.height, camera.width), _ADVICE)
-    return found / found.new_tensor([camera.width, camera.height, camera.width, camera.height])
+    return in_shares(found, camera.height, camera.width)

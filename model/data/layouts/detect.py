@@ -26,6 +26,7 @@ from wm_env.model.data.layouts.transforms import is_transforms, transforms_clip,
 from wm_env.model.data.layouts.tum import is_tum, tum_clip, tum_clips
 from wm_env.model.data.layouts.video import video_clip
 from wm_env.model.data.recorded import ClipRef, RecordedClip
+from wm_env.model.storage.facts import shown
 
 
 class FolderLayout(NamedTuple):
@@ -63,11 +64,15 @@ def find_clip(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None
     """
     if intrinsics is None:
         return _find(path, pictures, None)
-    camera = torch.tensor(list(intrinsics), dtype=torch.float64)
+    try:
+        camera = torch.tensor(list(intrinsics), dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        camera = torch.empty(0)
     if camera.shape != (4,):
-        raise ValueError(f"intrinsics={intrinsics} are not four numbers fx, fy, cx, cy in pixels")
+        raise ValueError(f"intrinsics={shown(intrinsics)} are not four numbers fx, fy, cx, cy in pixels")
     clip = _find(path, pictures, intrinsics)
-    return replace(clip, intrinsics=camera.expand(len(clip.c2w), 4), normalised=False)
+    rows = camera.expand(len(clip.c2w), 4)
+    return replace(clip, intrinsics=rows, normalised=False, size=None, lens={})
 
 
 def _find(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None) -> RecordedClip:

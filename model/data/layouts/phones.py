@@ -34,8 +34,10 @@ from wm_env.model.data.layouts.pictures import (
     these_frames,
 )
 from wm_env.model.data.layouts.transforms import from_opengl
-from wm_env.model.data.recorded import ClipRef, RecordedClip, rate_of
+from wm_env.model.data.lens import check_pinhole, lens_of
+from wm_env.model.data.recorded import ClipRef, RecordedClip, in_shares, one_size, rate_of
 from wm_env.model.geometry import assemble, rotation_from_quaternion
+from wm_env.model.storage.facts import number, shown
 
 _POLYCAM = (("corrected_cameras", "corrected_images"), ("cameras", "images"))
 
@@ -67,12 +69,16 @@ def polycam_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
     c2w = torch.eye(4, dtype=torch.float64).repeat(len(files), 1, 1)
     c2w[:, :3] = torch.stack([_row(entry, matrix, "camera").view(3, 4) for entry in entries])
     camera = torch.stack([_row(entry, ["fx", "fy", "cx", "cy"], "camera") for entry in entries])
-    sizes = torch.stack([_row(entry, ["width", "height", "width", "height"], "camera") for entry in entries])
+    size = one_size(tuple(_row(entry, ["height", "width"], "camera").tolist()) for entry in entries)
+    shares = in_shares(camera, *size)
+    for row, entry in zip(camera, entries, strict=True):
+        check_pinhole(lens_of(entry), row, (round(size[0]), round(size[1])), "undistort the pictures")
     return RecordedClip(
         name=name,
         c2w=from_opengl(c2w),
-        intrinsics=camera / sizes,
+        intrinsics=shares,
         normalised=True,
+        size=size,
         rate=lambda: rate_of([int(path.stem) * 1e-6 for path in files]),
         frames=lambda: these_frames([paths[path.stem] for path in files], pictures),
     )
@@ -107,13 +113,19 @@ def record3d_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip:
         k = _table({"K": [values.get("K")]}, "K", 9)[0]  # column by column
         camera = torch.stack([k[0], k[4], k[6], k[7]]).expand(len(poses), 4)
     rgb = next(folder / name for name in ("rgbd", "rgb") if (folder / name).is_dir())
+    height, width = _row(values, ["h", "w"], path.name).tolist()
+    shares = in_shares(camera, height, width)
+    check_pinhole(lens_of(values), camera[0], (round(height), round(width)), "undistort the pictures")
     fps = values.get("fps")
+    if fps is not None and not number(fps, 0.001, 1e4):
+        raise ValueError(f"fps of {path.name} is {shown(fps)}; expected frames per second")
     return RecordedClip(
         name=name,
         c2w=c2w,
-        intrinsics=camera / _row(values, ["w", "h", "w", "h"], path.name),
+        intrinsics=shares,
         normalised=True,
-        rate=lambda: float(fps) if isinstance(fps, (int, float)) else None,
+        size=(height, width),
+        rate=lambda: None if fps is None else float(fps),
         frames=lambda: these_frames(pictures_in(rgb), pictures),
     )
 
@@ -125,9 +137,12 @@ def _metadata(folder: Path) -> Path | None:
 
 def _row(values: dict[str, Any], names: list[str], where: str) -> Tensor:
     """Return the numbers of some names, float64."""
-    lacking = [name for name in names if not isinstance(values.get(name), (int, float))]
+    lacking = [name for name in names if not number(values.get(name), -1e300, 1e300)]
     if lacking:
-        raise ValueError(f"{where} has no number {lacking[0]}; it holds {sorted(values)}")
+        raise ValueError(
+            f"{where} has no number {lacking[0]}, but {shown(values.get(lacking[0]))}; it holds "
+            f"{', '.join(sorted(values)[:20])}"
+        )
     return torch.tensor([values[name] for name in names], dtype=torch.float64)
 
 

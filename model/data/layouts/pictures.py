@@ -44,7 +44,7 @@ class Pictures(Protocol):
 def by_name(path: Path) -> tuple[tuple[int, str], ...]:
     """Return a key that sorts files by name, numbers in it by value: 2.png before 10.png."""
     pieces = re.split(r"(\d+)", path.stem)
-    return tuple((int(piece), "") if piece.isdigit() else (0, piece) for piece in pieces)
+    return tuple((int(piece), "") if piece.isdecimal() else (0, piece) for piece in pieces)
 
 
 def is_visible(below: Path) -> bool:
@@ -97,7 +97,7 @@ def listed(name: str, read: Callable[..., RecordedClip], *arguments: Any) -> Cli
     """Return the clip, or the problem in its place."""
     try:
         return read(name, *arguments)
-    except (ValueError, OverflowError) as error:  # a number that no float or int64 holds
+    except (ValueError, OverflowError, OSError) as error:  # a number that no float holds; no right to read
         return Problem(name, str(error))
 
 

@@ -54,6 +54,12 @@ def read_re10k(path: Path) -> tuple[list[int], Tensor, Tensor]:
             )
     if not rows:
         raise ValueError(f"{path.name} holds no frames: expected a URL and then {_COLUMNS} numbers a line")
+    late = next((n for n, (one, other) in enumerate(pairwise(rows)) if not one[0] < other[0]), None)
+    if late is not None:
+        raise ValueError(
+            f"the times of frames {late} and {late + 1} of {path.name} are {rows[late][0]:.0f} and "
+            f"{rows[late + 1][0]:.0f} microseconds; expected them in order, each once"
+        )
     table = torch.tensor(rows, dtype=torch.float64)  # (F, 19)
     matrix = table[:, 7:].unflatten(1, (3, 4))  # world to camera
     c2w = invert_rigid(assemble(matrix[..., :3], matrix[..., 3]))
@@ -69,6 +75,7 @@ def re10k_clip(name: str, path: Path, pictures: Pictures) -> RecordedClip:
         c2w=c2w,
         intrinsics=intrinsics,
         normalised=True,
+        metric=False,
         rate=lambda: rate_of([time * 1e-6 for time in times]),
         frames=lambda: _frames_at(stem, times, pictures),
     )

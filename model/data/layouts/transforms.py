@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm_env.model.data.layouts.lens import check_pinhole, numbers_of
 from wm_env.model.data.layouts.pictures import (
     IMAGES,
     Pictures,
@@ -30,12 +29,13 @@ from wm_env.model.data.layouts.pictures import (
     read_json,
     these_frames,
 )
-from wm_env.model.data.recorded import ClipRef, RecordedClip
+from wm_env.model.data.lens import check_pinhole, lens_of, numbers_of
+from wm_env.model.data.recorded import ClipRef, RecordedClip, in_shares, one_size
 from wm_env.model.geometry import check_rigid, invert_rigid
+from wm_env.model.storage.facts import number, shown
 
 NAME = "transforms.json"
 _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
-_LENS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 def from_opengl(c2w: Tensor) -> Tensor:
@@ -70,11 +70,13 @@ def transforms_clip(name: str, folder: Path, pictures: Pictures) -> RecordedClip
         matrices = torch.cat([matrices, torch.tensor([[[0.0, 0, 0, 1]]]).double().expand(len(rows), 1, 4)], 1)
     if matrices.shape[1:] != (4, 4):
         raise ValueError(f"transform_matrix has shape {tuple(matrices.shape[1:])}; expected (4, 4)")
+    cameras = [_camera({**values, **frame}, path, pictures) for path, frame in rows]
     return RecordedClip(
         name=name,
         c2w=_original(from_opengl(matrices), values),
-        intrinsics=torch.stack([_camera({**values, **frame}, paths[0], pictures) for _, frame in rows]),
+        intrinsics=torch.stack([camera for camera, _ in cameras]),
         normalised=True,
+        size=one_size(size for _, size in cameras),
         frames=lambda: these_frames(paths, pictures),
     )
 
@@ -92,9 +94,9 @@ def _original(c2w: Tensor, values: Mapping[str, Any]) -> Tensor:
     """Return poses `(F, 4, 4)` in the world that applied_transform and applied_scale started from."""
     c2w = c2w.clone()
     if values.get("applied_scale") is not None:
-        scale = _numbers(values["applied_scale"], "applied_scale")
-        if scale.ndim or not float(scale) > 0:
-            raise ValueError(f"applied_scale is {values['applied_scale']!r}; expected a positive number")
+        scale = values["applied_scale"]
+        if not number(scale, 1e-9, 1e9):
+            raise ValueError(f"applied_scale is {shown(scale)}; expected a positive number")
         c2w[:, :3, 3] /= scale
     if values.get("applied_transform") is not None:
         applied = torch.eye(4, dtype=torch.float64)
@@ -110,8 +112,10 @@ def _original(c2w: Tensor, values: Mapping[str, Any]) -> Tensor:
     return c2w
 
 
-def _camera(values: Mapping[str, Any], picture: Path, pictures: Pictures) -> Tensor:
-    """Return the intrinsics `(4,)` of a frame in image widths and heights, so that pictures may be scaled."""
+def _camera(
+    values: Mapping[str, Any], picture: Path, pictures: Pictures
+) -> tuple[Tensor, tuple[float, float]]:
+    """Return the intrinsics `(4,)` of a frame in image widths and heights, and that size (height, width)."""
     model = str(values.get("camera_model") or "OPENCV").upper()
     if model not in _PINHOLE_MODELS:
         raise ValueError(f"camera_model is {model}; expected a pinhole camera, so undistort the pictures")
@@ -128,8 +132,9 @@ def _camera(values: Mapping[str, Any], picture: Path, pictures: Pictures) -> Ten
         raise ValueError(f"{NAME} has neither fl_x nor camera_angle_x; expected the focal length in pixels")
     fx, fy = known["fl_x"], known.get("fl_y", known["fl_x"])
     camera = torch.tensor([fx, fy, known.get("cx", w / 2), known.get("cy", h / 2)], dtype=torch.float64)
-    check_pinhole(numbers_of(values, _LENS), camera, (round(h), round(w)), "undistort the pictures")
-    return camera / camera.new_tensor([w, h, w, h])
+    shares = in_shares(camera, h, w)
+    check_pinhole(lens_of(values), camera, (round(h), round(w)), "undistort the pictures")
+    return shares, (h, w)
 
 
 def _numbers(values: Any, name: str) -> Tensor:

@@ -15,17 +15,19 @@ Without a camera file a folder with "freiburg3" in its name has that sequence's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wm_env.model.data.layouts.lens import check_pinhole
 from wm_env.model.data.layouts.pictures import Pictures, folder_clips, pictures_in, read_json, these_frames
+from wm_env.model.data.lens import check_pinhole, lens_of
 from wm_env.model.data.recorded import ClipRef, RecordedClip, rate_of
 from wm_env.model.geometry import assemble, rotation_from_quaternion
 from wm_env.model.intrinsics import intrinsics_per_frame
+from wm_env.model.storage.facts import shown
 
 MAX_APART = 0.02  # seconds between a picture and its pose
 _SIZE = (480, 640)
@@ -74,6 +76,7 @@ def tum_clip(
         name=name,
         c2w=assemble(rotation_from_quaternion(rows[:, 4:]), rows[:, 1:4]),
         intrinsics=camera.expand(len(rows), 4),
+        lens={} if intrinsics is not None else _lens(folder),
         rate=lambda: rate_of([taken[i][0] for i in kept]),
         frames=lambda: these_frames([taken[i][1] for i in kept], pictures),
     )
@@ -102,11 +105,14 @@ def _pictures(folder: Path) -> list[tuple[float, Path]]:
 def _camera(folder: Path) -> Tensor:
     """Return the intrinsics `(4,)` of a sequence in pixels."""
     if (folder / "camera.json").is_file():
-        said = read_json(folder / "camera.json").get("intrinsics")
+        values = read_json(folder / "camera.json")
+        said = values.get("intrinsics")
         try:
             return intrinsics_per_frame(torch.tensor(said, dtype=torch.float64), 1)[0]
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"intrinsics of camera.json are {said!r}; expected [fx, fy, cx, cy]") from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"intrinsics of camera.json are {shown(said)}; expected [fx, fy, cx, cy]"
+            ) from error
     if (folder / "intrinsics.txt").is_file():
         words = [word for line in _lines(folder / "intrinsics.txt") for word in line]
         count = 9 if len(words) == 9 else 4
@@ -116,10 +122,15 @@ def _camera(folder: Path) -> Tensor:
         if known in folder.resolve().name:
             found = torch.tensor(camera, dtype=torch.float64)
             numbers = dict(zip(("k1", "k2", "p1", "p2", "k3"), lens, strict=True))
-            advice = "undistort the pictures and give intrinsics="
-            check_pinhole(numbers, found, _SIZE, advice)
+            check_pinhole(numbers, found, _SIZE, "undistort the pictures and give intrinsics=")
             return found
     raise ValueError("nothing says the camera; write intrinsics.txt (fx fy cx cy), or give intrinsics=")
+
+
+def _lens(folder: Path) -> dict[str, float]:
+    """Return the lens that camera.json says."""
+    path = folder / "camera.json"
+    return lens_of(read_json(path)) if path.is_file() else {}
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -135,7 +146,9 @@ def _floats(words: Sequence[str], count: int, where: str) -> list[float]:
     try:
         numbers = [float(word) for word in words]
     except ValueError as error:
-        raise ValueError(f"{where} holds {' '.join(words)!r}, which is not {count} numbers") from error
+        raise ValueError(f"{where} holds {shown(' '.join(words))}, which is not {count} numbers") from error
     if len(numbers) != count:
-        raise ValueError(f"{where} holds {' '.join(words)!r}; expected {count} numbers")
+        raise ValueError(f"{where} holds {shown(' '.join(words))}; expected {count} numbers")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{where} holds {shown(' '.join(words))}; expected {count} finite numbers")
     return numbers

@@ -23,10 +23,11 @@ from wm_env.model.data.layouts.pictures import (
     listed,
     read_json,
 )
+from wm_env.model.data.lens import lens_of
 from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
 from wm_env.model.intrinsics import intrinsics_per_frame
 from wm_env.model.storage.array_files import read_arrays
-from wm_env.model.storage.facts import shown
+from wm_env.model.storage.facts import number, shown
 
 
 def video_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
@@ -62,13 +63,14 @@ class CameraFile(NamedTuple):
     """What an npz or JSON file says of a clip.
 
     c2w: `(F, 4, 4)` float64, metres. intrinsics: `(F, 4)` float64, pixels. caption: "" where there is none.
-    fps: frames per second, None where it is not said.
+    fps: frames per second, None where it is not said. lens: the numbers of a lens that bends, if any.
     """
 
     c2w: Tensor
     intrinsics: Tensor
     caption: str
     fps: float | None
+    lens: dict[str, float]
 
 
 def read_camera(path: Path) -> CameraFile:
@@ -77,16 +79,17 @@ def read_camera(path: Path) -> CameraFile:
     if path.suffix.lower() == ".json":
         values = read_json(path)
     else:
-        values = dict(read_arrays(path, path.name))
+        arrays = read_arrays(path, path.name)
+        values = {name: found.item() if found.ndim == 0 else found for name, found in arrays.items()}
     if not {"c2w", "intrinsics"} <= values.keys():
         raise ValueError(f"{path.name} must hold c2w and intrinsics; it holds {sorted(values)}")
     try:
         c2w = torch.from_numpy(np.asarray(values["c2w"], np.float64))
         intrinsics = torch.from_numpy(np.asarray(values["intrinsics"], np.float64))
         fps = None if values.get("fps") is None else float(values["fps"])
-        caption = "" if values.get("caption") is None else np.asarray(values["caption"]).item()
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"c2w, intrinsics or fps of {path.name} are not numbers: {error}") from error
+    caption = "" if values.get("caption") is None else values["caption"]
     if not isinstance(caption, str):
         raise ValueError(f"caption of {path.name} is {shown(values['caption'])}; expected a text")
     if c2w.ndim != 3:
@@ -98,7 +101,10 @@ def read_camera(path: Path) -> CameraFile:
     rows = 1 if intrinsics.shape in ((4,), (3, 3)) else len(intrinsics)
     if rows not in (1, len(c2w)):
         raise ValueError(f"{rows} rows of intrinsics for {len(c2w)} poses in {path.name}")
-    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), caption, fps)
+    if fps is not None and not number(fps, 0.001, 1e4):
+        raise ValueError(f"fps of {path.name} is {shown(values['fps'])}; expected frames per second")
+    lens = lens_of(values)
+    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), caption, fps, lens)
 
 
 def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> RecordedClip:
@@ -112,6 +118,7 @@ def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> Rec
         name=name,
         c2w=found.c2w,
         intrinsics=found.intrinsics,
+        lens=found.lens,
         caption=found.caption,
         rate=rate,
         frames=lambda: all_frames(frames, pictures),

@@ -29,11 +29,12 @@ from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.dit import DiT
 from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
 from wm_env.model.released.measure.budget import Box
+from wm_env.model.released.parts import ReleasedParts
 from wm_env.model.released.presets import FRAME_SIZE, MAX_TRANSLATION, TRAINED_STEPS, transformer_config
-from wm_env.model.released.rollout import ReleasedParts, ReleasedState, ReleasedWorld, streaming_sampler
+from wm_env.model.released.rollout import ReleasedState, ReleasedWorld, streaming_sampler
 from wm_env.model.state import leaves, nbytes
 from wm_env.model.text import TextTokens
-from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState
+from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState, EncodeState
 from wm_env.model.world import Start, WorldSpec
 
 GIB = 2**30
@@ -83,10 +84,10 @@ class NoDecoder(LTX2VAE):
         self.causal, self.channels = True, channels
         self.spatial_ratio, self.temporal_ratio = SPATIAL, temporal_ratio
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode_next(self, frames: Tensor, state: EncodeState | None) -> tuple[Tensor, EncodeState]:
         batch, _, height, width = frames.shape[:4]
         shape = (batch, self.channels, 1, height // SPATIAL, width // SPATIAL)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)), EncodeState(())
 
     def decode(self, latents: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:
         frames = latents.shape[2] * self.temporal_ratio

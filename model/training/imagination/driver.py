@@ -7,6 +7,7 @@ time and starts from the averaged weights of the stage it names:
 
     images      single latent frames of ever new rooms (images.py): what a room looks like
     clips       walks through ever new rooms (clip_stream.py): the camera, the state, the past
+    rollouts    the world's own walks (own_walks.py): its mistakes as history, contexts, the truth as target
     refiner     rollouts of the world that a clips stage left (refiner_rollouts.py): its frames, sharper
 
 A command trains from where the last one stopped until its budget is over. What it leaves:
@@ -27,8 +28,9 @@ from collections.abc import Callable, Sequence
 
 from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.training.imagination.carried import Carried
+from wm_env.model.training.imagination.kinds import build
 from wm_env.model.training.imagination.recipe import Recipe, Stage
-from wm_env.model.training.imagination.stages import Place, assemble, build
+from wm_env.model.training.imagination.stages import Place, assemble
 from wm_env.model.training.run import Run
 
 Log = Callable[[str], None]

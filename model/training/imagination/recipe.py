@@ -15,7 +15,8 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.training.recipe import load, merged, only_known, read
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"
-KINDS = ("images", "clips", "refiner")
+KINDS = ("images", "clips", "rollouts", "refiner")
+WALKS = ("clips", "rollouts")  # kinds that leave a transformer that walks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,10 @@ def read_recipe(path: Path, device: str) -> Recipe:
                 raise ValueError(
                     f"stage {stage.name!r} starts from {stage.start!r}, which no stage before it is"
                 )
-            if stage.kind == "refiner" and kinds.get(stage.start or "") != "clips":
+            if stage.kind in ("rollouts", "refiner") and kinds.get(stage.start or "") not in WALKS:
                 raise ValueError(
-                    f"stage {stage.name!r} refines a world: start must name a stage of kind clips"
+                    f"stage {stage.name!r} walks a world: start must name a stage of kind "
+                    f"{' or '.join(WALKS)}"
                 )
         if len(set(names)) < len(names) or not abs(sum(s.share for s in stages) - 1) < 1e-6:
             raise ValueError(f"stages {names} need names of their own and shares that sum to 1")

@@ -128,9 +128,16 @@ def world_loss(
     config: WorldLossConfig,
     generator: torch.Generator,
     weights: Tensor | None = None,
+    history: Tensor | None = None,
+    before: DiTState | None = None,
 ) -> WorldLoss:
-    """Return the flow-matching loss of a batch; weights `(C,)` are w^2 per channel, None for ones."""
+    """Return the flow-matching loss of a batch; weights `(C,)` are w^2 per channel, None for ones.
+
+    history: latents `(B, C, T, h, w)` that really came before, where they are not the true ones; before: the
+    state before frame 0, None for the empty one (`own_walks.py`).
+    """
     z = batch.z
+    told = z if history is None else history
     count, _, frames = z.shape[:3]
 
     def normal(*shape: int) -> Tensor:
@@ -148,17 +155,16 @@ def world_loss(
     tau = torch.where(uniform(count, 1) < config.history_clean, 0.0, tau)
     eps, history_eps = normal(*z.shape), normal(*z.shape)
 
-    history = z
     if config.own_history > 0:
         own = (uniform(count, 1) < 0.75) & (uniform(count, frames) < config.own_history)
         with torch.no_grad():
-            state = history_state(model, batch, mix(z, history_eps, tau), tau)
+            state = history_state(model, batch, mix(told, history_eps, tau), tau, before)
             ones = torch.ones_like(sigma)
             predicted = _frames_as_batch(eps, 2) - velocities(model, batch, eps, ones, state)
         predicted = predicted[:, :, 0].unflatten(0, (count, frames - 1)).transpose(1, 2)  # (B, C, T-1, h, w)
-        predicted = torch.cat([z[:, :, :1], predicted.to(z.dtype)], dim=2)
-        history = torch.where(own[:, None, :, None, None], predicted, z)
-    state = history_state(model, batch, mix(history, history_eps, tau), tau)
+        predicted = torch.cat([told[:, :, :1], predicted.to(z.dtype)], dim=2)
+        told = torch.where(own[:, None, :, None, None], predicted, told)
+    state = history_state(model, batch, mix(told, history_eps, tau), tau, before)
     if config.window_dropout > 0:
         keep = torch.rand(count, generator=generator) >= config.window_dropout
         state = without_window(state, keep.repeat_interleave(frames - 1))

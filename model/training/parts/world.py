@@ -13,7 +13,6 @@ both of the last go on with self_forcing.py, on whole rollouts of their own, whi
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.embedded import write_parts
 from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.state import tree_map
+from wm_env.model.storage.atomic import scratch_folder
 from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.text import HashTextEncoder
 from wm_env.model.training.autoencoder import load_vae
@@ -164,10 +164,10 @@ def build(config: WorldTraining, inputs: Inputs, resources: Resources) -> Run:
             return stage_loss(module, batch, config.stages[stage], generator, weights).mean, {}
 
     def leave(path: Path, metrics: Mapping[str, float]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder(out, "parts") as folder:
             refiner = inputs.refiner
             if memory and refiner is None:
-                refiner = write_parts(BASE, Path(folder))["refiner"]
+                refiner = write_parts(BASE, folder)["refiner"]
             export_world(
                 name=out.name, dit=path, vae=vae, refiner=refiner, out=out / "world",
                 sampler=SamplerConfig(), trained_steps=config.stages[-1].frames - 1, metrics=metrics,

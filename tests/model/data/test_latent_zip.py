@@ -68,3 +68,42 @@ def test_broken_entries_are_named_and_the_others_stay(tmp_path: Path) -> None:
             list(clip.frames())
     assert isinstance(cut, Problem) and "t.zip cannot be read" in cut.what
     assert isinstance(missing, Problem) and "u.zip is missing" in missing.what
+
+
+def test_an_entry_of_a_sidecar_that_is_none_is_the_fault_of_its_clip_alone(tmp_path: Path) -> None:
+    raw, keys = tmp_path / "raw", "abcdefg"
+    write_latent_zips(raw, tmp_path / "z", "s", [entry(key) for key in keys])
+    scales = {"a": None, "b": "one", "c": -1, "d": float("inf"), "e": {"mean": 1}, "f": [1]}
+    (raw / "s_metric_scale_stats.json").write_text(json.dumps(scales))
+    listed = latent_clips(raw, tmp_path / "z", decode, STRIDE)
+    assert [isinstance(clip, RecordedClip) for clip in listed] == [True, *[False] * 5, True]
+    assert isinstance(listed[0], RecordedClip) and not listed[0].metric  # null: nobody measured it
+    (raw / "s_metric_scale_stats.json").unlink()
+    (raw / "s_dover.json").write_text(json.dumps({"a": "good", "b": [1], "c": float("nan"), "d": 0.5}))
+    listed = latent_clips(raw, tmp_path / "z", decode, STRIDE)
+    assert [isinstance(clip, RecordedClip) for clip in listed[:4]] == [False, False, False, True]
+    assert all("expected a score" in clip.what for clip in listed[:3] if isinstance(clip, Problem))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ranges": np.array([1, 2])},
+        {"ranges": np.array([[np.inf, 9.0]])},
+        {"ranges": np.array([[-9, 9]])},
+        {"ranges": np.array([[0, 10]])},
+        {"pose": np.array("none")},
+        {"pose": np.eye(4)},
+        {"intrinsics": np.array(3.0)},
+        {"intrinsics": np.ones((9, 3))},
+    ],
+)
+def test_an_impossible_camera_file_is_one_line(changed: dict[str, np.ndarray], tmp_path: Path) -> None:
+    write_latent_zips(tmp_path / "raw", tmp_path / "z", "s", [entry("a")])
+    write_latent_zips(tmp_path / "raw", tmp_path / "z", "t", [entry("a")])
+    path = tmp_path / "raw" / "s_camera.npz"
+    with np.load(path) as arrays:
+        values = {**arrays, **changed}
+    np.savez(path, **values)
+    bad, good = latent_clips(tmp_path / "raw", tmp_path / "z", decode, STRIDE)
+    assert isinstance(bad, Problem) and "\n" not in bad.what and isinstance(good, RecordedClip)

@@ -12,6 +12,7 @@ from wm_env.model.refiner.truncated import (
     REFINER_SIGMAS,
     Span,
     begin_blocks,
+    commit_block,
     pack,
     refine_block,
     refine_blocks,
@@ -81,6 +82,7 @@ def test_denoising_calls_read_the_memory_and_only_the_clean_pass_extends_it() ->
     levels = [time for _, _, time in calls]
     assert levels == pytest.approx([0.0, *(1000 * sigma for sigma in REFINER_SIGMAS)])
     assert state.memory == (0,)  # the old state is still valid
+    assert commit_block(network, block, state) == after  # a true block is remembered like a refined one
 
 
 def test_a_short_last_block_is_refined_too() -> None:

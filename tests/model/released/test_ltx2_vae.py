@@ -53,6 +53,19 @@ def test_encoding_is_the_scaled_posterior_mode(vae: LTX2VAE) -> None:
     assert (vae.spatial_ratio, vae.temporal_ratio, vae.channels, vae.causal) == (32, 8, 4, True)
 
 
+@torch.inference_mode()
+def test_any_split_of_a_film_encodes_to_the_same_latents(vae: LTX2VAE) -> None:
+    frames = torch.randint(0, 256, (2, 41, 64, 96, 3), generator=torch.Generator().manual_seed(0)).byte()
+    whole = vae.encode(frames)
+    assert whole.shape == (2, 4, 6, 2, 3)
+    for split in ([1, 8, 32], [17, 24], [41]):
+        state, parts = None, []
+        for part in frames.split(split, dim=1):
+            latents, state = vae.encode_next(part, state)
+            parts.append(latents)
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=STREAM_TOLERANCE, rtol=0)
+
+
 def test_an_autoencoder_that_injects_noise_is_refused() -> None:
     from diffusers import AutoencoderKLLTX2Video
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,23 @@ from wm_env.model.camera import CameraInput, camera_input, clip_windows
 from wm_env.model.released.presets import ReleasedSettings, load_parts, load_released_world
 from wm_env.model.released.rollout import ReleasedSampler, ReleasedWorld, teacher_sampler
 from wm_env.model.state import cat, leaves, select
+from wm_env.model.world import Context, Start
 
 SIZE = (64, 96)
 FEW = ReleasedSampler(timesteps=(1000.0, 727.0))  # the released list has four
 Pipelines = Callable[[str], Path]
 
 
-@dataclass(frozen=True)
-class Begin:
-    """What a world is told at reset."""
-
-    image: np.ndarray
-    prompt: str = "a kitchen"
-    noise_seed: int = 3
-    temperature: float = 1.0
-    intrinsics: tuple[float, float, float, float] = (60.0, 60.0, 48.0, 32.0)
+def begun_with(
+    image: np.ndarray,
+    noise_seed: int = 3,
+    intrinsics: tuple[float, float, float, float] = (60.0, 60.0, 48.0, 32.0),
+    context: Context | None = None,
+) -> Start:
+    """Return what a world is told at reset."""
+    return Start(
+        image=image, intrinsics=intrinsics, prompt="a kitchen", noise_seed=noise_seed, context=context
+    )
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_the_chunk_causal_pipeline_steps_with_guidance(pipelines: Pipelines) -> 
     plain = ReleasedWorld(
         spec=spec, parts=parts, sampler=dataclasses.replace(teacher_sampler(steps=2), guidance=1.0)
     )
-    _, state = plain.begin([Begin(picture())])
+    _, state = plain.begin([begun_with(picture())])
     assert state.dit_negative is None
     assert len(parts.dit.empty_state(1, (2, 3), 4).blocks[3].attention.chunks) == 10
 
@@ -105,7 +106,7 @@ def test_restoring_a_state_replays_the_same_frames(refined: ReleasedWorld) -> No
 
 def test_states_have_one_shape_and_slots_at_different_chunks_share_a_batch(refined: ReleasedWorld) -> None:
     path = walk(3)
-    _, state = refined.begin([Begin(picture())])
+    _, state = refined.begin([begun_with(picture())])
     states, chunks = [state], []
     for i in range(3):
         chunk, state = refined.step_chunk(state, path[:, 24 * i : 24 * (i + 1)])
@@ -124,10 +125,10 @@ def test_chunk_cameras_are_slices_of_the_whole_path(refined: ReleasedWorld) -> N
     """Chunk [s, e) needs nothing beyond pixel frame 8 (e - 1), and no pose is used one chunk late."""
     path = walk(2)
     start = torch.eye(4, dtype=torch.float64).expand(1, 1, 4, 4)
-    intrinsics = torch.tensor([Begin(picture()).intrinsics])
+    intrinsics = torch.tensor([begun_with(picture()).intrinsics])
     windows = clip_windows(49, refined.parts.dit.cfg.temporal_stride)
     whole = camera_input(torch.cat([start, path], dim=1), intrinsics, SIZE, refined.grid, windows)
-    _, state = refined.begin([Begin(picture())])
+    _, state = refined.begin([begun_with(picture())])
     chunks: list[CameraInput] = []
     for i in range(2):
         told: list[CameraInput] = []
@@ -147,17 +148,17 @@ def test_noise_depends_on_seed_and_chunk_alone(refined: ReleasedWorld) -> None:
     path = walk(1)
     frames = []
     for seed in (3, 3, 4):
-        _, state = refined.begin([Begin(picture(), noise_seed=seed)])
+        _, state = refined.begin([begun_with(picture(), noise_seed=seed)])
         frames.append(refined.step_chunk(state, path)[0].frames)
     assert torch.equal(frames[0], frames[1])
     assert not torch.equal(frames[0], frames[2])
-    _, state = refined.begin([Begin(picture())])
+    _, state = refined.begin([begun_with(picture())])
     again = refined.step_chunk(refined.set_noise_seed(state, [4]), path)[0].frames
     assert torch.equal(again, frames[2])
 
 
 def test_a_new_prompt_changes_only_its_slot_from_the_next_chunk_on(refined: ReleasedWorld) -> None:
-    _, state = refined.begin([Begin(picture()), Begin(picture())])
+    _, state = refined.begin([begun_with(picture()), begun_with(picture())])
     told = refined.set_prompt(state, [None, "describe : 7"])
     before, _ = refined.step_chunk(state, walk(1, 2))
     after, _ = refined.step_chunk(told, walk(1, 2))
@@ -169,7 +170,7 @@ def test_renoise_and_euler_differ_and_both_are_deterministic(refined: ReleasedWo
     world = ReleasedWorld(
         spec=refined.spec, parts=refined.parts, sampler=dataclasses.replace(FEW, rule="renoise")
     )
-    _, state = refined.begin([Begin(picture())])
+    _, state = refined.begin([begun_with(picture())])
     euler = refined.step_chunk(state, walk(1))[0].latent
     first, second = (world.step_chunk(state, walk(1))[0].latent for _ in range(2))
     assert torch.equal(first, second)
@@ -177,7 +178,7 @@ def test_renoise_and_euler_differ_and_both_are_deterministic(refined: ReleasedWo
 
 
 def test_impossible_input_is_refused_before_compute(refined: ReleasedWorld, pipelines: Pipelines) -> None:
-    _, state = refined.begin([Begin(picture())])
+    _, state = refined.begin([begun_with(picture())])
     with pytest.raises(ValueError, match=r"\(1, 24, 4, 4\)"):
         refined.step_chunk(state, walk(1)[:, :23])
     bent = walk(1)
@@ -185,9 +186,9 @@ def test_impossible_input_is_refused_before_compute(refined: ReleasedWorld, pipe
     with pytest.raises(ValueError, match="pose 5 is not a rigid"):
         refined.step_chunk(state, bent)
     with pytest.raises(ValueError, match="start image"):
-        refined.begin([Begin(picture()[:32])])
+        refined.begin([begun_with(picture()[:32])])
     with pytest.raises(ValueError, match="field of view"):
-        refined.begin([Begin(picture(), intrinsics=(5.0, 5.0, 48.0, 32.0))])
+        refined.begin([begun_with(picture(), intrinsics=(5.0, 5.0, 48.0, 32.0))])
     folder = pipelines("streaming")
     with pytest.raises(ValueError, match="no chunk-causal checkpoint"):
         load_released_world("sana-wm-chunk-causal", settings(folder))
@@ -207,6 +208,6 @@ def test_offloaded_parts_give_the_same_frames(refined: ReleasedWorld) -> None:
     world = ReleasedWorld(spec=refined.spec, parts=parts, sampler=FEW)
     frames = []
     for each in (refined, world):
-        _, state = each.begin([Begin(picture())])
+        _, state = each.begin([begun_with(picture())])
         frames.append(each.step_chunk(state, walk(1))[0].frames)
     assert torch.equal(frames[0], frames[1])

@@ -55,10 +55,17 @@ world = true
 share = 0.2
 loss = { batch = 2, frames = 4 }
 [[stages]]
+name = "tiny-own"
+kind = "rollouts"
+start = "tiny"
+world = true
+share = 0.05
+loss = { batch = 2, frames = 3, drawn = 2, shown = 2, contexts = 1.0 }
+[[stages]]
 name = "tiny-refiner"
 kind = "refiner"
-start = "tiny"
-share = 0.1
+start = "tiny-own"
+share = 0.05
 loss = { batch = 2, chunks = 2 }
 """
 BARE = """
@@ -110,11 +117,11 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tiny-refiner: done" in done.stdout
-    for name, memory in (("tiny", True), ("tiny-pure", False)):
+    for name, memory in (("tiny", True), ("tiny-pure", False), ("tiny-own", True)):
         world = load_embedded(tmp_path / "out" / "worlds" / name)
         assert bool(world.dit.cfg.memory_channels) is memory
         assert world.dit.cfg.window_chunks == (1 if memory else 0)
-    parts = load_card(tmp_path / "out" / "worlds" / "tiny" / "tiny.safetensors")["parts"]
+    parts = load_card(tmp_path / "out" / "worlds" / "tiny-own" / "tiny-own.safetensors")["parts"]
     trained = load_card(tmp_path / "out" / "tiny-refiner" / "refiner.safetensors")
     assert parts["refiner"]["sha256"] == trained["sha256"] and trained["steps"] > 0
     assert (tmp_path / "out" / "images" / "sheet.png").read_bytes().startswith(b"\x89PNG")
@@ -161,7 +168,8 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
         ("share = 0.4", "share = 0.5", "sum to 1"),
         ("[dit]", "[dit]\nwidth = 3", "width"),
         ("share = 0.4", "", "share"),
-        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips"),
+        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips or rollouts"),
+        ('start = "tiny-own"', 'start = "images"', "start must name a stage of kind clips or rollouts"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
     ],
 )

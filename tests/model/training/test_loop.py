@@ -86,6 +86,33 @@ t.Run(model=t.net(), step_fn=slow, config=t.CONFIG, out=Path({str(tmp_path / "ki
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("killed_at", [2, 7])
+def test_the_log_agrees_with_the_state_whenever_a_run_was_killed(killed_at: int, tmp_path: Path) -> None:
+    """Lines come every 5 steps: a kill at 2 leaves no state, one at 7 that of step 4, between two lines."""
+    config = replace(CONFIG, log_every=5)
+    run_in(tmp_path / "whole", config).advance()
+
+    class Killed(BaseException):
+        pass
+
+    def stops(done: int, total: int, loss: float) -> None:
+        if done == 4 and killed_at > 4:
+            killed.save()
+        if done == killed_at:
+            raise Killed
+
+    killed = run_in(tmp_path / "killed", config)
+    with pytest.raises(Killed):
+        killed.advance(report=stops)
+    with open(tmp_path / "killed" / "losses.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"step": 9, "train": {"loss": 0.0}}\n{"step": 10, "tr')  # of the run that was killed
+    (tmp_path / "killed" / ".state-0123abcd.pt").write_bytes(b"half a state")
+    (tmp_path / "killed" / ".my-settings").write_text("of somebody else")
+    run_in(tmp_path / "killed", config).advance()
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "killed").glob(".*")] == [".my-settings"]
+
+
 SLOW = """
 import os, sys, time, torch
 from pathlib import Path

@@ -11,6 +11,7 @@ import pytest
 
 from wm_env.agents.transfer import page as transfer_page
 from wm_env.bench import fidelity, glossary, throughput
+from wm_env.bench.context import report as context_report
 from wm_env.bench.drift import page as drift_page
 from wm_env.bench.drift.report import DriftReport
 from wm_env.bench.drift.rollouts import CODEC, REPEAT
@@ -84,6 +85,8 @@ def test_the_verdict_of_a_drift_report_is_what_its_numbers_say(drifted: DriftRep
     assert verdict(lasting).endswith("(H50) to the end and longer.")
     bare = replace(drifted, baselines={k: v for k, v in drifted.baselines.items() if k != CODEC})
     assert "codec alone" not in verdict(bare)
+    turned = replace(drifted, settings=replace(drifted.settings, context="turn"))
+    assert verdict(turned).startswith("Over 16 s tiny, shown a turn before, goes from")
     blind = replace(drifted, nulls={"psnr": "no twin"})
     assert "Nothing true to compare tiny with" in verdict(blind) and "first 2.7 s" in verdict(blind)
 
@@ -154,7 +157,11 @@ def test_a_table_begins_with_its_verdict_and_folds_how_it_was_measured(path: Pat
 
 
 def test_every_word_that_a_report_uses_is_explained_and_every_explanation_is_used() -> None:
-    reports = (drift_page, transfer_page, fidelity_report, throughput_report, published_report)
+    reports = (
+        drift_page,
+        transfer_page,
+        *(fidelity_report, context_report, throughput_report, published_report),
+    )
     used = {word for report in reports for word in report.WORDS}
     assert used == set(glossary.TERMS)
     assert list(glossary.TERMS) == sorted(glossary.TERMS, key=str.casefold)

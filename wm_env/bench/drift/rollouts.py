@@ -8,7 +8,7 @@ the floor of the latter: the last true frame of the chunk before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from wm_env.bench.walks import (
     walk,
     walks,
 )
+from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.images import StartImage
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
@@ -48,7 +49,8 @@ class DriftSettings:
 
     scenes, seed: scene seeds SEED .. SEED + scenes - 1 of `split`. seeds: noise seeds of every scene. steps:
     env steps. batch: scenes of a group. pose_every: frames between two pose estimates, 0 for none. spread:
-    every scene walks one of the trajectories, in turn, instead of all of them.
+    every scene walks one of the trajectories, in turn, instead of all of them. context: what the worlds are
+    shown before, "none", "turn" or "walk".
     """
 
     trajectories: tuple[str, ...] = TRAJECTORIES
@@ -60,6 +62,7 @@ class DriftSettings:
     batch: int = 8
     pose_every: int = 8
     spread: bool = False
+    context: str = "none"
 
     def __post_init__(self) -> None:
         if not self.trajectories:
@@ -73,6 +76,8 @@ class DriftSettings:
             raise ValueError(
                 f"{self.scenes} scenes cannot be spread over {len(self.trajectories)} trajectories"
             )
+        if self.context not in ("none", *SCENE_CONTEXTS):
+            raise ValueError(f"context={self.context!r} must be none, {' or '.join(SCENE_CONTEXTS)}")
         if self.pose_every < 0 or self.seed < 0:
             raise ValueError(f"pose_every={self.pose_every} and seed={self.seed} must not be negative")
 
@@ -108,8 +113,8 @@ def scene_group(world: World, settings: DriftSettings, name: str, scenes: list[i
     )
 
     def told(asked: World, noise: int) -> list[Start]:
-        shifted = tuple(seed + UNRELATED * noise for seed in truth.noise_seeds)
-        return starts(asked, truth._replace(noise_seeds=shifted))
+        begun = starts(asked, truth, settings.context)
+        return [replace(start, noise_seed=start.noise_seed + UNRELATED * noise) for start in begun]
 
     return Group(scenes, told, truth.c2w, _unrelated(world, settings, scenes), truth)
 

@@ -71,6 +71,8 @@ def run(
         settings = replace(settings, scenes=1, spread=False)
         if spec.sees_scene:
             raise ValueError(f"world {name!r} renders a scene and cannot start from --image")
+        if settings.context != "none":
+            raise ValueError(f"--context {settings.context} needs scenes; leave out --image")
     picture = None if image is None else start_image(str(image), None, spec.frame_size)
     rows = drift(worlds, settings, out, compared=len(whole), image=picture, prompt=prompt, report=progress)
     gate = load(Gate, out / "gate.json") if (out / "gate.json").exists() else None

@@ -19,7 +19,8 @@ def verdict(report: DriftReport) -> str:
             f"Nothing true to compare {world} with: over {seconds} the statistics of its pictures move {far} "
             f"from its own first {report.bins[0].t1:.1f} s."
         )
-    told = f"Over {seconds} {world} goes from {_ends(report, world)} against the truth"
+    shown = "" if report.settings.context == "none" else f", shown a {report.settings.context} before,"
+    told = f"Over {seconds} {world}{shown} goes from {_ends(report, world)} against the truth"
     told += _over_nothing(report) + _below_codec(report) + "."
     horizon = report.horizon_h50[world]
     if horizon is not None:

@@ -1,0 +1,117 @@
+"""Walks of the world that is being trained, as training clips: its own past, the true future.
+
+A rollout hands its mistakes from chunk to chunk: of the latents, of the frames that the point memory keeps
+and of their depth. Training on true clips never shows them. Here the world walks along true poses, through
+the very `rollout.py`; from the last `frames` chunks of that walk its latents, memory views, cameras and
+states are taken as they were, and the loss asks every chunk for the truth (`world_loss(history=, before=)`):
+
+    shown n chunks  ->  drawn m chunks  ->  frames chunks: own history, true targets
+
+n is the length of a context, of a part of the walks; m is drawn, so that histories of every age occur. No
+gradient passes through what was drawn; within the last chunks it passes through the states, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_env.model.camera import CameraInput
+from wm_env.model.data.clip import Clip
+from wm_env.model.data.latents import LatentClip
+from wm_env.model.geometry import invert_rigid
+from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import ChunkInput, RolloutState
+from wm_env.model.state import DiTState, tree_map
+from wm_env.model.text import TextTokens
+from wm_env.model.training.batches import WorldBatch
+from wm_env.model.training.clip_rollouts import chunks_along
+from wm_env.model.vae.tiny import GROUP
+from wm_env.model.world import Context, PosedFrames, Start
+
+
+class OwnWalk(NamedTuple):
+    """What `world_loss` is given: the batch with true latents, the own ones `(B, C, T, h, w)` as history, and
+    the transformer's state before them."""
+
+    batch: WorldBatch
+    history: Tensor
+    before: DiTState
+
+
+def starts_after(clip: Clip, shown: int, captions: Sequence[str], seeds: Sequence[int]) -> list[Start]:
+    """Return the starts of clips after their first `shown` chunks, poses relative to the last of those."""
+    begin = GROUP * shown
+    c2w = clip.c2w.double().cpu()
+    relative = invert_rigid(c2w[:, begin])[:, None] @ c2w[:, : begin + 1]
+    relative[:, -1] = torch.eye(4, dtype=torch.float64)
+    told = []
+    for slot, (rgb, camera, words) in enumerate(
+        zip(clip.rgb.cpu().numpy(), clip.intrinsics.tolist(), clip.caption.tolist(), strict=True)
+    ):
+        context = None
+        if shown:
+            seen = PosedFrames(np.ascontiguousarray(rgb[: begin + 1]), relative[slot].numpy())
+            context = Context(length=begin + 1, load=lambda seen=seen: seen)  # type: ignore[misc]
+        told.append(
+            Start(
+                image=rgb[begin],
+                intrinsics=(camera[0], camera[1], camera[2], camera[3]),
+                prompt=captions[words[begin]],
+                noise_seed=seeds[slot],
+                context=context,
+            )
+        )
+    return told
+
+
+def own_walk(
+    world: LearnedWorld,
+    true: LatentClip,
+    shown: int,
+    frames: int,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+) -> OwnWalk:
+    """Return the last `frames` chunks of a walk along clips, begun after their first `shown` chunks.
+
+    true: clips of `1 + n` latents, n >= shown + frames - 1. seeds: noise seed of each.
+    """
+    clip = true.clip
+    rest = clip._replace(
+        rgb=clip.rgb[:, GROUP * shown :],
+        depth=clip.depth[:, GROUP * shown :],
+        c2w=clip.c2w[:, GROUP * shown :],
+        caption=clip.caption[:, GROUP * shown :],
+    )
+    states: list[RolloutState] = [world.begin(starts_after(clip, shown, captions, seeds))[1]]
+    states += [walked.state for walked in chunks_along(world, states[0], rest, captions)]
+    last = states[-frames:]
+    pending = [tree_map(torch.clone, state.pending) for state in last]  # clones: out of inference mode
+    return OwnWalk(
+        batch=_joined(pending, true.z[:, -frames:].transpose(1, 2)),
+        history=torch.cat([chunk.latent for chunk in pending], dim=2),
+        before=tree_map(torch.clone, last[0].dit),
+    )
+
+
+def _joined(chunks: Sequence[ChunkInput], z: Tensor) -> WorldBatch:
+    """Return chunks as a batch with latents z `(B, C, T, h, w)`."""
+    memory = None
+    if chunks[0].memory is not None:
+        memory = torch.cat([chunk.memory for chunk in chunks if chunk.memory is not None], dim=1)
+    return WorldBatch(
+        z=z,
+        camera=CameraInput(
+            torch.cat([chunk.camera.conditions for chunk in chunks], dim=1),
+            torch.cat([chunk.camera.plucker for chunk in chunks], dim=2),
+        ),
+        text=TextTokens(
+            *(torch.stack(parts, dim=1) for parts in zip(*(chunk.text for chunk in chunks), strict=True))
+        ),
+        memory=memory,
+    )
