@@ -86,13 +86,13 @@ FILES = {
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
-        "shared by benchmarks": "records provenance page row_file worlds walks seen",
+        "shared by benchmarks": "records provenance glossary page row_file worlds walks seen",
         "fidelity": "fidelity.rows fidelity.report fidelity.score fidelity.run fidelity",
         "context": "context.rows context.report context.score context.run context",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
-            drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.page drift.run
-            drift""",
+            drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
+            drift.page drift.run drift""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
         "published": """published.folder published.report published.rows published.score published.results
             published.run published""",

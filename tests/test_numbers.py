@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wm_env.bench import fidelity, throughput
+from wm_env.bench import context, fidelity, throughput
 from wm_env.bench.records import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,11 +69,18 @@ def test_a_missing_file_is_an_error_that_names_it(copy: Path) -> None:
     assert done.returncode == 2 and "turns.json" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["fidelity-tiny", "fidelity-tiny-pure", "throughput"])
-def test_a_page_written_with_its_report_is_what_the_report_makes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "markdown"),
+    [
+        ("fidelity-tiny", fidelity.FidelityReport, fidelity.markdown),
+        ("fidelity-tiny-pure", fidelity.FidelityReport, fidelity.markdown),
+        ("context-tiny", context.ContextReport, context.markdown),
+        ("context-tiny-pure", context.ContextReport, context.markdown),
+        ("throughput", throughput.ThroughputReport, throughput.markdown),
+    ],
+)
+def test_a_page_written_with_its_report_is_what_the_report_makes(
+    name: str, kind: type[Any], markdown: Callable[[Any], str]
+) -> None:
     path = PERFORMANCE / f"{name}.json"
-    if name == "throughput":
-        made = throughput.markdown(load(throughput.ThroughputReport, path))
-    else:
-        made = fidelity.markdown(load(fidelity.FidelityReport, path))
-    assert path.with_suffix(".md").read_text() == made
+    assert path.with_suffix(".md").read_text() == markdown(load(kind, path))

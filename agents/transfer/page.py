@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_env.agents.transfer.quantities import LEARNED, SIM, TRUE
 from wm_env.agents.transfer.report import PolicyScore, TransferReport
-from wm_env.bench.page import number, opening, table, write_figures, write_page
-from wm_env.bench.records import plain
+from wm_env.bench.page import how, leading, number, table, words, write_figures, write_page
 from wm_env.bench.row_file import write_json
 from wm_env.model.metrics.intervals import MIN_SCENES
 
@@ -54,7 +52,7 @@ def write_report(out: Path, report: TransferReport) -> list[Path]:
     write_json(out / "transfer.json", report.to_json(), indent=1)
     paths, blocks = write_figures(out, _draw(_figures(), report))
     name = f"Transfer of {report.settings.learner.task} from {report.world}"
-    page = write_page(out / "report.html", name, [opening(report), *_text(report), *blocks])
+    page = write_page(out / "report.html", name, [*_text(report, blocks)])
     return [out / "transfer.json", *paths, page]
 
 
@@ -85,10 +83,15 @@ def _draw(figures: Any, report: TransferReport) -> Iterator[tuple[str, str, Figu
         yield "ranking", "Does the learned world order policies as the twin does?", figures.order(report)
 
 
-def _text(report: TransferReport) -> list[str]:
-    parts = [f"<p><b>{html.escape(verdict(report))}</b></p>"]
-    settings = html.escape(json.dumps(plain(report.settings)))
-    parts.append(f"<p class='note'>Settings: <code>{settings}</code></p>")
+WORDS = (
+    *("ablation", "blind policy", "clearly", "optimism", "paired", "SPL", "start"),
+    *("success", "transfer", "twin", "[95%]"),
+)
+
+
+def _text(report: TransferReport, figures: Sequence[str]) -> list[str]:
+    """Return the page: the verdict, the scores as a figure and as tables, and folded how it was measured."""
+    parts = [leading(verdict(report)), *figures[:1]]
     if min(cell[TRUE].training_seeds for cell in report.scores.values()) < MIN_SCENES:
         parts.append(
             "<p class='note'>Intervals cover starts and the training seeds there are; with fewer than "
@@ -116,7 +119,8 @@ def _text(report: TransferReport) -> list[str]:
     parts += _replay(report) + _order(report)
     shown = {*QUANTITIES, "claim"}
     parts += [f"<p><b>{key}</b>: {html.escape(why)}</p>" for key, why in nulls.items() if key not in shown]
-    return [*parts, "<h2>Figures</h2>"]
+    more = ["<h2>Figures</h2>", *figures[1:]] if figures[1:] else []
+    return [*parts, *more, how(report, report.settings), words(WORDS)]
 
 
 def _score_cells(cell: PolicyScore) -> list[str]:

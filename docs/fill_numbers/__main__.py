@@ -4,8 +4,8 @@
     python docs/fill_numbers --check     (exit code 1 if that would change a page, and which number)
 
 A mark in a page names its number, `<!--=turn-->36<!--/-->`, and `PAGES` below says from which file it comes
-(`wm_env.model.marked_pages` has the marks). Numbers without a mark have no file in the repository; the text
-beside them says on what they were measured, and when.
+(`wm_env.model.marked_pages` has the marks); the words of docs/glossary.md are those of the reports. Numbers
+without a mark have no file in the repository; the text beside them says on what they were measured, and when.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from of_fidelity import (
     turn,
 )
 from of_weights import weights
-from written import Files, band, interval, made, span
+from written import Files, band, interval, listed, made, span
 
+from wm_env.bench import glossary
 from wm_env.model.marked_pages import arguments, refused, rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,8 @@ def readme(files: Files) -> dict[str, str]:
 
 
 def reports(files: Files) -> dict[str, str]:
-    over = [files.drift["gain_over"][row][0]["mean"] for row in ("ablate=dit",)]
+    over = [cell["mean"] for cell in files.drift["gain_over"]["ablate=dit"]]
+    still = files.drift["trajectories"]["idle"]
     found = files.transfer
     hot = next(one for one in found["temperature"] if one["temperature"] == 0)
     truth = [cell["truth"] for cell in files.drift["revisit"]["tiny"] if cell["memory"] is not None]
@@ -74,7 +76,11 @@ def reports(files: Files) -> dict[str, str]:
         "drift": drift_table(files),
         "drift-machine": made(files.drift),
         "drift-weights": files.drift["weights_sha256"][:12],
+        "moving": str(files.drift["bins"][0]["n"]),
         "over-dit": f"{over[0]:.1f}",
+        "over-dit-last": f"{over[-1]:.1f}",
+        "still": listed((cell["psnr"]["mean"] for cell in still["tiny"]), 1),
+        "still-codec": span((cell["psnr"]["mean"] for cell in still["codec alone"]), 1),
         "h50": f"{files.drift['horizon_h50']['tiny']['median_s']:.1f}",
         "memory": memory_table(files),
         "memory-truth": span(truth, 0, "-"),
@@ -99,6 +105,7 @@ PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "docs/performance/agents.md": agent_numbers,
     "docs/performance/distillation.md": student_numbers,
     "docs/reports/README.md": reports,
+    "docs/glossary.md": lambda files: {"words": glossary.table()},
 }
 
 

@@ -68,7 +68,7 @@ def readme_drift(files: Files) -> dict[str, str]:
         return f"{found[0]}, {found[1]} and {found[2]}"
 
     return {
-        "drift-scenes": str(files.drift["settings"]["scenes"]),
+        "drift-scenes": str(first["n"]),
         "drift-first": f"{first['psnr']['mean']:.1f}",
         "drift-middle": f"{middle['psnr']['mean']:.1f} around {(middle['t0'] + middle['t1']) / 2:.0f} s",
         "drift-last": f"{last['psnr']['mean']:.1f}",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from wm_env.bench.glossary import lines
 from wm_env.bench.provenance import Report
+from wm_env.bench.records import plain
 from wm_env.model.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -19,11 +22,14 @@ if TYPE_CHECKING:
 
 DPI = 100  # of figures
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; color: #222;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; color: #222;
   padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: 2px 10px; text-align: right }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px }
+td, th { padding: 2px 6px; text-align: right }
 th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align: left }
 tr.judged { font-weight: 600 } img { max-width: 100% } code { background: #f2f2f2; overflow-wrap: anywhere }
+.verdict { font-size: 19px; font-weight: 600 } details { margin: 1em 0 }
+summary { cursor: pointer; color: #555 }
 figure { margin: 2em 0 } figcaption { color: #555; font-size: 13px } .note { color: #555; font-size: 13px }
 """
 
@@ -71,6 +77,43 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
             "\n".join(["<!doctype html><meta charset='utf-8'>", head, *parts, ""]), encoding="utf-8"
         )
     return path
+
+
+def leading(verdict: str) -> str:
+    """Return the sentence that a page begins with."""
+    return f"<p class='verdict'>{html.escape(verdict)}</p>"
+
+
+def folded(summary: str, parts: Iterable[str]) -> str:
+    """Return parts of a page that are seen when they are asked for, as one line."""
+    return f"<details><summary>{html.escape(summary)}</summary>{''.join(parts)}</details>"
+
+
+def how(report: Report, settings: Any) -> str:
+    """Return, folded, how a report came about: weights, machine, command, settings (a dataclass)."""
+    told = html.escape(json.dumps(plain(settings)))
+    return folded("How it was measured", [opening(report), f"<p>Settings: <code>{told}</code></p>"])
+
+
+def words(names: Iterable[str]) -> str:
+    """Return, folded, what the words of the page mean."""
+    found = "".join(f"<li>{html.escape(line)}</li>" for line in lines(names))
+    return folded("What the words mean", [f"<ul>{found}</ul>"])
+
+
+def markdown_folded(summary: str, told: Sequence[str]) -> list[str]:
+    """Return lines of Markdown that are seen when they are asked for."""
+    return [f"<details><summary>{html.escape(summary)}</summary>", "", *told, "", "</details>", ""]
+
+
+def markdown_end(settings: Any, told: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the end of a report in Markdown, folded: how it was measured (`told`, settings), its words."""
+    measured = [*told, f"Settings: `{json.dumps(plain(settings))}`"]
+    meanings = [f"- {line}" for line in lines(names)]
+    return [
+        *markdown_folded("How it was measured", measured),
+        *markdown_folded("What the words mean", meanings),
+    ]
 
 
 def opening(report: Report) -> str:

@@ -11,10 +11,13 @@ import tyro
 
 from wm_env.bench.drift import DriftSettings
 from wm_env.bench.drift import run as drift
+from wm_env.bench.drift.verdict import verdict as drift_verdict
 from wm_env.bench.fidelity import FidelitySettings
 from wm_env.bench.fidelity import run as fidelity
+from wm_env.bench.fidelity import verdict as fidelity_verdict
 from wm_env.bench.throughput import ThroughputSettings
 from wm_env.bench.throughput import run as throughput
+from wm_env.bench.throughput import verdict as throughput_verdict
 from wm_env.cli.options import Device, Image, Prompt, Split, World
 from wm_env.progress import Bar
 
@@ -65,6 +68,7 @@ class Fidelity:
         torch.set_num_threads(self.threads)
         with Bar(None, "measuring") as bar:
             report, paths = fidelity.run(self.world, settings, self.out, device=self.device, progress=bar.to)
+        print(fidelity_verdict(report))
         print("\n".join(str(path) for path in paths))
         return report.to_json()
 
@@ -135,6 +139,7 @@ class Drift:
                 prompt=self.prompt or "",
                 progress=bar.to,
             )
+        print(drift_verdict(report))
         print("\n".join(str(path) for path in paths))
         return report.to_json()
 
@@ -181,6 +186,7 @@ class Throughput:
         torch.set_num_threads(self.threads)
         with Bar(None, "timing") as bar:
             report, paths = throughput.run(settings, self.out, progress=bar.to)
+        print(throughput_verdict(report))
         print("\n".join(str(path) for path in paths))
         return report.to_json()
 

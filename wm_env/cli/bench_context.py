@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wm_env.bench.context import ContextSettings
+from wm_env.bench.context import ContextSettings, verdict
 from wm_env.bench.context import run as context
 from wm_env.cli.options import Device, Split, World
 from wm_env.progress import Bar
@@ -67,5 +67,6 @@ class BenchContext:
                 device=self.device,
                 progress=bar.to,
             )
+        print(verdict(report))
         print("\n".join(str(path) for path in paths))
         return report.to_json()

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from wm_env.bench.published.run import run
+from wm_env.bench.published import verdict
+from wm_env.bench.published.run import paths, run
 from wm_env.cli.options import Device, World
 
 
@@ -56,5 +57,6 @@ class Published:
         for split, problems in report.problems.items():
             for name, why in problems.items():
                 print(f"{split}/{name}: {why}")
-        print(self.out / "report.json")
+        print(verdict(report))
+        print("\n".join(str(path) for path in paths(self.out)))
         return report.to_json()

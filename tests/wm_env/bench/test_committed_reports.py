@@ -29,9 +29,8 @@ ROOT = Path(__file__).resolve().parents[3]
 REPORTS = ROOT / "docs" / "reports"
 DRIFT = ("drift-tiny", "drift-tiny/60s", "distillation")
 NOT_KEPT = (
-    *(r"<figure><img alt=\"[^\"]*: truth, generated, error", r"<figure><img alt=\"GDN memories"),
-    *(r"<figure><img alt=\"Decay gates", "<p>GDN steps with", "<h2>Does a memory foretell"),
-    *("<table><tr><th></th><th>norm</th>", "<p class='note'>Evidence about the mechanism"),
+    *(r"<figure><img alt=\"[^\"]*: truth, generated, error", "<details><summary>More film strips"),
+    "<details><summary>What the memories do",
 )
 
 
@@ -69,7 +68,7 @@ def test_a_drift_page_is_what_its_report_and_rows_make(name: str, tmp_path: Path
     pytest.importorskip("matplotlib")
     draw(load(DriftReport, REPORTS / name / "drift.json"), rows_of(name), tmp_path)
     made, kept = lines(tmp_path / "report.html"), lines(REPORTS / name / "report.html")
-    assert len(kept) > 50 and made == kept
+    assert len(kept) > 20 and made == kept
 
 
 def test_the_transfer_page_is_what_its_report_makes(tmp_path: Path) -> None:
@@ -77,7 +76,9 @@ def test_the_transfer_page_is_what_its_report_makes(tmp_path: Path) -> None:
     report = load(TransferReport, REPORTS / "transfer-quick" / "transfer.json")
     write_report(tmp_path, report)
     kept, made = lines(REPORTS / "transfer-quick" / "report.html"), lines(tmp_path / "report.html")
-    told = "<p class='note'>Settings:"  # every setting of today, also one that came since, at its default
+    told = (
+        "<details><summary>How it was measured"  # every setting of today, one that came since at its default
+    )
     assert [line.startswith(told) for line in kept].count(True) == 1
     assert [line for line in made if not line.startswith(told)] == [
         line for line in kept if not line.startswith(told)

@@ -143,7 +143,8 @@ def test_spread_scenes_walk_one_trajectory_each_and_count_once(tmp_path: Path) -
     assert walked == {(0, "forward"), (1, "idle"), (2, "forward")}
     assert {path.stem for path in (tmp_path / "films").iterdir()} == {"forward--twin", "idle--twin"}
     report = score(rows, "twin", 1.5, None)
-    assert [cell.n for cell in report.bins] == [3] * 6
+    assert report.standing == ("idle",)
+    assert [cell.n for cell in report.bins] == [2] * 6
     assert [cell.n for cell in report.trajectories["idle"]["twin"]] == [1] * 6
     with pytest.raises(ValueError, match="1 scenes cannot be spread over 2"):
         DriftSettings(trajectories=("forward", "idle"), scenes=1, spread=True)
@@ -195,6 +196,8 @@ def test_without_a_twin_what_needs_the_truth_is_null_with_a_reason(pure_world, t
         assert cell["psnr"] is None and cell["skill"] is None and cell["rot_err_deg"] is None
         assert cell["motion"] is not None
     assert report["statistics"]["random"]["luma"][0] == 0.0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<p class='verdict'>Nothing true to compare random with" in page and "stands still" not in page
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wm_env.bench.context.rows import ContextSettings
-from wm_env.bench.page import number
+from wm_env.bench.page import markdown_end, number
 from wm_env.bench.provenance import Report, provenance_lines
 from wm_env.bench.records import Record
 from wm_env.model.metrics.intervals import Band
+
+WORDS = ("context", "dB", "paired", "PSNR", "[95%]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def markdown(report: ContextReport) -> str:
     lines = [
         f"# What more pictures are worth to `{report.world}`",
         "",
-        verdict(report),
+        f"**{verdict(report)}**",
         "",
         "| " + " | ".join(titles) + " |",
         "|" + "---|" * len(titles),
@@ -75,4 +77,4 @@ def markdown(report: ContextReport) -> str:
             cells += ["" if one is None else one.text(2) for one in (row.views, row.seen, row.share)]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     lines += ["", f"{what[0].upper()}{what[1:]}. Intervals: 95% bootstrap over films.", ""]
-    return "\n".join([*lines, *provenance_lines(report)])
+    return "\n".join([*lines, *markdown_end(report.settings, provenance_lines(report), WORDS)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,40 @@ import numpy as np
 
 from wm_env.bench.drift.columns import PSNR, Column, Spread, caption, in_panels, with_tables
 from wm_env.bench.drift.report import DriftReport, Gain, Telemetry, Track
-from wm_env.bench.page import number, opening, table, write_figures, write_page
-from wm_env.bench.records import plain
+from wm_env.bench.drift.verdict import averaged, verdict
+from wm_env.bench.page import folded, how, leading, number, table, words, write_figures, write_page
 from wm_env.model.metrics.intervals import Band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+FILM = "film_"
+MEMORIES = ("telemetry", "telemetry_curves")
+WORDS = (
+    *(
+        "ablation",
+        "bin",
+        "clearly",
+        "codec alone",
+        "contraction bound",
+        "copy last true frame",
+        "dB",
+        "faults",
+    ),
+    *(
+        "freeze",
+        "GDN memory",
+        "half-life",
+        "H50, useful horizon",
+        "latency",
+        "loop closure",
+        "paired",
+        "PSNR",
+    ),
+    *("memory of a view", "refiner", "repeat first frame", "revisit", "rotation error", "shuffled actions"),
+    *("skill", "standing camera", "teacher forced", "twin", "wrong picture", "wrong place", "[95%]"),
+)
 
 
 def write_report(
@@ -28,12 +55,41 @@ def write_report(
 ) -> list[Path]:
     """Write the figures and `report.html` into `out` and return their paths.
 
-    walks: commanded and realised tracks for the top-down figure. telemetry: None without GDN states.
+    walks: commanded and realised tracks for the top-down figure. telemetry: None without GDN states. The page
+    begins with the verdict, a film strip and the course of PSNR; what is asked for more rarely is folded.
     """
     paths, blocks = write_figures(out, _draw(_require_figures(), out, report, walks, telemetry))
+    drawn = {path.stem: block for path, block in zip(paths, blocks, strict=True)}
+    films = [drawn.pop(name) for name in _in_order(report, [name for name in drawn if name.startswith(FILM)])]
+    memories = [drawn.pop(name) for name in MEMORIES if name in drawn]
+    first = drawn.pop("over_time")
+    parts = [
+        leading(verdict(report)),
+        *(f"<p>{html.escape(told)}</p>" for told in [averaged(report)] if told),
+        *(f"<p><b>{html.escape(key)}</b>: {html.escape(why)}</p>" for key, why in report.nulls.items()),
+        *films[:1],
+        first,
+        *_first_tables(report),
+        "<h2>Figures</h2>",
+        *drawn.values(),
+        *([folded("More film strips", films[1:])] if films[1:] else []),
+        folded("More tables", _tables(report)),
+        *([] if telemetry is None else [folded("What the memories do", [*_memories(telemetry), *memories])]),
+        how(report, report.settings),
+        words(WORDS),
+    ]
     title = f"Drift of {', '.join([report.world, *report.compared])}"
-    page = write_page(out / "report.html", title, [*_text(report, telemetry), *blocks])
-    return [*paths, page]
+    return [*paths, write_page(out / "report.html", title, parts)]
+
+
+def _in_order(report: DriftReport, names: Sequence[str]) -> list[str]:
+    """Return the names of film strips: a random walk of the judged world first, standing cameras last."""
+
+    def place(name: str) -> tuple[bool, bool, bool]:
+        trajectory, _, world = name.removeprefix(FILM).partition("--")
+        return trajectory in report.standing, world != report.world, trajectory != "random_walk"
+
+    return sorted(names, key=place)
 
 
 def _require_figures() -> tuple[Any, Any]:
@@ -96,11 +152,48 @@ def _draw(
         yield "telemetry_curves", "Decay gates, recall, norm, writes.", walked.telemetry_curves(telemetry)
 
 
-def _text(report: DriftReport, telemetry: Telemetry | None) -> list[str]:
-    """Return the page but for its figures."""
+def _first_tables(report: DriftReport) -> list[str]:
+    """Return PSNR by bin, what the judged world gains over each row, and walks that stand still, apart."""
+    judged = report.world
+    titles = _titles(report)
+    psnr = {name: [_cell(cell.spread(PSNR)) for cell in bins] for name, bins in report.rows().items()}
+    still = [
+        part
+        for one in (report.standing if len(report.standing) < len(report.trajectories) else ())
+        for part in (
+            f"<h2>{html.escape(PSNR.axis())} where the camera stands still: {html.escape(one)}</h2>",
+            table(
+                titles,
+                {
+                    name: [_cell(cell.spread(PSNR)) for cell in bins]
+                    for name, bins in report.trajectories[one].items()
+                },
+                judged,
+            ),
+        )
+    ]
+    return [
+        f"<h2>{html.escape(PSNR.axis())}, mean [95%]</h2>",
+        table(titles, psnr, judged),
+        f"<h2>What {html.escape(judged)} gains over each row (dB), paired by scene</h2>",
+        "<p class='note'>* p &lt; 0.05 after Holm's correction over the bins.</p>",
+        table(
+            titles,
+            {name: [_gain_cell(cell) for cell in found] for name, found in report.gain_over.items()},
+        ),
+        *still,
+    ]
+
+
+def _titles(report: DriftReport) -> list[str]:
+    return [f"{cell.t0:.1f}-{cell.t1:.1f} s" for cell in report.bins]
+
+
+def _tables(report: DriftReport) -> list[str]:
+    """Return every other table."""
     judged = report.world
     rows = report.rows()
-    titles = [f"{cell.t0:.1f}-{cell.t1:.1f} s" for cell in report.bins]
+    titles = _titles(report)
 
     def by_bin(column: Column) -> list[str]:
         cells = {
@@ -112,19 +205,7 @@ def _text(report: DriftReport, telemetry: Telemetry | None) -> list[str]:
         note = [f"<p class='note'>{html.escape(column.note)}</p>"] if column.note else []
         return [f"<h2>{html.escape(column.heading)}</h2>", *note, table(titles, known, judged)]
 
-    psnr = {name: [_cell(cell.spread(PSNR)) for cell in bins] for name, bins in rows.items()}
-    parts = [
-        opening(report),
-        f"<p class='note'>Settings: <code>{html.escape(json.dumps(plain(report.settings)))}</code></p>",
-        *(f"<p><b>{html.escape(key)}</b>: {html.escape(why)}</p>" for key, why in report.nulls.items()),
-        f"<h2>{html.escape(PSNR.axis())}, mean [95%]</h2>",
-        table(titles, psnr, judged),
-        f"<h2>What {html.escape(judged)} gains over each row (dB), paired by scene</h2>",
-        "<p class='note'>* p &lt; 0.05 after Holm's correction over the bins.</p>",
-        table(
-            titles,
-            {name: [_gain_cell(cell) for cell in found] for name, found in report.gain_over.items()},
-        ),
+    return [
         *(part for column in with_tables() for part in by_bin(column)),
         "<h2>How PSNR falls</h2>",
         table(
@@ -146,9 +227,6 @@ def _text(report: DriftReport, telemetry: Telemetry | None) -> list[str]:
         ),
         *_behaviour(report),
     ]
-    if telemetry is not None:
-        parts += _memories(telemetry)
-    return [*parts, "<h2>Figures</h2>"]
 
 
 def _behaviour(report: DriftReport) -> list[str]:

@@ -180,7 +180,11 @@ class Head(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Record):
-    """The numbers of a report by row name; `nulls` says why what could not be measured is None."""
+    """The numbers of a report by row name; `nulls` says why what could not be measured is None.
+
+    standing: trajectories whose camera stands still. They are in `trajectories` and in no other number (in
+    reports of 0.1, which name none, they are in all).
+    """
 
     bins: Bins
     baselines: dict[str, Bins]
@@ -199,6 +203,7 @@ class Scores(Record):
     loop_closure: dict[str, dict[str, LoopClosure]] | None
     gain: dict[str, MotionGain | None] | None
     pose_gate: Gate | None
+    standing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from wm_env.bench.drift.bins import BINS
+from wm_env.bench.drift.rollouts import REPEAT
+from wm_env.model.metrics.images import PSNR_CAP
 
 
 class Rows:
     """The rows of `rows.jsonl`, by row name, trajectory, scene and noise seed."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], judged: str) -> None:
-        self.judged = judged
+        self.judged, self._rows = judged, rows
         self.trajectories = list(dict.fromkeys(row["trajectory"] for row in rows))
         self.names = sorted({row["row"] for row in rows}, key=lambda name: (name != judged, name))
         self.scenes = sorted({row["scene"] for row in rows})
@@ -22,6 +24,21 @@ class Rows:
         for row in rows:
             key = (row["row"], row["trajectory"], row["scene"])
             self._by.setdefault(key, {})[row["noise"]] = row
+
+    def standing(self) -> tuple[str, ...]:
+        """Return the trajectories whose camera stands still: the first frame, repeated, equals the truth."""
+        found = {one: self.family(REPEAT, ["psnr"], one) for one in self.trajectories}
+        return tuple(
+            one
+            for one, psnr in found.items()
+            if np.isfinite(psnr).any() and (psnr[np.isfinite(psnr)] == PSNR_CAP).all()
+        )
+
+    def moving(self) -> Rows:
+        """Return the rows of the other trajectories; all where every camera stands still."""
+        still = self.standing()
+        rows = [row for row in self._rows if row["trajectory"] not in still]
+        return Rows(rows, self.judged) if rows else self
 
     def table(self, name: str, path: Sequence[str], trajectories: Sequence[str] | None = None) -> np.ndarray:
         """Return entry `path` of a row `(scenes, seeds, bins)`, mean over trajectories, NaN if absent."""

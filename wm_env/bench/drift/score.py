@@ -1,7 +1,9 @@
 """From rows to the numbers of a drift report: means over frames, seeds, scenes, trajectories, in that order.
 
 Intervals resample scenes, then noise seeds; families of trajectories are averaged with equal weight
-(docs/reference/evaluation.md#aggregation). What cannot be measured is None, and `nulls` says why.
+(docs/reference/evaluation.md#aggregation). Where the camera stands still a repeated frame scores 100 dB, and
+a mean with it says nothing: such trajectories are in `trajectories` alone, and `standing` names them. What
+cannot be measured is None, and `nulls` says why.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def score(
 
     compared: rows that are worlds of their own, beside the judged one.
     """
-    table = Rows(rows, judged)
+    walked = Rows(rows, judged)
+    table = walked.moving()
     nulls = _reasons(table, gate)
     poses = "rot_err_deg" not in nulls
     others = [name for name in table.names if name != judged]
@@ -51,8 +54,9 @@ def score(
     deviations = _z_scores(table)
     edges = np.linspace(0.0, seconds, BINS + 1)
 
-    def bins(name: str, trajectories: Sequence[str] = table.trajectories) -> Bins:
-        return bins_of(View(table, name, tuple(trajectories), seed), edges, poses)
+    def bins(name: str, one: str | None = None) -> Bins:
+        rows, chosen = (table, table.trajectories) if one is None else (walked, [one])
+        return bins_of(View(rows, name, tuple(chosen), seed), edges, poses)
 
     return Scores(
         bins=bins(judged),
@@ -60,7 +64,8 @@ def score(
         compared=tuple(whole[1:]),
         nulls=nulls,
         gain_over={name: gains(table, name, seed) for name in others},
-        trajectories={one: {name: bins(name, [one]) for name in table.names} for one in table.trajectories},
+        trajectories={one: {name: bins(name, one) for name in walked.names} for one in walked.trajectories},
+        standing=walked.standing(),
         growth={name: _growth(table, name, edges, seed) for name in table.names},
         statistics=deviations,
         faults={name: faults(found) for name, found in deviations.items()},

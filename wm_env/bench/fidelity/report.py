@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wm_env.bench.fidelity.rows import FidelitySettings
+from wm_env.bench.page import markdown_end
 from wm_env.bench.provenance import Report, provenance_lines
 from wm_env.bench.records import Record
 from wm_env.model.metrics.intervals import Band
@@ -69,13 +70,62 @@ class FidelityReport(Report):
     splits: dict[str, Split]
 
 
+WORDS = (
+    *("ablation", "codec alone", "context", "dB", "freeze", "look-away", "paired", "PSNR"),
+    *("repeat first frame", "twin", "wrong actions", "[95%]"),
+)
+REPEAT, CODEC = "repeat first frame", "codec alone"
+
+
+def verdict(report: FidelityReport) -> str:
+    """Return how true the world's frames are by horizon, against no model and its codec, and after a turn."""
+    world = report.world
+    (first, found), *others = report.splits.items()
+    frames = _listed(list(found.psnr[world]))
+    own = _listed(_means(found.psnr[world]))
+    told = f"`{world}` is at {own} dB against the truth {frames} frames after the start"
+    if REPEAT in found.gain_over:
+        gains = found.gain_over[REPEAT]
+        clear = sum(band.lo is not None and band.lo > 0 for band in gains.values())
+        told += f", {_against(gains, 'a repeated first frame')} (clearly at {clear} of {len(gains)})"
+    if CODEC in found.gain_over:
+        told += f", {_against(found.gain_over[CODEC], 'its codec')}"
+    beside = [f"; {split}: {_listed(_means(one.psnr[world]))} dB" for split, one in others]
+    told += f" ({first}{''.join(beside)})."
+    views = {split: one.look_away.get("full_turn", {}).get(world) for split, one in report.splits.items()}
+    turned = [
+        f"{view.itself.mean:.1f} dB ({split})"
+        for split, view in views.items()
+        if view is not None and view.itself.mean is not None
+    ]
+    return f"{told} After a full turn a view is at {_listed(turned)} to what it was." if turned else told
+
+
+def _against(gains: Mapping[str, Band], what: str) -> str:
+    """Return by how much the world is above or below a row."""
+    known = [band.mean for band in gains.values() if band.mean is not None]
+    if not known or (min(known) < 0 < max(known)):
+        return f"{_listed(_means(gains, '+.1f'))} dB over {what}"
+    side = "above" if max(known) > 0 else "below"
+    return f"{_listed([text.lstrip('-') for text in _means(gains)])} dB {side} {what}"
+
+
+def _means(bands: Mapping[str, Band], form: str = ".1f") -> list[str]:
+    return ["-" if band.mean is None else f"{band.mean:{form}}" for band in bands.values()]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
 def markdown(report: FidelityReport) -> str:
-    """Return the report as Markdown tables."""
+    """Return the report as Markdown: the verdict, the tables, and folded how it was measured."""
     settings = report.settings
     lines = [
         f"# Fidelity of `{report.world}`",
         "",
-        *provenance_lines(report),
+        f"**{verdict(report)}**",
+        "",
         f"{settings.scenes} scenes a split. Intervals: 95% bootstrap over scenes.",
         "",
     ]
@@ -113,7 +163,7 @@ def markdown(report: FidelityReport) -> str:
             *_table(["statistic", "value"], statistics, 3),
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *markdown_end(settings, provenance_lines(report), WORDS)])
 
 
 def _table(titles: Sequence[str], rows: Mapping[str, Mapping[str, Band]], digits: int) -> list[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from wm_env.bench.published.folder import BenchScene, read_split
-from wm_env.bench.published.report import Info, PublishedReport
+from wm_env.bench.published.report import Info, PublishedReport, markdown
 from wm_env.bench.published.results import EVALUATIONS, Results, read_results, write_results
 from wm_env.bench.published.rows import film_scene, video_path, write_video
 from wm_env.bench.published.score import score_revisits
 from wm_env.bench.records import read_json
 from wm_env.bench.row_file import write_json
-from wm_env.model.storage.atomic import check_writable, remove_leftovers
+from wm_env.model.storage.atomic import check_writable, remove_leftovers, write_text
 from wm_env.model.world import World
 from wm_env.progress import Bar
 from wm_env.worlds import resolve_world
@@ -73,8 +73,15 @@ def run(
             if evaluated[name] is None
         },
     )
-    write_json(out / "report.json", report.to_json(), indent=2)
+    text, table = paths(out)
+    write_json(table, report.to_json(), indent=2)
+    write_text(text, markdown(report))
     return report
+
+
+def paths(out: Path) -> tuple[Path, Path]:
+    """Return where the report is, as Markdown and as JSON."""
+    return (out / "report").with_suffix(".md"), out / "report.json"
 
 
 def _claim(out: Path, info: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wm_env.bench.page import markdown_end
 from wm_env.bench.provenance import Report
 from wm_env.bench.records import Record
 from wm_env.bench.throughput.rows import PARTS, ThroughputSettings
@@ -77,14 +78,40 @@ class ThroughputReport(Measured, Head):
     """The whole of `throughput.json`."""
 
 
+WORDS = ("env step", "frames/s", "p50, p95")
+
+
+def verdict(report: ThroughputReport) -> str:
+    """Return how fast every world is, alone and with most slots, and whether an episode's length matters."""
+    told = []
+    for world in dict.fromkeys(row.world for row in report.rows):
+        rows = sorted((row for row in report.rows if row.world == world), key=lambda row: row.batch)
+        rates = [
+            f"{row.frames_per_s:.1f} frames/s in {row.batch} slot{'s' * (row.batch > 1)}" for row in rows
+        ]
+        ends = rates[:1] if len(rates) == 1 else [rates[0], rates[-1]]
+        text = f"`{world}` makes {' and '.join(ends)}"
+        if world in report.length:
+            text += f"; {_by_length(report.length[world])}"
+        told.append(text)
+    return ". ".join(told) + "."
+
+
+def _by_length(found: LengthTest) -> str:
+    span = f"({found.percent_per_1000_steps:+.2f}% per 1000 steps [{found.lo:.2f}, {found.hi:.2f}])"
+    if found.lo <= 0 <= found.hi:
+        return f"over {found.steps} steps a step becomes neither slower nor faster {span}"
+    return f"over {found.steps} steps a step becomes {'slower' if found.lo > 0 else 'faster'} {span}"
+
+
 def markdown(report: ThroughputReport) -> str:
-    """Return the report as Markdown tables."""
+    """Return the report as Markdown: the verdict, the table, and folded how it was measured."""
     titles = (
         *("world", "envs", "frames/s", "env steps/s", "p50 ms", "p95 ms", "first step ms", "reset ms"),
         *(f"{part} ms" for part in PARTS),
         "state MiB",
     )
-    opening = [
+    measured = [
         f"{report.date}, {report.hardware}, {report.threads} thread(s), torch {report.torch}.",
         "",
         *(f"Weights of `{name}`: sha256 `{digest or 'none'}`." for name, digest in report.weights.items()),
@@ -92,7 +119,8 @@ def markdown(report: ThroughputReport) -> str:
         f"    {report.command}",
         "",
     ]
-    lines = ["# Throughput", "", *opening, "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines = ["# Throughput", "", f"**{verdict(report)}**", ""]
+    lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     lines += ["| " + " | ".join(row.cells()) + " |" for row in report.rows]
     if report.peak_rss_mib is not None:
         lines += ["", f"Peak resident memory of the whole run {report.peak_rss_mib:.0f} MiB.", ""]
@@ -103,4 +131,4 @@ def markdown(report: ThroughputReport) -> str:
             f"[{found.lo:.2f}, {found.hi:.2f}]; state {found.state_bytes_first / 2**20:.2f} MiB at "
             f"first, {found.state_bytes_last / 2**20:.2f} MiB at the end."
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *markdown_end(report.settings, measured, WORDS)])
