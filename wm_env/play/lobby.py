@@ -41,8 +41,9 @@ class Seat:
 class Lobby:
     """Sessions by key, made by `make`; to be used in one event loop."""
 
-    def __init__(self, make: Callable[[], Session]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Session], ended: Callable[[], None] = lambda: None) -> None:
+        """ended: called in a thread after a session has ended."""
+        self._make, self._ended = make, ended
         self._seats: dict[str, Seat] = {}
 
     async def enter(self, key: str = "") -> Seat:
@@ -104,3 +105,4 @@ class Lobby:
             seat._end.cancel()
         self._seats.pop(seat.key, None)
         await asyncio.to_thread(seat.session.close)
+        await asyncio.to_thread(self._ended)

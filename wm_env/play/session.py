@@ -192,6 +192,7 @@ class Session:
             self._toggle_film()
         for env in self._envs:
             env.close()
+        self._kept, self._futures, self._player = [], (), None  # moments hold whole states
 
     # ------------------------------------------------------------------------------------------------------
 

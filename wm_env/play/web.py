@@ -13,9 +13,10 @@ import base64
 import contextlib
 import errno
 import io
-import json
+import itertools
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ import numpy as np
 from PIL import Image
 
 from wm_env.play.lobby import KEY, Lobby, Seat
+from wm_env.play.memory import give_back
+from wm_env.play.messages import MAX_MESSAGE, read_message
 from wm_env.play.session import PlaySettings, Session, View
 
 try:
@@ -44,11 +47,15 @@ PAGE = Path(__file__).parent / "page" / "index.html"
 FOREIGN = 1008  # WebSocket close code: policy violation
 _T = TypeVar("_T")
 ELSEWHERE = 4001  # our own: the walk goes on in another tab
+CROWDED, FAILED = 1013, 1011  # try again later; something went wrong here
+MOST_GUESTS = 8  # pages that play at a time; each holds two worlds' states and, while it records, its frames
 
 
 def create_app(settings: PlaySettings) -> Starlette:
     """Return the application; requests that were not addressed to this machine's loopback are refused."""
-    lobby = Lobby(lambda: Session(settings))
+    lobby = Lobby(lambda: Session(settings), give_back)
+    guests: Counter[str] = Counter()  # connections by key
+    numbers = itertools.count()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -59,8 +66,7 @@ def create_app(settings: PlaySettings) -> Starlette:
         return FileResponse(PAGE, headers={"Cache-Control": "no-store"})
 
     async def stage(websocket: WebSocket) -> None:
-        origin = websocket.headers.get("origin")
-        if origin is not None and urlsplit(origin).hostname not in LOCAL:
+        if not is_ours(websocket.headers.get("origin"), websocket.headers.get("host", "")):
             await websocket.close(FOREIGN)  # another site's page must not play here
             return
         key = websocket.query_params.get("walk", "")
@@ -68,17 +74,35 @@ def create_app(settings: PlaySettings) -> Starlette:
             await websocket.close(FOREIGN)
             return
         await websocket.accept()
-        seat = await lobby.enter(key)
+        guest = key or str(next(numbers))  # a reload is the guest that it was
+        if guest not in guests and len(guests) >= MOST_GUESTS:
+            await _refuse(websocket, f"{MOST_GUESTS} pages play already; close one", CROWDED)
+            return
+        guests[guest] += 1
         try:
-            await _play(websocket, seat)
+            await _visit(websocket, lobby, key)
         finally:
-            await lobby.leave(seat)
+            guests[guest] -= 1
+            if not guests[guest]:
+                del guests[guest]
+            await asyncio.to_thread(give_back)
 
     return Starlette(
         lifespan=lifespan,
         routes=[Route("/", page), WebSocketRoute("/play", stage)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))],
     )
+
+
+def is_ours(origin: str | None, host: str) -> bool:
+    """Return whether a page of `origin` may play on the server `host`: our own page, or no page at all."""
+    if origin is None:
+        return True
+    try:
+        found = urlsplit(origin)
+        return found.scheme == "http" and found.hostname in LOCAL and found.netloc == host
+    except ValueError:  # such as "http://["
+        return False
 
 
 def listen_on(port: int) -> socket.socket:
@@ -98,7 +122,8 @@ def listen_on(port: int) -> socket.socket:
 
 def serve(settings: PlaySettings, listening: socket.socket, ready: Callable[[str], None]) -> None:
     """Serve until interrupted; `ready` is told the page's address once it answers."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=MAX_MESSAGE))
 
     async def run() -> None:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -109,6 +134,19 @@ def serve(settings: PlaySettings, listening: socket.socket, ready: Callable[[str
         await serving
 
     asyncio.run(run())
+
+
+async def _visit(websocket: WebSocket, lobby: Lobby, key: str) -> None:
+    """Let a page play the walk of its key until it leaves."""
+    try:
+        seat = await lobby.enter(key)
+    except (ValueError, OSError) as error:
+        await _refuse(websocket, str(error), FAILED)
+        return
+    try:
+        await _play(websocket, seat)
+    finally:
+        await lobby.leave(seat)
 
 
 async def _play(websocket: WebSocket, seat: Seat) -> None:
@@ -123,14 +161,14 @@ async def _play(websocket: WebSocket, seat: Seat) -> None:
 
     async def listen() -> None:
         while True:
-            text = await websocket.receive_text()
+            said = await websocket.receive()
+            if said["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(said.get("code", 1006))
             async with turn:
                 try:
-                    asked = json.loads(text)
-                    if not isinstance(asked, dict):
-                        raise ValueError("a message is an object with the entry 'do'")
+                    asked = read_message(said.get("text"))
                     await _whole(session.handle, asked)
-                    if asked.get("do") != "keys":
+                    if asked["do"] != "keys":
                         await websocket.send_json(_message(session.view(), 0.0))
                 except (ValueError, OSError) as error:
                     await websocket.send_json({"error": str(error)})
@@ -174,6 +212,13 @@ async def _play(websocket: WebSocket, seat: Seat) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _refuse(websocket: WebSocket, why: str, code: int) -> None:
+    """Tell a page that it cannot play, and close its connection."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it has gone
+        await websocket.send_json({"error": why})
+        await websocket.close(code)
 
 
 async def _whole(call: Callable[..., _T], *arguments: Any) -> _T:

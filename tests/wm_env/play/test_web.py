@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from websockets.sync.client import connect
 
 from wm_env.cli import main
 from wm_env.cli.play import invitation
+from wm_env.play import web
 from wm_env.play.session import PlaySettings, Session
-from wm_env.play.web import ELSEWHERE, HOST, create_app
+from wm_env.play.web import ELSEWHERE, HOST, create_app, is_ours
 
 BASE, SOCKET = f"http://{HOST}", f"ws://{HOST}/play"
 
@@ -75,12 +78,36 @@ def test_time_goes_on_by_itself(page: Any) -> None:
     assert 0 < message["fps"] <= 16
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"do": "dance"}'])
-def test_nonsense_is_answered_with_one_line(page: Any, text: str) -> None:
-    page.send_text(text)
+LONG = "w" * 100_000
+NONSENSE = {
+    "no JSON": "{",
+    "a list": "[]",
+    "another command": '{"do": "dance"}',
+    "a long command": json.dumps({"do": LONG}),
+    "a command that is a list": '{"do": ["keys"]}',
+    "nested too deep": "[" * 100_000,
+    "a deep entry": '{"do": "keys", "held": ' + "[" * 3000 + "]" * 3000 + "}",
+    "many keys": json.dumps({"do": "keys", "held": LONG}),
+    "a key twice": '{"do": "keys", "held": "ww"}',
+    "held null": '{"do": "keys", "held": null}',
+    "a long prompt": json.dumps({"do": "prompt", "text": LONG}),
+    "a prompt over its limit": json.dumps({"do": "prompt", "text": "a" * 2001}),
+    "a prompt that is none": '{"do": "prompt", "text": {"a": 1}}',
+    "a slot that is none": '{"do": "take", "slot": NaN}',
+    "a number of many digits": '{"do": "take", "slot": ' + "9" * 5000 + "}",
+    "bytes": b"\x00\xff",
+}
+
+
+@pytest.mark.parametrize("text", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_is_answered_with_one_line(page: Any, text: str | bytes) -> None:
+    page.receive_json()
+    (page.send_bytes if isinstance(text, bytes) else page.send_text)(text)
     while "error" not in (message := page.receive_json()):
         pass
-    assert "\n" not in message["error"]
+    assert "\n" not in message["error"] and len(message["error"]) < 400
+    page.send_json({"do": "pause"})  # and the walk goes on
+    assert _until(page, lambda message: message["facts"]["paused"])["facts"]["held"] == ""
 
 
 def test_a_film_that_cannot_be_written_pauses_the_session_and_says_so(
@@ -147,6 +174,60 @@ def test_over_ssh_the_page_is_reached_by_a_tunnel(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("SSH_CONNECTION", f"192.0.2.7 51234 192.0.2.9 {port}")
         said = invitation("http://127.0.0.1:8017/").splitlines()[1]
         assert f"`ssh -N -L 8017:127.0.0.1:8017{words} 192.0.2.9`" in said
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://[", "http://127.0.0.1:9999", "https://127.0.0.1", "null", "file://", "http://localhost.evil"],
+)
+def test_an_origin_that_is_not_this_page_is_refused(origin: str, client: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(SOCKET, headers={"origin": origin}):
+        pass
+    assert is_ours("http://localhost:8017", "localhost:8017") and is_ours(None, "localhost:8017")
+
+
+def test_only_so_many_pages_play_at_a_time(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MOST_GUESTS", 1)
+    with client, client.websocket_connect(f"{SOCKET}?walk=first-walk") as first:  # one event loop for all
+        assert "facts" in first.receive_json()
+        with client.websocket_connect(f"{SOCKET}?walk=other-walk") as second:
+            assert "1 pages play already" in second.receive_json()["error"]
+            with pytest.raises(WebSocketDisconnect) as closed:
+                second.receive_json()
+            assert closed.value.code == 1013
+        with client.websocket_connect(f"{SOCKET}?walk=first-walk") as again:  # a reload is no second page
+            assert "facts" in again.receive_json()
+
+
+def test_a_world_that_cannot_be_made_is_one_line_on_the_page(tmp_path: Path) -> None:
+    app = create_app(PlaySettings(environment={"world": str(tmp_path / "gone")}, out=tmp_path))
+    with TestClient(app, base_url=BASE).websocket_connect(SOCKET) as page:
+        assert "gone" in page.receive_json()["error"]
+        with pytest.raises(WebSocketDisconnect):
+            page.receive_json()
+
+
+def test_what_an_ended_session_held_is_free(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def watched(settings: PlaySettings) -> Session:
+        made = Session(settings)
+        held.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(web, "Session", watched)
+    trims = []
+    monkeypatch.setattr(web, "give_back", lambda: trims.append(gc.collect()))
+    with client.websocket_connect(SOCKET) as page:
+        page.receive_json()
+        page.send_json({"do": "save"})
+        page.send_json({"do": "branch"})
+        _until(page, lambda message: message["facts"]["futures"])
+        page.close()
+        deadline = time.monotonic() + 60
+        while not trims and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert len(held) == 1 and held[0]() is None
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
