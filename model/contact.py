@@ -27,15 +27,15 @@ RADIUS = 0.3  # metres; keeps the near plane out of walls at any field of view u
 _SUBSTEP = 0.1  # longest move that is resolved at once
 _PARTS = [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]  # of a move
 BELOW, ABOVE = 1.2, 0.3  # metres; eyes are 1.4 above the floor in the scenes that worlds are trained on
-FEW = 6  # points, of the pictures of `SIDE`
+FEW = 3  # points, of the pictures of `SIDE`
 SLACK = 0.01  # metres; how much nearer a slide may come: pixels of a flat wall are not evenly far
-SIDE = 64  # pixels of a side that are looked at; of larger pictures every second, third, ...
+SIDE = 32  # pixels of a side that are looked at; of larger pictures every second, third, ...
 REACH = 1.5  # metres on the floor plan; points farther than this are no matter for the next step
-MOST = 2048  # points that are looked at, the nearest
+MOST = 1024  # points that are looked at, the nearest
 
 
 class Obstacles(NamedTuple):
-    """Points `(B, P, 2)` float64, x and z relative to the start; which of them `(B, P)` are in the way."""
+    """Points `(B, P, 2)` float32, x and z relative to the start; which of them `(B, P)` are in the way."""
 
     points: Tensor
     solid: Tensor
@@ -63,8 +63,8 @@ def obstacles(seen: Surfaces, camera: Tensor, intrinsics: Tensor) -> Obstacles:
     """Return what stands around a camera at `camera` `(B, 3)`, by depth pictures with intrinsics `(B, 4)`."""
     height, width = seen.depth.shape[2:]
     every = max(1, max(height, width) // SIDE)
-    rays = pixel_rays(intrinsics.double(), height, width, 0.5).to(seen.depth.device)  # (B, h, w, 3)
-    points = (rays[:, None] * seen.depth.double()[..., None])[:, :, ::every, ::every].flatten(2, 3)
+    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, None, ::every, ::every]
+    points = (rays.to(seen.depth) * seen.depth[:, :, ::every, ::every, None]).flatten(2, 3)
     c2w = seen.c2w.to(points)
     points = points @ c2w[..., :3, :3].mT + c2w[..., None, :3, 3]  # (B, S, P, 3)
     camera = camera.to(points)[:, None, None]
@@ -79,7 +79,7 @@ def obstacles(seen: Surfaces, camera: Tensor, intrinsics: Tensor) -> Obstacles:
 
 def clearance(around: Obstacles, places: Tensor) -> Tensor:
     """Return the distance `(B, M)` on the floor plan from places `(B, M, 3)` to the `FEW`-th nearest."""
-    gap = (places.double()[:, :, None, [0, 2]] - around.points[:, None]).norm(dim=-1)  # (B, M, P)
+    gap = (places.to(around.points)[:, :, None, [0, 2]] - around.points[:, None]).norm(dim=-1)  # (B, M, P)
     gap = torch.where(around.solid[:, None], gap, torch.inf)
     return gap.kthvalue(min(FEW, gap.shape[2]), dim=2).values
 
