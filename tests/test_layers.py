@@ -48,7 +48,7 @@ FILES = {
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
             world text gemma png pictures marked_pages isolation options workers""",
-        "contact": "contact",
+        "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross

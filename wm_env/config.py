@@ -13,10 +13,12 @@ from wm_env.actions import ActionSpec
 from wm_env.answers import check_spaces
 from wm_env.core import EpisodeRules
 from wm_env.episodes import ResetOptions, reset_options
+from wm_env.model.depth_estimator import DepthOf, load_depth_estimator
 from wm_env.model.kinematics import KeyMotion
 from wm_env.model.names import did_you_mean
 from wm_env.model.released.parts import Offload
 from wm_env.model.rollout_state import Ablation
+from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.facts import as_integer, number, shown, whole
 from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
@@ -52,7 +54,8 @@ class EnvConfig:
     max_rotation_deg: degrees per pixel frame at full deflection, at most 180; None is the world's speed.
     collision: what walls do to the camera: "block", "terminate", "ignore" or "world", which is "block" and,
         without a scene, lets the depth of the newest frame stop the camera.
-    depth: give the depth of the newest frame in `info`, float32 (h, w) metres.
+    depth: give the depth of the newest frame in `info`, float32 (h, w) metres: the world's own, or that of a
+        metric depth estimator of transformers, whose folder is given.
     temperature: factor on the world's noise, from 0 to a million.
     device: torch device of the world.
     output: "numpy", or "torch" for observations, rewards and ends as tensors on the world's device, whose
@@ -81,7 +84,7 @@ class EnvConfig:
     max_translation: float | None = None
     max_rotation_deg: float | None = None
     collision: str = "block"
-    depth: bool = False
+    depth: bool | str | Path = False
     temperature: float = 1.0
     device: str = "cpu"
     output: str = "numpy"
@@ -98,8 +101,8 @@ class EnvConfig:
                 f"temperature={shown(self.temperature)} must be a finite number of at least 0 and at most "
                 f"{MAX_TEMPERATURE:g}"
             )
-        if not isinstance(self.depth, bool):
-            raise ValueError(f"depth={shown(self.depth)} must be True or False")
+        if not isinstance(self.depth, bool | str | Path) or self.depth == "":
+            raise ValueError(f"depth={shown(self.depth)} must be True, False or the folder of an estimator")
         if self.image is not None and self.scene is not None:
             raise ValueError("give either a scene seed or an image, not both")
         make_task(self.task)  # names are checked before any weight is read
@@ -152,9 +155,13 @@ class EnvConfig:
                 translation_speed=spec.max_translation, rotation_speed_deg=spec.max_rotation_deg, fps=spec.fps
             ),
             collision=self.collision,
-            depth=self.depth,
+            depth=self.depth is not False,
+            estimator=None if isinstance(self.depth, bool) else self._estimator(self.depth),
             output=self.output,
         )
+
+    def _estimator(self, folder: str | Path) -> DepthOf:
+        return load_depth_estimator(Path(expanded(folder)), self.device)
 
     def reset_options(self, spec: WorldSpec) -> ResetOptions:
         """Return the start conditions that every reset begins from; an image or a clip is read here, once."""
@@ -202,7 +209,7 @@ class EnvSettings(TypedDict, total=False):
     max_translation: float | None
     max_rotation_deg: float | None
     collision: str
-    depth: bool
+    depth: bool | str | Path
     temperature: float
     device: str
     output: str

@@ -35,6 +35,7 @@ from wm_env.answers import (
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
 from wm_env.model.contact import RememberingWorld, Surfaces, obstacles, slide_by_depth
+from wm_env.model.depth_estimator import DepthOf
 from wm_env.model.kinematics import (
     KeyMotion,
     MotionState,
@@ -60,7 +61,8 @@ COLLISIONS = ("block", "terminate", "ignore", "world")
 class EpisodeRules:
     """What stays the same over all episodes of an environment. depth: `info` has the newest frame's.
 
-    output: of `wm_env.outputs`, what observations are and where a state keeps its frames.
+    output: of `wm_env.outputs`, what observations are and where a state keeps its frames. estimator: depth
+    of frames in a world that gives none.
     """
 
     world: World
@@ -71,6 +73,7 @@ class EpisodeRules:
     collision: str
     depth: bool = False
     output: str = "numpy"
+    estimator: DepthOf | None = None
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
@@ -80,12 +83,16 @@ class EpisodeRules:
         self._check_depth()
 
     def _check_depth(self) -> None:
-        asked = {"depth=True": self.depth, "collision='world'": self.collision == "world"}
+        asked = {
+            "depth=True": self.depth,
+            "collision='world'": self.collision == "world",
+            "obs_type='rgbd'": self.views.kind == "rgbd",
+        }
         for name, wanted in asked.items():
-            if wanted and not self.world.spec.gives_depth:
+            if wanted and not self.world.spec.gives_depth and self.estimator is None:
                 raise ValueError(
                     f"{name} needs the depth of the frames, which world {self.world.spec.name!r} does not "
-                    "give; use tiny, tiny-pure or the twin"
+                    "give; use tiny, tiny-pure or the twin, or depth=FOLDER of a metric depth estimator"
                 )
 
     @property
@@ -345,6 +352,8 @@ def _newest_depth(rules: EpisodeRules, chunk: Chunk) -> Tensor | None:
     """Return the depth `(B, h, w)` of a chunk's last frame where these rules keep it."""
     if not rules.keeps_depth:
         return None
+    if rules.estimator is not None:
+        return kept(rules.output, rules.estimator(chunk.frames[:, -1])).contiguous()
     if chunk.depth is None:
         raise ValueError(
             f"world {rules.world.spec.name!r} says that it gives depth (gives_depth) and gave a chunk without"

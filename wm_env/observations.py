@@ -45,10 +45,6 @@ class ObservationSpec:
             raise ValueError(
                 f"world {self.world.name!r} has no latents; use obs_type 'rgb' or 'rgb_sequence'"
             )
-        if self.kind == "rgbd" and not self.world.gives_depth:
-            raise ValueError(
-                f"world {self.world.name!r} gives no depth; use obs_type 'rgb' or 'rgb_sequence'"
-            )
 
     def view_space(self) -> gym.spaces.Box:
         """Return the space of the view alone."""

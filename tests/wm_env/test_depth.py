@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 from wm_env.config import EnvConfig
 from wm_env.env import SanaWMEnv
+from wm_env.model.depth_estimator import load_depth_estimator
 from wm_env.observations import DEPTH_BOUND
 from wm_env.twin import TwinWorld
 from wm_env.vector import SanaWMVectorEnv
@@ -86,10 +91,66 @@ def test_a_world_without_depth_is_said_so() -> None:
     asked: dict[str, dict[str, Any]] = {
         "depth=True needs the depth": {"depth": True},
         "collision='world' needs the depth": {"collision": "world"},
-        "gives no depth": {"obs_type": "rgbd"},
+        "obs_type='rgbd' needs the depth": {"obs_type": "rgbd"},
     }
     for told, settings in asked.items():
         with pytest.raises(ValueError, match=told):
             SanaWMEnv(world=blind, **settings)
-    with pytest.raises(ValueError, match="depth='yes' must be True or False"):
-        EnvConfig(depth="yes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="depth=3 must be True, False or the folder"):
+        EnvConfig(depth=3)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def estimator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A metric depth estimator of random weights, as `save_pretrained` writes it."""
+    from transformers import (
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        Dinov2Config,
+        DPTImageProcessorPil,
+    )
+
+    torch.manual_seed(0)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14,
+        out_features=stages, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, patch_size=14, neck_hidden_sizes=[4, 8, 8, 8],
+        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type="metric", max_depth=20,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("estimator") / "model"
+    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14).save_pretrained(folder)
+    return folder
+
+
+def test_a_world_without_depth_borrows_an_estimators(estimator: Path) -> None:
+    twin = TwinWorld()
+    blind = TwinWorld(dataclasses.replace(twin.spec, name="blind", gives_depth=False))
+    env = SanaWMEnv(world=blind, scene=3, depth=estimator)
+    obs, info = env.reset(seed=0)
+    assert info["depth"].shape == (64, 64) and info["depth"].dtype == np.float32
+    assert (info["depth"] > 0).all() and (info["depth"] <= 20).all()
+    own = load_depth_estimator(estimator)(torch.from_numpy(obs)[None])
+    assert np.array_equal(own[0].numpy(), info["depth"])
+    seen, *_ = SanaWMEnv(world=blind, scene=3, depth=str(estimator), obs_type="rgbd").reset(seed=0)
+    assert np.array_equal(seen[..., 3], info["depth"])
+    theirs = SanaWMEnv(world="twin", scene=3, depth=estimator).reset(seed=0)[1]["depth"]
+    assert np.array_equal(theirs, info["depth"])  # asked for by name, also where a world has depth
+
+
+def test_what_is_no_metric_estimator_is_refused_by_its_config(estimator: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"lacks config.json, model.safetensors"):
+        SanaWMEnv(world="twin", depth=tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(estimator, copy)
+    config = json.loads((copy / "config.json").read_text())
+    for change, told in (
+        ({"depth_estimation_type": "relative"}, "estimates relative depth"),
+        ({"architectures": ["Dinov2Model"]}, "which estimates no depth"),
+    ):
+        (copy / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError, match=told):
+            SanaWMEnv(world="twin", depth=copy)
