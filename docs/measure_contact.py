@@ -22,7 +22,7 @@ from torch import Tensor
 
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import context_frames, starts, walks
-from wm_env.model.contact import RADIUS, Surfaces, clearance, obstacles
+from wm_env.model.contact import BODY, RADIUS, Surfaces, clearance, obstacles
 from wm_env.model.embedded import load_embedded
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.scenes.free_space import is_free, slide
@@ -110,7 +110,7 @@ def walked(world: Any, kind: str, true_depth: bool = False) -> list[Told]:
         def bend(start: Tensor, end: Tensor) -> Tensor:
             there = [(back @ place.double()[..., None])[..., 0] + origin for place in (start, end)]
             near, far = (is_free(truth.scene, there[1][:, None], RADIUS + tie)[:, 0] for tie in (-TIE, TIE))
-            told.append((clearance(around, end[:, None])[:, 0] < RADIUS, ~near, far))  # noqa: B023
+            told.append((clearance(around, end[:, None])[:, 0] < BODY, ~near, far))  # noqa: B023
             reached, hit = slide(truth.scene, *there)
             bent = (back.mT @ (reached - origin)[..., None])[..., 0]
             return torch.where(hit[:, None], bent, end)

@@ -7,6 +7,8 @@ is free where
 
     c(x) >= min(radius, c(start)) - SLACK            touching already, one may only move away
 
+`BODY` and `FEW` were chosen on `train` scenes, docs/measure_contact.py has the scores on others.
+
 A move is cut into short steps, and of a step that is blocked the longest part along x, y, z or two of them
 that stays free is kept, as along true walls (`scenes/free_space.py`). What no picture has shown stops nobody.
 Legend: `B` slots, `S` pictures, `P` points.
@@ -27,7 +29,8 @@ RADIUS = 0.3  # metres; keeps the near plane out of walls at any field of view u
 _SUBSTEP = 0.1  # longest move that is resolved at once
 _PARTS = [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]  # of a move
 BELOW, ABOVE = 1.2, 0.3  # metres; eyes are 1.4 above the floor in the scenes that worlds are trained on
-FEW = 3  # points, of the pictures of `SIDE`
+BODY = 0.27  # metres; learned depth is some centimetres off, and all of `RADIUS` would be stopped by air
+FEW = 12  # points, of the pictures of `SIDE`
 SLACK = 0.01  # metres; how much nearer a slide may come: pixels of a flat wall are not evenly far
 SIDE = 32  # pixels of a side that are looked at; of larger pictures every second, third, ...
 REACH = 1.5  # metres on the floor plan; points farther than this are no matter for the next step
@@ -85,7 +88,7 @@ def clearance(around: Obstacles, places: Tensor) -> Tensor:
 
 
 def slide_by_depth(
-    around: Obstacles, start: Tensor, end: Tensor, radius: float = RADIUS
+    around: Obstacles, start: Tensor, end: Tensor, radius: float = BODY
 ) -> tuple[Tensor, Tensor]:
     """Return the position `(B, 3)` float64 reached from `start` towards `end`, and `(B,)` if blocked."""
 

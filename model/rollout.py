@@ -305,11 +305,15 @@ class LearnedWorld:
         return state._replace(seed=torch.tensor(list(noise_seeds), dtype=torch.int64))
 
     def surfaces(self, state: RolloutState) -> Surfaces | None:
-        """Return the depth of the kept frames, None in a world without the point memory."""
+        """Return the depth of the kept frames that are true: the start, contexts and what was shown.
+
+        None in a world without the point memory. What was drawn is left out: where a world imagines, the
+        surfaces of one frame are not those of the next.
+        """
         memory = state.memory
         if memory is None:
             return None
-        return Surfaces(metric_depth(memory.pixels[:, :, 3]), memory.c2w, memory.valid)
+        return Surfaces(metric_depth(memory.pixels[:, :, 3]), memory.c2w, memory.valid & ~memory.drawn)
 
     def _refiner_noise(self, state: RolloutState, pixels: Tensor) -> Tensor | None:
         """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""

@@ -107,6 +107,16 @@ def returns(files: Files) -> str:
     return lines(["world", "pictures", "PSNR", "over one picture", "pixels shown", "PSNR on them"], rows)
 
 
+def contact(files: Files) -> str:
+    """Return how often a camera is stopped where it has to be, by world and context."""
+    rows = []
+    for row in files.contact["rows"]:
+        counts = [str(row[name]) for name in ("right", "missed", "wrong")]
+        found = [f"{row[name]:.2f}" for name in ("precision", "recall")]
+        rows.append([row["world"], row["context"], *counts, *found])
+    return lines(["depth", "context", "right", "missed", "wrong", "precision", "recall"], rows)
+
+
 Check = tuple[str, bool]
 """Where a target is looked at, and whether it is met there."""
 
@@ -254,6 +264,8 @@ def fidelity(files: Files) -> dict[str, str]:
         "rows": fidelity_rows(files),
         "contexts": after_contexts(files),
         "return": returns(files),
+        "contact": contact(files),
+        "contact-scenes": str(files.contact["settings"]["scenes"]),
         "context-steps": span([row["ratio"] for row in files.context_steps["rows"]], 2),
         "return-scenes": str(files.context("tiny")["settings"]["scenes"]),
         "targets": targets(files),

@@ -29,6 +29,10 @@ class Files:
         return self(f"docs/performance/context-{world}.json")
 
     @property
+    def contact(self) -> Any:
+        return self("docs/performance/contact.json")
+
+    @property
     def context_steps(self) -> Any:
         return self("docs/performance/context_steps.json")
 

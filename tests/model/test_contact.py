@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_env.model.contact import Obstacles, Surfaces, clearance, obstacles, slide_by_depth
+from wm_env.model.contact import BODY, RADIUS, Obstacles, Surfaces, clearance, obstacles, slide_by_depth
 from wm_env.model.intrinsics import intrinsics_from_fov
-from wm_env.model.scenes.free_space import RADIUS, slide
+from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.paths import start_pose
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import make_scenes
@@ -30,7 +30,7 @@ def test_a_wall_ahead_stops_a_body_width_before_it() -> None:
     wall = around(wall_ahead(1.0))
     reached, hit = slide_by_depth(wall, torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 0.9]]))
     assert hit.tolist() == [True]
-    assert 0.6 - 1e-6 <= float(reached[0, 2]) <= 1.0 - RADIUS + 1e-6
+    assert 0.6 - 1e-6 <= float(reached[0, 2]) <= 1.0 - BODY + 1e-6
     free, hit = slide_by_depth(wall, torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 0.6]]))
     assert hit.tolist() == [False] and free.tolist() == [[0.0, 0.0, pytest.approx(0.6)]]
 
@@ -68,7 +68,7 @@ def test_true_depth_of_what_was_seen_stops_where_true_walls_do() -> None:
         here = c2w[:, :3, 3]
         there = here + 0.15 * c2w[:, :3, 2]
         told = Surfaces(depths, poses, torch.ones(depths.shape[:2]).bool())
-        _, stopped = slide_by_depth(obstacles(told, here, camera), here, there)
+        _, stopped = slide_by_depth(obstacles(told, here, camera), here, there, RADIUS)
         reached, hit = slide(scene, here, there)
         right, wrong, missed = (
             count + int(found.sum())
