@@ -33,7 +33,7 @@ from wm_env.model.attention import CrossAttention, GDNAttention, Geometry, Softm
 from wm_env.model.camera import CameraInput, ray_transforms
 from wm_env.model.chunks import ONE, Chunks
 from wm_env.model.config import DiTConfig
-from wm_env.model.layers import FeedForward, RMSNorm, modulate, rotary, timestep_features
+from wm_env.model.layers import FeedForward, RMSNorm, each_clip, modulate, rotary, timestep_features
 from wm_env.model.placement import placed
 from wm_env.model.state import BlockState, DiTState, GDNState, KVChunk, WindowState
 from wm_env.model.text import TextTokens
@@ -207,8 +207,9 @@ class DiT(nn.Module):
                 )
             x = x + self.memory_in(memory)
 
-        time = self.time_out(F.silu(self.time_in(timestep_features(timestep).to(x.dtype))))  # (B, T|1, C)
-        modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))  # (B, T|1, 6, C)
+        features = timestep_features(timestep).to(x.dtype)
+        time = each_clip(lambda f: self.time_out(F.silu(self.time_in(f))), features)  # (B, T|1, C)
+        modulation = each_clip(self.time_modulation, F.silu(time)).unflatten(-1, (6, -1))  # (B, T|1, 6, C)
         tokens, mask = (y[:, None] if text.tokens.ndim == 3 else y for y in text)  # (B, 1|T, L, ...)
         caption = self.caption_norm(
             self.caption_out(F.gelu(self.caption_in(tokens.to(x.dtype)), approximate="tanh"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,18 @@ class RMSNorm(nn.Module):
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Return `LN(x) * (1 + scale) + shift`; x `(B, T, N, C)`, shift and scale `(B, T|1, 1, C)`."""
     return torch.addcmul(shift, F.layer_norm(x, (x.shape[-1],), eps=eps).to(x.dtype), 1 + scale)
+
+
+def each_clip(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return `call(x)` `(B, ...)` of `x` `(B, ...)`, on a CPU clip by clip, so that B decides no last digit.
+
+    For small tensors it would: a product of few rows takes another kernel than one of more, a convolution
+    too, and what remains after the last whole vector is computed by scalar code. Larger products and
+    all else in these models add in one order whatever B is (tests/contract/test_slots_are_episodes.py).
+    """
+    if x.device.type != "cpu" or len(x) == 1:
+        return call(x)
+    return torch.cat([call(one) for one in x.split(1)])
 
 
 def timestep_features(timestep: Tensor, width: int = 256) -> Tensor:

@@ -21,7 +21,7 @@ frame. A context is committed chunk by chunk as if it had been drawn, with the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -52,9 +52,9 @@ from wm_env.model.rollout_state import (
     begin_by_length,
     chunk_noise,
 )
-from wm_env.model.state import DiTState, GDNState, tree_map
+from wm_env.model.state import DiTState, GDNState, cat, tree_map
 from wm_env.model.text import TextEncoder
-from wm_env.model.vae.tiny import TinyVAE
+from wm_env.model.vae.tiny import DecodeState, TinyVAE
 from wm_env.model.world import Chunk, Start, WorldSpec
 
 COMMITTED_AT_ONCE = 32  # chunks of a context in one call, which bounds its memory
@@ -112,7 +112,7 @@ class LearnedWorld:
         first = [one.frames[0] for one in contexts] or [start.image for start in starts]
         images = torch.stack([torch.from_numpy(np.array(image)) for image in first]).to(self.device)
         intrinsics = torch.tensor([start.intrinsics for start in starts], device=self.device)  # (B, 4)
-        latent, depth, pixels = self.vae.encode_image(images, intrinsics)
+        latent, depth, pixels = self._slot_by_slot(self.vae.encode_image, images, intrinsics)
         pose = torch.eye(4, dtype=torch.float64).repeat(len(starts), self.spec.frames_per_step, 1, 1)
         if contexts:
             pose = torch.from_numpy(np.stack([one.c2w[:1] for one in contexts])).expand_as(pose)
@@ -232,7 +232,9 @@ class LearnedWorld:
     def decode(self, state: RolloutState, latent: Tensor) -> Tensor:
         """Return the pixels `(B, K, 4, H, W)` (r, g, b, d) of a chunk's latent `(B, C, h, w)`."""
         with self.precision():
-            pixels, _ = self.vae.decode(latent, state.decode)
+            pixels: Tensor = self._slot_by_slot(
+                lambda z, before: self.vae.decode(z, DecodeState(before))[0], latent, state.decode.previous
+            )
         return pixels
 
     @torch.inference_mode()
@@ -321,6 +323,15 @@ class LearnedWorld:
             return None
         noise = chunk_noise(state.seed, state.chunk, tuple(pixels.shape[1:]), stream=1).to(self.device)
         return noise * state.temperature[:, None, None, None, None]
+
+    def _slot_by_slot(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
+        """Return `call(*inputs)` of tensors `(B, ...)`, on a CPU slot by slot, as `layers.each_clip`.
+
+        A convolution of B small pictures adds in another order than one of a single picture.
+        """
+        if self.device.type != "cpu" or len(inputs[0]) == 1:
+            return call(*inputs)
+        return cat([call(*(each[[slot]] for each in inputs)) for slot in range(len(inputs[0]))])
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the block in which products are computed in the world's dtype."""

@@ -79,8 +79,9 @@ def _one_frame(
     """
     b, h, _, n, d = k.shape
     memory = state_dtype(v)
-    q, k, v, beta = (x.to(token).flatten(0, 2) for x in (q, k, v, beta))  # (G,N,D), (G,N,V), (G,N)
-    decay = g.to(memory).flatten().exp()[:, None, None]  # (G,1,1)
+    # (G,N,D), (G,N,V), (G,N), in one layout whatever B is
+    q, k, v, beta = (x.to(token).flatten(0, 2).contiguous() for x in (q, k, v, beta))
+    decay = _exp(g.to(memory).flatten())[:, None, None]  # (G,1,1)
     if state is None:
         S = torch.bmm(k.transpose(1, 2), beta[:, :, None] * v).to(memory)  # (G,D,V)
     else:
@@ -89,7 +90,7 @@ def _one_frame(
         S = _add_product(kept, k.transpose(1, 2), write)
     out, z = torch.bmm(q, S.to(token)), None  # (G,N,V)
     if q_norm is not None and k_norm is not None:
-        qn, kn = q_norm.to(token).flatten(0, 2), k_norm.to(token).flatten(0, 2)  # (G,N,D)
+        qn, kn = (x.to(token).flatten(0, 2).contiguous() for x in (q_norm, k_norm))  # (G,N,D)
         if state is None or state.z is None:
             z = torch.bmm(beta[:, None], kn).to(memory)  # (G,1,D)
         else:
@@ -120,7 +121,8 @@ def _several_frames(
     memory = state_dtype(v)
 
     def time_first(x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype).movedim(2, 0).flatten(1, 2)  # (B,H,T,...) -> (T,G,...)
+        # (B,H,T,...) -> (T,G,...); in one layout whatever B is: another one adds in another order
+        return x.to(dtype).movedim(2, 0).flatten(1, 2).contiguous()
 
     q, k, v = time_first(q, token), time_first(k, token), time_first(v, token)  # (T,G,N,D), (T,G,N,V)
     beta, g = time_first(beta, token)[..., None], time_first(g, memory)  # (T,G,N,1), (T,G)
@@ -134,6 +136,12 @@ def _several_frames(
         out = out * (den + eps).reciprocal()
         z = z[..., 0].unflatten(1, (b, h)).transpose(0, 1)
     return out.unflatten(1, (b, h)).movedim(0, 2), S.unflatten(1, (b, h)).transpose(0, 1), z
+
+
+def _exp(g: Tensor) -> Tensor:
+    """Return exp(g), by float64: a CPU's vector and scalar code differ in the last digit of float32, and
+    which of them an element meets depends on how many there are."""
+    return g.double().exp().to(g.dtype)
 
 
 def _add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -167,7 +175,7 @@ class _Frames(torch.autograd.Function):
         ends: Sequence[int],
         kept: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        decay = g.exp()[..., None, None]  # (T,G,1,1)
+        decay = _exp(g)[..., None, None]  # (T,G,1,1)
         weighted = beta * k  # (T,G,N,D)
         steps = torch.matmul(weighted.transpose(-1, -2), k).to(g.dtype).neg_()  # (T,G,D,D)
         steps.diagonal(dim1=-2, dim2=-1).add_(1)

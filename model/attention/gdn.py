@@ -25,7 +25,7 @@ from wm_env.model.attention.projections import (
 from wm_env.model.camera import Rays
 from wm_env.model.chunks import Chunks
 from wm_env.model.config import DiTConfig
-from wm_env.model.layers import rotate
+from wm_env.model.layers import each_clip, rotate
 from wm_env.model.state import GDNState
 
 INFLATION_FLOOR = 1e-12  # smallest squared key norm, before and after the ray transform
@@ -70,8 +70,8 @@ class GDNAttention(SelfAttention):
         log decay = -exp(A_log) softplus(W_g mean_s(a) + b_g + dt_bias) per frame
         """
         beta = torch.sigmoid(self.beta(x).float()).permute(0, 3, 1, 2)
-        raw = self.decay(x.mean(dim=2)).float() + self.dt_bias.float()  # (B, T, H)
-        log_decay = -torch.exp(self.A_log.float()) * F.softplus(raw)
+        raw = each_clip(self.decay, x.mean(dim=2)).float() + self.dt_bias.float()  # (B, T, H)
+        log_decay = -torch.exp(self.A_log.float()) * each_clip(F.softplus, raw)
         return beta, log_decay.transpose(1, 2)
 
     def operands(self, x: Tensor, geometry: Geometry, state: GDNState | None, chunks: Chunks) -> Operands:
