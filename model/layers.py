@@ -36,9 +36,10 @@ def each_clip(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     For small tensors it would: a product of few rows takes another kernel than one of more, a convolution
     too, and what remains after the last whole vector is computed by scalar code. Larger products and
-    all else in these models add in one order whatever B is (tests/contract/test_slots_are_episodes.py).
+    all else in these models add in one order whatever B is (tests/contract/test_slots_are_episodes.py). With
+    gradients, in training, it is one call: nobody compares slots there.
     """
-    if x.device.type != "cpu" or len(x) == 1:
+    if x.device.type != "cpu" or len(x) == 1 or torch.is_grad_enabled():
         return call(x)
     return torch.cat([call(one) for one in x.split(1)])
 
