@@ -48,8 +48,8 @@ FILES = {
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
             world text gemma png pictures marked_pages isolation options workers""",
         "contact": "contact",
-        "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
-            metrics""",
+        "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
+            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow
             point_memory composed_view context_depth""",
