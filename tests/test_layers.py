@@ -50,6 +50,7 @@ FILES = {
         "contact": "contact",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
             metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",
+        "judge of pictures": "judge.network",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow
             point_memory composed_view context_depth""",
@@ -78,7 +79,7 @@ FILES = {
             training.losses.appearance training.losses.distillation""",
         "training, parts of a world": """training.parts.vae training.parts.depth training.parts.refiner
             training.parts.world training.parts.refiner_rollouts training.parts.self_forcing
-            training.parts.distill_steps training.parts.distill""",
+            training.parts.distill_steps training.parts.distill training.parts.judge""",
         "training, stages in one recipe": """training.images training.clip_stream training.own_walks
             training.imagination.recipe training.imagination.carried training.imagination.stages
             training.imagination.kinds training.imagination.driver training.imagination""",
