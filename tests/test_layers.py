@@ -49,8 +49,9 @@ FILES = {
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
             world text gemma png pictures marked_pages isolation options workers""",
         "depth": "contact depth_estimator",
-        "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
-            metrics""",
+        "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
+            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",
+        "judge of pictures": "judge.network",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow
             point_memory composed_view context_depth""",
@@ -79,7 +80,7 @@ FILES = {
             training.losses.appearance training.losses.distillation""",
         "training, parts of a world": """training.parts.vae training.parts.depth training.parts.refiner
             training.parts.world training.parts.refiner_rollouts training.parts.self_forcing
-            training.parts.distill_steps training.parts.distill""",
+            training.parts.distill_steps training.parts.distill training.parts.judge""",
         "training, stages in one recipe": """training.images training.clip_stream training.own_walks
             training.imagination.recipe training.imagination.carried training.imagination.stages
             training.imagination.kinds training.imagination.driver training.imagination""",

@@ -74,6 +74,29 @@ def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: in
 
 
 @torch.no_grad()
+def surfaces(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Return what every pixel of `render` shows: int64 `(B, F, height, width)`, a surface of the scene.
+
+    Arguments are those of `render`; `worlds.surface_kinds` says which surfaces are floor, ceiling and walls.
+    """
+    batch, frames = c2w.shape[:2]
+    device = scene.cell_lo.device
+    pose = c2w.to(device=device, dtype=torch.float32)  # (B, F, 4, 4)
+    camera = intrinsics.to(device=device, dtype=torch.float32)
+    rays = pixel_rays(camera, height, width, 0.5).reshape(batch, -1, 3).mT  # (B, 3, R)
+    found = [
+        _first_hit(
+            select(scene, [slot]),
+            pose[slot, rows, :3, 3:],  # (P, 3, 1)
+            _away_from_zero(pose[slot, rows, :3, :3] @ rays[slot]),  # (P, 3, R)
+        ).surface
+        for slot in range(batch)
+        for rows in torch.arange(frames).split(max(1, _CPU_BLOCK_RAYS // (height * width)))
+    ]
+    return torch.cat(found).reshape(batch, frames, height, width)
+
+
+@torch.no_grad()
 def cast(scene: Scene, origins: Tensor, directions: Tensor) -> Tensor:
     """Return the distance `(B, M)` float32 in metres to the first hit along `directions` `(B, M, 3)`."""
     device = scene.cell_lo.device

@@ -41,6 +41,7 @@ SURFACES = SPHERE_SURFACE + 1
 BEACON_SURFACES = (CYLINDER_SURFACE, SPHERE_SURFACE)
 ABSENT = 1e3  # where primitives that a scene does not have are put
 POST_RADIUS, POST_HEIGHT = 0.16, 1.0  # of the beacon
+KINDS = ("floor", "ceiling", "wall", "other")
 
 
 class Scene(NamedTuple):
@@ -74,6 +75,17 @@ class Scene(NamedTuple):
     def beacon(self) -> Tensor:
         """`(B, 3)` float32, centre of the beacon's head."""
         return self.sphere[:, :3]
+
+
+def surface_kinds(surface: Tensor) -> Tensor:
+    """Return the index into `KINDS` of surfaces (int64, any shape): rooms have floor, ceiling and walls.
+
+    The floor of a doorway is floor; what frames it, furniture, pillars and the beacon are "other".
+    """
+    face, cell = surface % 6, surface // 6
+    kind = torch.where(face == 3, 0, torch.where(face == 2, 1, 2))  # y is down: 3 is the lower face
+    solid = (surface >= BOX_SURFACE) | ((cell >= ROOMS) & (face != 3))
+    return torch.where(solid, KINDS.index("other"), kind)
 
 
 def scene_rng(seed: int, split: str) -> np.random.Generator:

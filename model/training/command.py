@@ -6,7 +6,7 @@ a GPU machine; trainings that can run on several processes do so under torchrun:
     torchrun --nproc-per-node 8 -m wm_env.model.training world --device cuda --microbatches 8 --out runs/base
 
 The same command again goes on where an earlier one stopped. What a training is not given it makes in its own
-folder (inputs.py), and it always leaves `OUT/world`, which `gym.make` takes.
+folder (inputs.py), and it leaves `OUT/world`, which `gym.make` takes (`judge` is no part of one).
 """
 
 from __future__ import annotations
@@ -284,12 +284,14 @@ def _train(options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
         inputs = completed(inputs, part.needs, size, place, part.base, bars)
         with part.build(config, inputs, place) as run:
             run.advance(seconds=options.seconds, steps=options.steps, report=bars("step"))
-        world = options.out / "world"
+        leaves_world = run.exports is not None and run.exports.world is not None
+        world = options.out / "world" if leaves_world else None
         if group.main:
             end = "" if run.finished else "; the same command goes on"
             print(f"{options.out}: step {run.step} of {run.config.total_steps}, {run.metrics}{end}")
-            print(f"{world}: a world for gym.make and --world{_note(world)}")
-        return {"out": str(options.out), "world": str(world), **run.card()}
+            if world is not None:
+                print(f"{world}: a world for gym.make and --world{_note(world)}")
+        return {"out": str(options.out), "world": None if world is None else str(world), **run.card()}
 
 
 def _note(world: Path) -> str:

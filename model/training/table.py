@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 from wm_env.model.training import recipe
 from wm_env.model.training.inputs import Inputs, Resources
-from wm_env.model.training.parts import depth, distill, refiner, refiner_rollouts, self_forcing, vae, world
+from wm_env.model.training.parts import (
+    depth,
+    distill,
+    judge,
+    refiner,
+    refiner_rollouts,
+    self_forcing,
+    vae,
+    world,
+)
 from wm_env.model.training.parts.distill_steps import Distillation
 from wm_env.model.training.run import Report, Run
 
@@ -133,6 +142,12 @@ PARTS: dict[str, Part] = {
             "--teacher-steps": Option("teacher_steps", int, "of the teacher; a multiple of the student's"),
             "--guidance": Option("guidance", float, "text guidance of the teacher's score (dmd)"),
         },
+    ),
+    "judge": Part(
+        text="train the network by which `bench fidelity` finds floor and ceiling; no world learns from it",
+        read=_reader(judge.JudgeTraining),
+        build=judge.build,
+        needs=(),
     ),
 }
 

@@ -97,6 +97,7 @@ COMMANDS = {
     "train world": Command(TRAIN, "train the transformer", SAME),
     "train self-forcing": Command(TRAIN, "train a world on its own rollouts", SAME),
     "train distill": Command(TRAIN, "train a world of fewer denoising steps", SAME),
+    "train judge": Command(TRAIN, "train the network that finds floor and ceiling in pictures", SAME),
     "train imagine": Command(TRAIN, "train the embedded worlds by one recipe, within a budget", SAME),
     "play": Command(
         "wm_env.cli.play:Play",

@@ -1,0 +1,1 @@
+"""A fixed small network that tells floor, ceiling and walls in pictures; no world is trained with it."""
