@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 export MALLOC_MMAP_THRESHOLD_ := 8000000000
 
-.PHONY: demo test test-fast lint types clean
+.PHONY: demo test test-fast lint types first-hour lerobot clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -24,6 +24,19 @@ test: $(VENV)/.installed-dev
 
 test-fast: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
+
+# Twenty things that a newcomer does, in an empty folder; .ci/readme does them in a fresh clone.
+first-hour: $(VENV)/.installed-dev
+	$(BIN)/python tests/first_hour/first_hour.py
+
+# LeRobot's own reader on an export, in an environment of its own: it pins another torch, 8 GB with CUDA. Not in CI.
+lerobot: $(VENV)/.installed-dev
+	rm -rf build/lerobot-set build/lerobot-set-episodes
+	mkdir -p build
+	$(BIN)/wm-env record --format lerobot --world twin --episodes 2 --steps 8 --out build/lerobot-set
+	$(PYTHON) -m venv build/lerobot
+	build/lerobot/bin/pip install --quiet --disable-pip-version-check "lerobot>=0.4"
+	build/lerobot/bin/python tests/first_hour/lerobot_reads.py build/lerobot-set
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.sync.client import connect
+
+from wm_env.play.web import MOST_GUESTS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no browser found: apt-get install chromium")
@@ -202,6 +207,23 @@ def test_a_tab_that_was_duplicated_takes_the_walk_over(
     other.reload()
     tab.until("$('message').textContent.startsWith('this walk goes on in another tab')")
     assert other.look("facts.walk") == tab.look("facts.walk")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_page_that_finds_no_room_says_so_until_there_is_some(tab: Any, address: str) -> None:
+    tab.look("patience = 1e8; facts = null; socket.close()")  # it comes back when it is told to
+    with ExitStack() as others:
+        number = taken = 0
+        while taken < MOST_GUESTS:  # the server may not have seen yet that the tab has gone
+            walk = f"{address.replace('http', 'ws')}play?walk=guest-{(number := number + 1):04d}"
+            taken += "facts" in json.loads(others.enter_context(connect(walk, max_size=None)).recv())
+        tab.look("patience = 500; sessionStorage.setItem('walk', 'one-too-many'); connect()")
+        full = f"$('message').textContent == '{MOST_GUESTS} pages play already; close one'"
+        tab.until(full)
+        tab.until("socket.readyState == WebSocket.CLOSED")
+        assert tab.look(full)
+    tab.until("facts !== null && facts.step >= 0")
 
 
 @pytest.mark.slow
