@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "wm-env"
 PATIENCE = 240.0  # seconds that a single command may take, on a busy machine
 
@@ -61,9 +61,9 @@ def expect(true: bool, what: str) -> None:
 
 def printed(page: str, first: str) -> str:
     """Return the Python block of a page of docs/ that holds a line."""
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
     found = [block for block in blocks if first in block]
-    expect(len(found) == 1, f"docs/{page} has {len(found)} blocks with {first!r}")
+    expect(len(found) == 1, f"{page} has {len(found)} blocks with {first!r}")
     return found[0]
 
 
@@ -119,12 +119,12 @@ def twin() -> None:
 
 def task() -> None:
     """The task of one's own that docs/environment.md prints."""
-    python("import gymnasium as gym, wm_env\n" + printed("environment.md", "class Spin:"))
+    python("import gymnasium as gym, wm_env\n" + printed("docs/environment.md", "class Spin:"))
 
 
 def world() -> None:
     """The world of one's own that docs/environment.md prints."""
-    python("import gymnasium as gym, wm_env\n" + printed("environment.md", "class Poster:"))
+    python("import gymnasium as gym, wm_env\n" + printed("docs/environment.md", "class Poster:"))
 
 
 def picture() -> None:
