@@ -20,6 +20,8 @@ from wm_env.model.metrics.camera import (
     motion_vectors,
     pose_errors,
 )
+from wm_env.model.metrics.edges import gradient_energy, grid_energy
+from wm_env.model.metrics.frechet import frechet_band, frechet_distance
 from wm_env.model.metrics.images import (
     LUMA,
     PSNR_CAP,
@@ -52,6 +54,8 @@ from wm_env.model.metrics.motion import (
     motion_energy,
     seam,
 )
+from wm_env.model.metrics.told_apart import telling_accuracy
+from wm_env.model.metrics.warping import WarpErrors, warp_errors
 
 __all__ = [
     "COMPONENTS",
@@ -64,6 +68,7 @@ __all__ = [
     "PoseErrors",
     "Similarity",
     "Survival",
+    "WarpErrors",
     "apply_umeyama",
     "apply_upstream",
     "band",
@@ -74,9 +79,13 @@ __all__ = [
     "fit_upstream",
     "frame_errors",
     "frame_statistics",
+    "frechet_band",
+    "frechet_distance",
     "freeze_share",
     "frozen",
     "gain_matrix",
+    "gradient_energy",
+    "grid_energy",
     "hierarchical_bootstrap",
     "histograms",
     "holm",
@@ -95,5 +104,7 @@ __all__ = [
     "resampled_means",
     "seam",
     "ssim",
+    "telling_accuracy",
+    "warp_errors",
     "wilson",
 ]

@@ -15,7 +15,7 @@ MIN_SCENES = 4  # two a fold
 STEPS, BATCH, RATE = 240, 32, 4e-3
 
 
-def accuracy(own: Tensor, true: Tensor, seed: int = 0, steps: int = STEPS) -> np.ndarray:
+def telling_accuracy(own: Tensor, true: Tensor, seed: int = 0, steps: int = STEPS) -> np.ndarray:
     """Return the share of frames told right, `(S,)` float64, of scenes that it has not been trained on.
 
     own, true: uint8 `(S, n, h, w, 3)`, frames by scene. Even scenes are one fold, odd ones the other. NaN

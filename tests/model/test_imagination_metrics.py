@@ -11,7 +11,7 @@ from torch import Tensor
 from wm_env.bench.walks import Walks, walks
 from wm_env.model.metrics.edges import SCALES, gradient_energy, grid_energy
 from wm_env.model.metrics.frechet import frechet_band, frechet_distance
-from wm_env.model.metrics.told_apart import accuracy
+from wm_env.model.metrics.told_apart import telling_accuracy
 from wm_env.model.metrics.warping import WarpErrors, warp_errors
 from wm_env.model.scenes.paths import trajectory
 from wm_env.twin import TWIN_SPEC
@@ -73,10 +73,12 @@ def test_the_frechet_distance_of_two_gaussians_by_formula() -> None:
 def test_haze_is_told_from_truth_on_scenes_never_seen_and_truth_from_truth_is_not(truth: Walks) -> None:
     some = truth.frames[:, 1:5]
     haze = (128 + 0.3 * (blurred(some, 3).float() - 128)).to(torch.uint8)
-    assert accuracy(haze, some, steps=30).mean() > 0.9
-    assert accuracy(truth.frames[:, 5:9], some, steps=30).mean() < 0.7
-    assert np.array_equal(accuracy(haze, some, steps=1), accuracy(haze, some, steps=1))  # by its seed alone
-    assert np.isnan(accuracy(haze[:3], some[:3])).all()
+    assert telling_accuracy(haze, some, steps=30).mean() > 0.9
+    assert telling_accuracy(truth.frames[:, 5:9], some, steps=30).mean() < 0.7
+    assert np.array_equal(
+        telling_accuracy(haze, some, steps=1), telling_accuracy(haze, some, steps=1)
+    )  # by its seed alone
+    assert np.isnan(telling_accuracy(haze[:3], some[:3])).all()
 
 
 def errors(truth: Walks, frames: Tensor, poses: Tensor, depth: Tensor | None = None) -> WarpErrors:

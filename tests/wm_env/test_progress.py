@@ -136,7 +136,7 @@ def test_benchmarks_report_every_step_of_what_they_said(memory_world: str) -> No
     world = resolve_world(memory_world)
     told: list[tuple[int, int, str]] = []
     settings = FidelitySettings(
-        splits=("val",), scenes=2, horizons=(4,), look_steps=1, lead_steps=1, long_steps=2
+        splits=("val",), scenes=2, horizons=(4,), look_steps=1, lead_steps=1, long_steps=2, still_steps=1
     )
     fidelity({"tiny": world}, settings, "", lambda *given: told.append(given))
     steps = [done for done, _, _ in told]

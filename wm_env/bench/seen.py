@@ -31,8 +31,24 @@ def seen_from(truth: Walks, poses: Tensor, frames: Tensor) -> Tensor:
     Poses are relative to the walk's start, the camera is the walk's.
     """
     height, width = truth.depth.shape[-2:]
+    _, shown = render(truth.scene, truth.start_c2w[:, None] @ poses, truth.intrinsics, height, width)
+    return _seen_by(truth, poses, shown, frames)
+
+
+def seen_by_walk(spec: WorldSpec, truth: Walks, frame: int) -> Tensor:
+    """Return which pixels of frame `frame` of the walks earlier frames have shown: `(B, h, w)` bool.
+
+    Earlier ones are the start and the last frames of the chunks before the one that the frame is in: what a
+    world has drawn, and may remember, when it draws this one.
+    """
+    earlier = slice(0, max(1, frame), spec.frames_per_step)
+    return _seen_by(truth, truth.c2w[:, earlier], truth.depth[:, earlier], torch.tensor([frame]))[:, 0]
+
+
+def _seen_by(truth: Walks, poses: Tensor, shown: Tensor, frames: Tensor) -> Tensor:
+    """Return the same from poses `(B, S, 4, 4)` where the depth is `shown` `(B, S, h, w)`."""
+    height, width = truth.depth.shape[-2:]
     intrinsics = truth.intrinsics
-    _, shown = render(truth.scene, truth.start_c2w[:, None] @ poses, intrinsics, height, width)
     rays = pixel_rays(intrinsics, height, width, 0.5)[:, None]  # (B, 1, h, w, 3)
     points = (rays * truth.depth[:, frames, :, :, None].double()).flatten(2, 3)  # (B, N, P, 3)
     c2w = truth.c2w[:, frames]

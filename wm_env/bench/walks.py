@@ -178,11 +178,13 @@ def take(truth: Walks, slots: slice, frames: int | None = None) -> Walks:
 class Rolled(NamedTuple):
     """What a world made of walks.
 
-    frames: uint8 `(B, 1 + F, h, w, 3)`. latents: float32 `(B, 1 + F/K, C, h', w')`, or None.
+    frames: uint8 `(B, 1 + F, h, w, 3)`. latents: float32 `(B, 1 + F/K, C, h', w')`, or None. depth: float32
+    `(B, 1 + F, h, w)` metres, or None where the world has none.
     """
 
     frames: Tensor
     latents: Tensor | None
+    depth: Tensor | None = None
 
 
 Watch = Callable[[Any], None]
@@ -215,9 +217,11 @@ def roll_out(world: World, told: Sequence[Start], c2w: Tensor, watch: Watch = _n
         chunk, state = world.step_chunk(state, c2w[:, begin : begin + world.spec.frames_per_step])
         made.append(chunk)
     latents = [chunk.latent.float().cpu() for chunk in made if chunk.latent is not None]
+    depths = [chunk.depth.float().cpu() for chunk in made if chunk.depth is not None]
     return Rolled(
         frames=torch.cat([chunk.frames.cpu() for chunk in made], dim=1),
         latents=torch.stack(latents, dim=1) if len(latents) == len(made) else None,
+        depth=torch.cat(depths, dim=1) if len(depths) == len(made) else None,
     )
 
 
@@ -254,17 +258,32 @@ def copy_last(truth: Walks, chunk: int) -> Tensor:
     return truth.frames[:, ((frame - 1).clamp_min(0) // chunk) * chunk]
 
 
+def batches(truth: Walks, batch: int) -> list[Walks]:
+    """Return the walks in parts of at most `batch`."""
+    total = len(truth.prompts)
+    return [take(truth, slice(begin, min(begin + batch, total))) for begin in range(0, total, batch)]
+
+
 def in_batches(
     world: World, truth: Walks, batch: int, tick: Tick = no_steps, context: str = "none"
 ) -> Tensor:
     """Return `roll` of all walks, `batch` of them to a world call, after contexts of a kind."""
-    total = len(truth.prompts)
-    parts = [take(truth, slice(begin, min(begin + batch, total))) for begin in range(0, total, batch)]
-    return torch.cat(
-        [
-            roll(world, starts(world, part, context), part.c2w, ticking(tick, len(part.prompts)))
-            for part in parts
-        ]
+    return rolled_in_batches(world, truth, batch, tick, context).frames
+
+
+def rolled_in_batches(
+    world: World, truth: Walks, batch: int, tick: Tick = no_steps, context: str = "none"
+) -> Rolled:
+    """Return the same with the depth of the frames, without latents."""
+    made = [
+        roll_out(world, starts(world, part, context), part.c2w, ticking(tick, len(part.prompts)))
+        for part in batches(truth, batch)
+    ]
+    depths = [one.depth for one in made if one.depth is not None]
+    return Rolled(
+        frames=torch.cat([one.frames for one in made]),
+        latents=None,
+        depth=torch.cat(depths) if len(depths) == len(made) else None,
     )
 
 

@@ -24,10 +24,11 @@ from wm_env.progress import Bar
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """PSNR against the true twin by horizon, the look-away test, and the appearance of long rollouts.
+    """PSNR against the true twin by horizon, the look-away test, how long rollouts look, what they imagine.
 
     Writes OUT/fidelity-WORLD.json and .md with rows for the world, its ablations, the codec alone, the first
-    frame repeated and wrong actions. 32 scenes of two splits take about 15 minutes on one CPU core.
+    frame repeated and wrong actions, and a figure of eight long walks a split. 32 scenes of two splits take
+    about 20 minutes on one CPU core.
     """
 
     out: Path
@@ -42,7 +43,9 @@ class Fidelity:
     horizons: tuple[int, ...] = (4, 16, 64)
     """Pixel frames after the start at which frames are compared."""
     long_steps: int = 64
-    """Env steps of the appearance test (4 pixel frames each)."""
+    """Env steps of the rollouts that are asked how they look and what they imagine (4 pixel frames each)."""
+    still_steps: int = 32
+    """Env steps without a command, after which the picture should still stand and events still show."""
     contexts: Annotated[tuple[Literal["none", "turn", "walk"], ...], tyro.conf.arg(name="context")] = ()
     """Also measure after contexts of these kinds, with the pixels that they have shown apart."""
     batch: int = 8
@@ -62,6 +65,7 @@ class Fidelity:
             seed=self.seed,
             horizons=tuple(self.horizons),
             long_steps=self.long_steps,
+            still_steps=self.still_steps,
             batch=self.batch,
             contexts=tuple(self.contexts),
         )

@@ -16,7 +16,7 @@ from wm_env.model.scenes.worlds import KINDS as NAMES
 from wm_env.model.scenes.worlds import make_scene, surface_kinds
 from wm_env.model.storage.checkpoint import load_checkpoint
 from wm_env.model.training.command import main
-from wm_env.model.training.parts.judge import draw_views, made_haze, sample
+from wm_env.model.training.parts.judge import draw_views, evaluate, made_haze, sample
 from wm_env.model.training.table import preset
 
 CAMERA = torch.tensor([[32.0, 32.0, 32.0, 32.0]], dtype=torch.float64)  # 90 degrees
@@ -85,3 +85,15 @@ def test_the_judge_trains_and_leaves_bfloat16_weights_and_no_world(tmp_path: Pat
     Judge().load_state_dict(tensors, strict=True)
     assert load_judge(tmp_path / "judge.safetensors").sha256 == card["sha256"]
     assert result["world"] is None and not (tmp_path / "world").exists()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("split", "margin"), [("val", 0.15), ("heldout", 0.05)])
+def test_the_judge_of_the_package_beats_a_template_and_is_not_fooled_by_haze(
+    split: str, margin: float
+) -> None:
+    views = draw_views(split, 4, 4, 33)
+    found = evaluate(load_judge().network, views)
+    most = torch.nn.functional.one_hot(views.kinds, KINDS).sum(0).argmax(-1)
+    template = float((views.kinds == most).double().mean())
+    assert found["right"] > template + margin and found["haze_told"] > 0.9

@@ -21,7 +21,9 @@ from wm_env.worlds import load_world
 
 @pytest.mark.slow
 def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
-    settings = FidelitySettings(splits=("val",), scenes=2, horizons=(4, 8), look_steps=2, long_steps=4)
+    settings = FidelitySettings(
+        splits=("val",), scenes=2, horizons=(4, 8), look_steps=2, long_steps=4, still_steps=1
+    )
     found = fidelity({"twin": TwinWorld()}, settings, "test").splits["val"]
     assert [cell.mean for cell in found.psnr["twin"].values()] == [PSNR_CAP, PSNR_CAP]
     assert found.psnr["repeat first frame"]["8"].mean < 40
@@ -35,7 +37,7 @@ def test_the_twin_against_itself_is_perfect_at_every_horizon() -> None:
 @pytest.mark.slow
 def test_the_command_writes_every_row_and_no_interval_from_two_scenes(memory_world, tmp_path: Path) -> None:
     words = ["bench", "fidelity", "--world", memory_world, "--out", str(tmp_path / "out"), "--scenes", "2"]
-    options = ["--splits", "val", "--horizons", "4", "--long-steps", "4"]
+    options = ["--splits", "val", "--horizons", "4", "--long-steps", "4", "--still-steps", "1"]
     with pytest.raises(SystemExit) as exit:
         main([*words, *options, "--json", str(tmp_path / "result.json")])
     assert exit.value.code == 0
@@ -46,6 +48,9 @@ def test_the_command_writes_every_row_and_no_interval_from_two_scenes(memory_wor
         *("ablate=dit", "ablate=gdn_state", "ablate=memory", "wrong actions"),
     ]
     assert result["splits"]["val"]["shown"] == {}
+    imagined = result["splits"]["val"]["imagination"]
+    assert imagined["geometry"]["random"]["mean"] > 0 and imagined["standing"]["psnr"]["1"]["mean"] < 100
+    assert len(list((tmp_path / "out").glob("fidelity-*-val.png"))) == 1
     assert result["weights_sha256"] and result["hardware"] and result["date"] and result["command"]
     assert all(cell["lo"] is None for row in rows.values() for cell in row.values())
     text = next((tmp_path / "out").glob("*.md")).read_text()
@@ -110,6 +115,7 @@ def test_rows_after_a_context_stand_beside_the_pixels_that_it_has_shown(memory_w
         look_steps=1,
         lead_steps=0,
         long_steps=1,
+        still_steps=1,
         contexts=("none", "turn"),
     )  # fmt: skip
     found = fidelity(worlds, settings, "test").splits["val"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from wm_env.bench.fidelity.imagination_report import Imagination, imagination_lines
 from wm_env.bench.fidelity.rows import FidelitySettings
 from wm_env.bench.page import markdown_end
 from wm_env.bench.provenance import Report, provenance_lines
@@ -52,7 +53,7 @@ class Split(Record):
     """The numbers of one split.
 
     psnr, gain_over: dB by row and horizon (pixel frames, as text). look_away: by test, then row or
-    difference of rows. shown: by context.
+    difference of rows. shown: by context. imagination: None in reports from before it was measured.
     """
 
     psnr: dict[str, dict[str, Band]]
@@ -60,6 +61,7 @@ class Split(Record):
     look_away: dict[str, dict[str, View]]
     appearance: Appearance
     shown: dict[str, Shown] = field(default_factory=dict)
+    imagination: Imagination | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,8 @@ def markdown(report: FidelityReport) -> str:
             *_table(["statistic", "value"], statistics, 3),
             "",
         ]
+        if found.imagination is not None:
+            lines += imagination_lines(split, found.imagination)
     return "\n".join([*lines, *markdown_end(settings, provenance_lines(report), WORDS)])
 
 

@@ -8,8 +8,9 @@ its frames are compared with the renderer's at pixel-frame horizons h:
 Rows beside the world: repeat the first frame; the autoencoder fed with the truth (what the codec alone
 costs); the world with a part ablated; the world shown the poses of another scene (wrong actions).
 
-Two more tests: the look-away (turn for some steps and back, or once around: is the view still there?) and
-the appearance of long rollouts (do they darken, wash out or freeze?).
+Further tests: the look-away (turn for some steps and back, or once around: is the view still there?), the
+appearance of long rollouts (do they darken, wash out or freeze?) with what they imagine (imagination.py), and
+a camera that stands (standing.py).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class FidelitySettings:
 
     splits, scenes, seed: scene seeds SEED .. SEED + scenes - 1 of every split. horizons: pixel frames, the
     last one as long as a comparison of all rows runs. look_steps: env steps of turning away. lead_steps: env
-    steps of walking forward before it. long_steps: env steps of the appearance test. batch: walks a call.
+    steps of walking forward before it. long_steps: env steps of the appearance test, whose frames are also
+    asked what they imagine. still_steps: env steps without a command. batch: walks a call.
     contexts: kinds of contexts ("none", "turn", "walk") that the world is measured after, with the pixels
     that they have shown apart.
     """
@@ -48,6 +50,7 @@ class FidelitySettings:
     look_steps: int = 8
     lead_steps: int = 8
     long_steps: int = 64
+    still_steps: int = 32
     batch: int = 8
     contexts: tuple[str, ...] = ()
 
@@ -55,7 +58,7 @@ class FidelitySettings:
         odd = [kind for kind in self.contexts if kind not in CONTEXTS]
         if odd or len(set(self.contexts)) < len(self.contexts):
             raise ValueError(f"contexts={self.contexts} must be different kinds of {', '.join(CONTEXTS)}")
-        for name in ("scenes", "look_steps", "long_steps", "batch"):
+        for name in ("scenes", "look_steps", "long_steps", "still_steps", "batch"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
         if not self.horizons or min(self.horizons) < 1:

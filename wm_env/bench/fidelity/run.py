@@ -9,12 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from wm_env.bench.fidelity.figure import walks_figure
 from wm_env.bench.fidelity.report import FidelityReport, markdown
 from wm_env.bench.fidelity.rows import FidelitySettings
 from wm_env.bench.fidelity.score import fidelity
 from wm_env.bench.provenance import command_line
 from wm_env.bench.row_file import append_line, open_parts, write_json
 from wm_env.bench.worlds import with_ablations
+from wm_env.model.png import write_png
 from wm_env.model.storage.atomic import atomic_path, check_writable, remove_leftovers
 
 
@@ -26,7 +30,8 @@ def run(
     device: str = "cpu",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[FidelityReport, list[Path]]:
-    """Return the report of a world and its ablations, and the files written: Markdown and JSON in `out`.
+    """Return the report of a world and its ablations, and the files that `out` has then: text,
+    JSON and figures.
 
     world: preset or checkpoint folder. progress: called with (env steps done, in all, the part). Parts that
     `out` holds of the same world and settings are not measured again.
@@ -44,8 +49,13 @@ def run(
     def keep(part: str, found: dict[str, Any]) -> None:
         append_line(rows, {"part": part, **found})
 
-    report = fidelity(worlds, settings, command_line("fidelity"), progress, parts, keep)
+    figures = {split: out / f"{name}-{split}.png" for split in settings.splits}
+
+    def draw(split: str, truth: Tensor, made: Tensor) -> None:
+        write_png(figures[split], walks_figure(truth, made))
+
+    report = fidelity(worlds, settings, command_line("fidelity"), progress, parts, keep, draw)
     write_json(table, report.to_json(), indent=2)
     with atomic_path(text) as temporary:
         temporary.write_text(markdown(report), encoding="utf-8")
-    return report, [text, table]
+    return report, [text, table, *(figure for figure in figures.values() if figure.is_file())]

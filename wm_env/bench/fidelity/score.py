@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.bench.fidelity.imagination import imagined
+from wm_env.bench.fidelity.imagination_report import imagination
 from wm_env.bench.fidelity.report import Appearance, FidelityReport, Shown, Split, View
 from wm_env.bench.fidelity.rows import FidelitySettings, Truth, compared_rows, turns
+from wm_env.bench.fidelity.standing import standing, standing_steps
 from wm_env.bench.provenance import provenance
 from wm_env.bench.seen import psnr_where, seen_before
-from wm_env.bench.walks import Tick, Walks, in_batches, walks
+from wm_env.bench.walks import Tick, Walks, in_batches, rolled_in_batches, walks
+from wm_env.model.judge.network import load_judge
 from wm_env.model.metrics.appearance import clip_statistics
 from wm_env.model.metrics.images import psnr
 from wm_env.model.metrics.intervals import Band, band, ratio_band
@@ -26,6 +30,10 @@ from wm_env.model.metrics.motion import freeze_share
 from wm_env.model.world import World
 
 _AFTER = "context="  # a row's name before the kind of its context
+_STANDS = "no command"
+
+Draw = Callable[[str, Tensor, Tensor], None]
+"""Called with a split, and the true and the shown frames `(S, 1 + F, h, w, 3)` of its long walks."""
 
 Parts = dict[str, dict[str, Any]]
 """What is measured by the name of the part: numbers by scene, in lists by name or by pixel frame."""
@@ -38,17 +46,19 @@ def fidelity(
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
     parts: Parts | None = None,
     keep: Callable[[str, dict[str, Any]], None] = lambda name, part: None,
+    draw: Draw = lambda split, truth, made: None,
 ) -> FidelityReport:
     """Return the whole report of `worlds`: the one that is judged first, its ablations after it.
 
     An ablation named `ablate=gdn_state` also takes part in the look-away test. parts: those measured before
     for the same worlds and settings, not measured again; keep(name, part): called with every other one.
-    report: called with (env steps done, in all, the part that is measured).
+    report: called with (env steps done, in all, the part that is measured). draw: see `Draw`; rollouts
+    that were measured before are not drawn again.
     """
     found = dict(parts or {})
     name, world = next(iter(worlds.items()))
     done, key = 0, ""
-    total = sum(one.steps for split in settings.splits for one in _measures(worlds, split, settings))
+    total = sum(one.steps for split in settings.splits for one in _measures(worlds, split, settings, draw))
 
     def tick(steps: int) -> None:
         nonlocal done
@@ -57,7 +67,7 @@ def fidelity(
 
     splits = {}
     for split in settings.splits:
-        for key, steps, measure in _measures(worlds, split, settings):
+        for key, steps, measure in _measures(worlds, split, settings, draw):
             if key in found:
                 tick(steps)
                 continue
@@ -83,24 +93,32 @@ class Measure(NamedTuple):
     measure: Callable[[Tick], dict[str, Any]]
 
 
-def _measures(worlds: Mapping[str, World], split: str, settings: FidelitySettings) -> Iterator[Measure]:
+def _measures(
+    worlds: Mapping[str, World], split: str, settings: FidelitySettings, draw: Draw
+) -> Iterator[Measure]:
     """Yield every part of a split."""
     name, world = next(iter(worlds.items()))
     truth = Truth(world, split, settings)
     last = (settings.long_steps * world.spec.frames_per_step) // 4
 
     def judged(tick: Tick) -> dict[str, Any]:
-        shown = in_batches(world, truth.long, settings.batch, tick)
-        short = shown[:, : truth.short.frames.shape[1]]
+        made = rolled_in_batches(world, truth.long, settings.batch, tick)
+        draw(split, truth.long.frames, made.frames)
+        short = made.frames[:, : truth.short.frames.shape[1]]
         return {
             "psnr": _at_horizons(short, truth.short.frames, settings.horizons),
-            "appearance": _statistics(shown, truth.long.frames, last),
+            "appearance": _statistics(made.frames, truth.long.frames, last),
+            "imagination": imagined(name, world.spec, truth.long, made, settings, load_judge()),
         }
+
+    def stands(tick: Tick) -> dict[str, Any]:
+        return {"standing": standing(world, truth.short, settings.still_steps, settings.batch, tick)}
 
     def compared(make: Callable[[Tick], Tensor], tick: Tick) -> dict[str, Any]:
         return {"psnr": _at_horizons(make(tick), truth.short.frames, settings.horizons)}
 
     yield Measure(f"{split}: {name}", settings.scenes * truth.long_steps, judged)
+    yield Measure(f"{split}: {_STANDS}", settings.scenes * standing_steps(settings.still_steps), stands)
     for row, (make, steps) in compared_rows(worlds, truth, settings.batch).items():
         yield Measure(f"{split}: {row}", steps, partial(compared, make))
     ends = torch.tensor(settings.horizons)
@@ -184,6 +202,7 @@ def _split(parts: Parts, name: str) -> Split:
         },
         appearance=_appearance(parts[name]["appearance"]),
         shown=shown,
+        imagination=imagination(name, parts[name]["imagination"], parts[_STANDS]["standing"]),
     )
 
 
