@@ -46,7 +46,7 @@ FILES = {
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
-            world text gemma png pictures marked_pages isolation options workers""",
+            world text gemma png pictures marked_pages plain_arrays isolation options workers""",
         "metrics": """metrics.images metrics.appearance metrics.motion metrics.camera metrics.intervals
             metrics""",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
