@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from wm_env.model.storage.facts import PATH, shown
+
 
 def nearest(name: object, known: Iterable[object], most: int = 1) -> list[str]:
     """Return up to `most` of the `known` names that are spelled like `name`, the nearest first."""
@@ -22,7 +24,7 @@ def unknown(what: str, name: object, known: Iterable[object], more: str = "") ->
     """Return the sentence that refuses `name` as a `what`. more: what is valid beside names."""
     valid = [str(each) for each in known]
     listed = ", ".join(valid) + (f", {more}" if more else "")
-    return f"unknown {what} {name!r}; valid are {listed}{did_you_mean(name, valid)}"
+    return f"unknown {what} {shown(name, PATH)}; valid are {listed}{did_you_mean(name, valid)}"
 
 
 def lacking(what: str, given: object, protocol: type, expected: str) -> str:

@@ -47,7 +47,7 @@ FILES = {
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
-            world text gemma png pictures marked_pages isolation options workers""",
+            world text gemma png pictures marked_pages plain_arrays isolation options workers""",
         "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
             metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",

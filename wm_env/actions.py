@@ -25,7 +25,8 @@ from torch import Tensor
 
 from wm_env.model.kinematics import KEYS
 from wm_env.model.names import unknown
-from wm_env.model.storage.facts import number, shown
+from wm_env.model.plain_arrays import plain_array
+from wm_env.model.storage.facts import brief, number, shown
 
 ACTION_TYPES = ("keys", "multikeys", "camera", "camera_sequence")
 
@@ -104,13 +105,11 @@ class ActionSpec:
         return Command(None, rows * rows.new_tensor([speed, speed, speed, turn, turn, turn]))
 
     def _checked(self, actions: Any, batch: int) -> np.ndarray:
-        if isinstance(actions, list):
-            actions = [one.detach() if isinstance(one, torch.Tensor) else one for one in actions]
         try:
-            array = np.asarray(actions.detach() if isinstance(actions, torch.Tensor) else actions)
-        except (ValueError, TypeError) as error:
+            array = plain_array(actions, 16 * batch * max(1, math.prod(self.shape)))
+        except (ValueError, TypeError, OverflowError) as error:
             raise InvalidAction(
-                f"the action is not an array of shape {self.shape} for {self.kind!r}: {error}"
+                f"the action is not an array of shape {self.shape} for {self.kind!r}: {brief(error)}"
             ) from error
         expected = (batch, *self.shape)
         if array.dtype.kind not in "biuf":

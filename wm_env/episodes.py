@@ -7,6 +7,7 @@ pose, image and goal in the twin and in every learned world.
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -150,7 +151,8 @@ def reset_options(defaults: ResetOptions, options: dict[str, Any] | None, spec: 
 def _given_clip(options: Mapping[str, Any], spec: WorldSpec) -> ClipContext | None:
     """Return the clip that the options name as a context, None where they name none."""
     given = options.get("context")
-    if (isinstance(given, str) and not Path(given).exists()) or not isinstance(given, str | Path | PosedClip):
+    word = isinstance(given, str) and not os.path.exists(given)
+    if word or not isinstance(given, str | Path | PosedClip):
         return None  # a word, or what is refused by its kind
     for name in ("image", "scene", "intrinsics"):
         if name in options:

@@ -22,10 +22,12 @@ from wm_env.model.intrinsics import (
     intrinsics_per_frame,
 )
 from wm_env.model.pictures import check_opaque, upright_rgb
+from wm_env.model.plain_arrays import plain_array
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.facts import shown
 
 DEFAULT_FOV_DEG = 90.0
+MOST_VALUES = 3 * 2**28  # of an image array, as Pillow limits the pixels of a file
 
 Intrinsics = tuple[float, float, float, float]
 
@@ -68,10 +70,8 @@ def start_image(source: Any, intrinsics: Any, frame_size: tuple[int, int]) -> St
 
 def parse_intrinsics(intrinsics: Any, size: tuple[int, int]) -> Intrinsics:
     """Return the checked `(fx, fy, cx, cy)` of a 4-vector or 3x3 matrix in pixels of `size` `(h, w)`."""
-    if isinstance(intrinsics, torch.Tensor):
-        intrinsics = intrinsics.detach().cpu()
     try:
-        array = np.asarray(intrinsics, dtype=np.float64)
+        array = plain_array(intrinsics, 64).astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"intrinsics are {shown(intrinsics)}; expected four numbers or a 3x3 matrix"
@@ -102,6 +102,10 @@ def _open(source: Any) -> Image.Image:
     if not isinstance(source, np.ndarray):
         raise ValueError(
             f"image is a {type(source).__name__}; expected a path, a PIL image or a uint8 (H, W, 3) array"
+        )
+    if source.size > MOST_VALUES:
+        raise ValueError(
+            f"an image array of shape {source.shape} is too large; at most {MOST_VALUES} values are read"
         )
     if source.ndim != 3 or source.dtype != np.uint8 or source.shape[2] not in (3, 4):
         raise ValueError(

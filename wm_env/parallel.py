@@ -27,7 +27,8 @@ from wm_env.core import State, check_reset_options, infos, initial, observation,
 from wm_env.episodes import draw_episode, reset_options
 from wm_env.model.kinematics import KEYS
 from wm_env.model.names import unknown
-from wm_env.model.storage.facts import as_integer, shown, whole
+from wm_env.model.plain_arrays import plain_array
+from wm_env.model.storage.facts import as_integer, brief, shown, whole
 from wm_env.model.world import World
 from wm_env.modes import frame_rate
 from wm_env.registration import DEFAULT_MAX_EPISODE_STEPS
@@ -42,6 +43,7 @@ KEYS_OF = {"mover": "wsjl", "looker": "adik"}
 COLUMNS_OF = {"mover": [0, 1, 2], "looker": [3, 4, 5]}  # of a twist
 SHARED_ACTIONS = ("keys", "multikeys", "camera")
 MOST_CAMERAS = 4096
+MOST_NUMBERS = 16 * 1024 * 6  # of an action
 KEYWORDS = (
     "mode",
     "num_cameras",
@@ -161,15 +163,8 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
             named = isinstance(actions, Mapping)
             given = sorted(map(str, actions)) if named else f"a {type(actions).__name__}"
             raise InvalidAction(f"actions are of {shown(given)}; the live agents are {sorted(live)}")
-        for agent in live:
-            wanted = self._acts[agent].shape
-            try:
-                found = np.shape(actions[agent])
-            except ValueError as error:
-                raise InvalidAction(f"the action of {agent!r} is ragged; expected shape {wanted}") from error
-            if found != wanted:
-                raise InvalidAction(f"the action of {agent!r} has shape {found}, not {wanted}")
-        command = self._rules.actions.command(self._joined(actions), self._cameras)
+        numbers = {agent: self._numbers(agent, actions[agent]) for agent in live}
+        command = self._rules.actions.command(self._joined(numbers), self._cameras)
         self._state, outcome = transition(self._rules, self._state, command)
         cut = bool(self._state.chunk[0] >= self._limit)
         rewards = {agent: float(outcome.reward[self._camera(agent)]) for agent in live}
@@ -208,13 +203,27 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         """Forget the episode; may be called twice."""
         self._state, self.agents, self._closed = None, [], True
 
+    def _numbers(self, agent: str, action: Any) -> np.ndarray:
+        """Return an action as an array of the shape of its space, or raise `InvalidAction`."""
+        wanted = self._acts[agent].shape
+        try:
+            found = plain_array(action, MOST_NUMBERS)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidAction(f"the action of {agent!r} has no shape {wanted}: {brief(error)}") from error
+        if found.shape != wanted or found.dtype.kind not in "biuf":
+            what = f"shape {found.shape}, not {wanted}"
+            if found.shape == wanted:
+                what = f"no numbers, but {found.dtype}"
+            raise InvalidAction(f"the action of {agent!r} has {what}")
+        return found
+
     def _camera(self, agent: str) -> int:
         raise NotImplementedError
 
     def _action_space(self, agent: str) -> gym.Space[Any]:
         raise NotImplementedError
 
-    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
+    def _joined(self, actions: dict[str, np.ndarray]) -> np.ndarray:
         """Return one action of the core for every camera."""
         raise NotImplementedError
 
@@ -257,7 +266,7 @@ class SharedCamera(_CameraEnv):
             return gym.spaces.MultiBinary(len(KEYS_OF[agent]))
         return gym.spaces.Box(-1.0, 1.0, (len(COLUMNS_OF[agent]),), np.float32)
 
-    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
+    def _joined(self, actions: dict[str, np.ndarray]) -> np.ndarray:
         if self._kind == "camera":
             twist = np.zeros((1, 6))
             for agent, action in actions.items():
@@ -265,8 +274,10 @@ class SharedCamera(_CameraEnv):
             return twist
         held = np.zeros((1, len(KEYS)), np.int64)
         for agent, action in actions.items():
-            if not self._acts[agent].contains(np.asarray(action)[()]):
-                raise InvalidAction(f"the action {action!r} of {agent!r} leaves {self._acts[agent]}")
+            if not self._acts[agent].contains(action[()]):
+                raise InvalidAction(
+                    f"the action {shown(action.tolist())} of {agent!r} leaves {self._acts[agent]}"
+                )
             for index, key in enumerate(KEYS_OF[agent]):
                 down = action == index + 1 if self._kind == "keys" else action[index]
                 held[0, KEYS.index(key)] = int(down)
@@ -287,9 +298,9 @@ class MultiCamera(_CameraEnv):
     def _action_space(self, agent: str) -> gym.Space[Any]:
         return self._rules.actions.space()
 
-    def _joined(self, actions: dict[str, Any]) -> np.ndarray:
-        still = np.zeros_like(np.asarray(next(iter(actions.values()))))  # cameras that have ended stand still
-        return np.stack([np.asarray(actions.get(agent, still)) for agent in self.possible_agents])
+    def _joined(self, actions: dict[str, np.ndarray]) -> np.ndarray:
+        still = np.zeros_like(next(iter(actions.values())))  # cameras that have ended stand still
+        return np.stack([actions.get(agent, still) for agent in self.possible_agents])
 
 
 def _copy_of(space: gym.Space[Any]) -> gym.Space[Any]:

@@ -29,7 +29,15 @@ from wm_env.episodes import ResetOptions, draw_episode
 from wm_env.model.isolation import undisturbed
 from wm_env.model.state import leaves, tree_map, unflatten
 from wm_env.model.storage.atomic import expanded, write_atomic
-from wm_env.model.storage.facts import check_fact, check_finite, content_sha256, parse_json, shown, whole
+from wm_env.model.storage.facts import (
+    brief,
+    check_fact,
+    check_finite,
+    content_sha256,
+    parse_json,
+    shown,
+    whole,
+)
 
 _METADATA_KEY = "wm_env.snapshot"
 FORMAT = 2  # 1 had no digest
@@ -83,7 +91,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
     try:
         tensors = load_bytes(data)  # copies of their own, no map of the file
     except SafetensorError as error:
-        raise ValueError(f"{source} is not a readable snapshot: {error}") from error
+        raise ValueError(f"{source} is not a readable snapshot: {brief(error)}") from error
     text = _metadata(data).get(_METADATA_KEY)
     if text is None:
         raise ValueError(f"{source} is a safetensors file but not a snapshot of wm_env")

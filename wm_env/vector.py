@@ -258,7 +258,8 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
         state = self._current()
-        if not isinstance(prompts, str | Sequence | np.ndarray):
+        array = isinstance(prompts, np.ndarray) and prompts.ndim == 1
+        if not isinstance(prompts, str | list | tuple) and not array:
             raise ValueError(f"prompts are a {type(prompts).__name__}; expected a text, or one for each env")
         told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
         if len(told) != self.num_envs:
@@ -380,7 +381,8 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
             return [int(seed) + slot for slot in range(self.num_envs)]
-        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+        scalar = isinstance(seed, np.ndarray) and seed.ndim != 1
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes) or scalar:
             raise ValueError(f"seed={facts.shown(seed)} is neither an integer nor one for each env")
         if len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} envs")

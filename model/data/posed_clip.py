@@ -34,9 +34,10 @@ from wm_env.model.data.recorded import (
 from wm_env.model.geometry import check_rigid, invert_rigid, relative_to_last
 from wm_env.model.intrinsics import check_intrinsics, cover_crop, crop_intrinsics
 from wm_env.model.isolation import undisturbed
+from wm_env.model.plain_arrays import numbers_of
 from wm_env.model.png import png_bytes
 from wm_env.model.storage.atomic import atomic_folder, expanded
-from wm_env.model.storage.facts import number, shown
+from wm_env.model.storage.facts import PATH, brief, number, shown
 
 MIN_FRAMES = 5  # the start and one chunk of 4 frames; worlds with longer chunks need more (`ending`)
 MIN_RATE = 0.75  # of the wanted frame rate; a slower clip is refused, since frames cannot be made up
@@ -138,7 +139,11 @@ class PosedClip:
             found = find_clip(expanded(path), pictures, intrinsics)
             return _read(found, fps, scale, size)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"{str(path)!r}: {error}") from error
+            raise ValueError(f"{shown(str(path), PATH)}: {error}") from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise type(error)(f"{shown(str(path), PATH)} cannot be read: {error.strerror}") from error
 
     def save(self, path: str | Path) -> Path:
         """Write the clip as a folder, which appears when it is complete, and return its path.
@@ -274,12 +279,12 @@ def _read(
 
 def _constant(values: object, dtype: type | None) -> np.ndarray:
     """Return values as an array of their own that cannot be written to."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
     try:
+        if isinstance(values, Tensor | np.ndarray):
+            values = numbers_of(values, MAX_BYTES)
         array = np.array(values, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"a {type(values).__name__} is no array of numbers: {error}") from error
+        raise ValueError(f"a {type(values).__name__} is no array of numbers: {brief(error)}") from error
     if array.dtype == object:
         raise ValueError(f"a {type(values).__name__} is no array of numbers, but of Python objects")
     array.setflags(write=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 INT64 = 2**63 - 1
 _SHOWN = 60  # characters of a value in a message
+PATH = 400  # of a path, which is shown whole where any disk takes it
 
 
 def parse_json(text: str | bytes, source: str, *, finite: bool = True) -> dict[str, Any]:
@@ -83,13 +84,19 @@ def number(value: Any, least: float, most: float) -> bool:
     return numeric and bool(least <= value <= most)
 
 
-def shown(value: Any) -> str:
-    """Return a value for a message, cut after some 60 characters."""
+def shown(value: Any, most: int = _SHOWN) -> str:
+    """Return a value for a message, cut after `most` characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deep; an integer of more digits than Python prints
         text = f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def brief(error: Exception) -> str:
+    """Return what an error of somebody else's says, cut after 120 characters: some repeat the whole input."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
 
 
 def content_sha256(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from wm_env.model.data.layouts.transforms import is_transforms, transforms_clip,
 from wm_env.model.data.layouts.tum import is_tum, tum_clip, tum_clips
 from wm_env.model.data.layouts.video import video_clip
 from wm_env.model.data.recorded import ClipRef, RecordedClip
-from wm_env.model.storage.facts import shown
+from wm_env.model.storage.facts import PATH, shown
 
 
 class FolderLayout(NamedTuple):
@@ -53,6 +54,7 @@ FOLDERS: dict[str, FolderLayout] = {
 }
 _FILES = "NAME.mp4, or NAME/ of pictures, beside NAME.npz, NAME.json or the NAME.txt of RealEstate10K"
 _SHOWN = 8  # names in a message
+_MOST_ENTRIES = 20_000  # below a folder in which clips are looked for
 
 
 def find_clip(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None = None) -> RecordedClip:
@@ -92,7 +94,9 @@ def _find(path: Path, pictures: Pictures, intrinsics: Sequence[float] | None) ->
         names = _some([str(found.relative_to(path)) for found in inside])
         raise ValueError(f"it holds {len(inside)} clips, {names}; ask for one, as in {str(inside[0])!r}")
     if not path.exists():
-        raise FileNotFoundError(f"{str(path)!r} does not exist; expected a clip, see docs/clips.md")
+        raise FileNotFoundError(
+            f"{shown(str(path), PATH)} does not exist; expected a clip, see docs/clips.md"
+        )
     if path.suffix.lower() == ".r3d":
         raise ValueError("a .r3d is a zip file; unzip it and give the folder with metadata and rgbd/")
     held = "it holds " + _some(sorted(p.name for p in path.iterdir())) if path.is_dir() else "it is a file"
@@ -120,9 +124,16 @@ def _named(path: Path, pictures: Pictures) -> RecordedClip | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Return the clips below a folder: folders, and the NAMEs of camera files that have frames."""
+    """Return the clips below a folder: folders, and the NAMEs of camera files that have frames.
+
+    Raises `ValueError` for a folder with more than `_MOST_ENTRIES` in it, such as a home, before all is
+    read.
+    """
+    entries = sorted(islice(folder.rglob("*"), _MOST_ENTRIES + 1))
+    if len(entries) > _MOST_ENTRIES:
+        raise ValueError(f"it holds more than {_MOST_ENTRIES} files and folders; name the clip in it")
     found: list[Path] = []
-    for path in sorted(folder.rglob("*")):
+    for path in entries:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or any(path.is_relative_to(clip) for clip in found):
             continue

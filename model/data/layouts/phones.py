@@ -37,7 +37,7 @@ from wm_env.model.data.layouts.transforms import from_opengl
 from wm_env.model.data.lens import check_pinhole, lens_of
 from wm_env.model.data.recorded import ClipRef, RecordedClip, in_shares, one_size, rate_of
 from wm_env.model.geometry import assemble, rotation_from_quaternion
-from wm_env.model.storage.facts import number, shown
+from wm_env.model.storage.facts import brief, number, shown
 
 _POLYCAM = (("corrected_cameras", "corrected_images"), ("cameras", "images"))
 
@@ -151,7 +151,7 @@ def _table(values: dict[str, Any], name: str, columns: int) -> Tensor:
     try:
         table = torch.tensor(values.get(name), dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} of Record3D is not rows of {columns} numbers: {error}") from error
+        raise ValueError(f"{name} of Record3D is not rows of {columns} numbers: {brief(error)}") from error
     if table.ndim != 2 or table.shape[1] != columns or not len(table):
         raise ValueError(f"{name} of Record3D has shape {tuple(table.shape)}; expected (F, {columns})")
     return table

@@ -32,7 +32,7 @@ from wm_env.model.data.layouts.pictures import (
 from wm_env.model.data.lens import check_pinhole, lens_of, numbers_of
 from wm_env.model.data.recorded import ClipRef, RecordedClip, in_shares, one_size
 from wm_env.model.geometry import check_rigid, invert_rigid
-from wm_env.model.storage.facts import number, shown
+from wm_env.model.storage.facts import brief, number, shown
 
 NAME = "transforms.json"
 _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
@@ -141,4 +141,4 @@ def _numbers(values: Any, name: str) -> Tensor:
     try:
         return torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} of {NAME} is not numbers: {error}") from error
+        raise ValueError(f"{name} of {NAME} is not numbers: {brief(error)}") from error

@@ -27,7 +27,7 @@ from wm_env.model.data.lens import lens_of
 from wm_env.model.data.recorded import ClipRef, Problem, RecordedClip
 from wm_env.model.intrinsics import intrinsics_per_frame
 from wm_env.model.storage.array_files import read_arrays
-from wm_env.model.storage.facts import number, shown
+from wm_env.model.storage.facts import brief, number, shown
 
 
 def video_clips(folder: Path, pictures: Pictures) -> list[ClipRef]:
@@ -88,7 +88,7 @@ def read_camera(path: Path) -> CameraFile:
         intrinsics = torch.from_numpy(np.asarray(values["intrinsics"], np.float64))
         fps = None if values.get("fps") is None else float(values["fps"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"c2w, intrinsics or fps of {path.name} are not numbers: {error}") from error
+        raise ValueError(f"c2w, intrinsics or fps of {path.name} are not numbers: {brief(error)}") from error
     caption = "" if values.get("caption") is None else values["caption"]
     if not isinstance(caption, str):
         raise ValueError(f"caption of {path.name} is {shown(values['caption'])}; expected a text")
