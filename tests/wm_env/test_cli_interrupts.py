@@ -235,7 +235,7 @@ DRIFT = (
     *("--trajectories", "forward,idle", "--pose-every", "0", "--out", "out"),
 )
 FIDELITY = (
-    *("bench", "fidelity", "--world", "twin", "--splits", "val", "heldout", "--scenes", "5"),
+    *("bench", "fidelity", "--world", "twin", "--splits", "val", "heldout", "--scenes", "3"),
     *("--horizons", "4", "8", "--long-steps", "8", "--still-steps", "1", "--out", "out"),
 )
 TIMES = {"date", "command", "cost"}  # what two runs never have in common
