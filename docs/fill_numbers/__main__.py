@@ -29,6 +29,7 @@ from of_fidelity import (
     ten_turns,
     turn,
 )
+from of_hardness import hardness
 from of_weights import weights
 from written import Files, band, interval, listed, made, span
 
@@ -103,6 +104,7 @@ PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "docs/benchmarks.md": benchmarks,
     "docs/performance/fidelity.md": fidelity,
     "docs/performance/agents.md": agent_numbers,
+    "docs/performance/reliability.md": hardness,
     "docs/performance/distillation.md": student_numbers,
     "docs/reports/README.md": reports,
     "docs/glossary.md": lambda files: {"words": glossary.table()},

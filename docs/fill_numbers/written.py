@@ -53,6 +53,10 @@ class Files:
         return self("docs/performance/context_check.json")
 
     @property
+    def hardness(self) -> Any:
+        return self("docs/performance/reliability.json")
+
+    @property
     def drift(self) -> Any:
         return self("docs/reports/drift-tiny/drift.json")
 
