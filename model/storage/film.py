@@ -83,7 +83,8 @@ def film_file(path: Path, *, fps: float, crf: int = 10) -> Iterator[Callable[[np
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape[0] % 2 or frame.shape[1] % 2:
                 raise ValueError(f"a film's frames are (h, w, 3) with even sides, not {frame.shape}")
             shape = frame.shape
-            encoder = _encoder(path, shape, fps, crf)
+            with held_back():  # an interrupt comes when the encoder has its name, and so its end
+                encoder = _encoder(path, shape, fps, crf)
         if frame.dtype != np.uint8 or frame.shape != shape:
             raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; expected uint8 {shape}")
         assert encoder.process.stdin is not None

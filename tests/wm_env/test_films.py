@@ -131,6 +131,34 @@ with terminated_like_interrupted(), atomic_path("a.mp4") as path, film_file(path
 """
 
 
+AS_IT_STARTS = (
+    """
+import os, signal, subprocess
+from wm_env.model.storage import film
+started = subprocess.Popen
+def popen(*args, **kwargs):
+    process = started(*args, **kwargs)
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return process
+film.subprocess.Popen = popen
+"""
+    + STOPPED
+)
+
+
+def test_a_signal_as_the_encoder_starts_ends_it_too(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", AS_IT_STARTS], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    encoder = int(said.split()[1])  # after "there"
+    with pytest.raises(ProcessLookupError):
+        os.kill(encoder, 0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_signal_at_any_moment_of_a_film_leaves_no_file_and_no_process(tmp_path: Path) -> None:
     for wait in (0.0, 0.02, 0.1):
         process = subprocess.Popen(
