@@ -11,24 +11,22 @@ all frames so far, which bounds what any depth can do.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import write
 from torch import Tensor
 
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import context_frames, starts, walks
-from wm_env.model.contact import BODY, RADIUS, Surfaces, clearance, obstacles
+from wm_env.model.contact import BODY, RADIUS, Surfaces, clearance, joined, obstacles
 from wm_env.model.embedded import load_embedded
 from wm_env.model.kinematics import KeyMotion, start_motion, step_keys
 from wm_env.model.scenes.free_space import is_free, slide
 from wm_env.model.scenes.paths import held_keys, trajectory
 from wm_env.model.scenes.raycast import render
-from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "contact.json"
 SCENES, STEPS, SEED = 16, 24, 0
@@ -90,18 +88,14 @@ def walked(world: Any, kind: str, true_depth: bool = False) -> list[Told]:
         shown.append(true_surfaces(truth, context_frames(spec, truth, kind)[:, :: spec.frames_per_step]))
 
         def seen() -> Surfaces:
-            return Surfaces(*(torch.cat(parts, dim=1) for parts in zip(*shown, strict=True)))
+            return joined(shown)
     else:
         chunk, inner = world.begin(starts(world, truth, kind))
 
         def seen() -> Surfaces:
-            kept = world.surfaces(inner)
             newest = Surfaces(chunk.depth[:, -1:], state.c2w[:, None], torch.ones(SCENES, 1).bool())
-            if kept is None:
-                return newest
-            return Surfaces(
-                *(torch.cat([a, b.to(a.dtype)], dim=1) for a, b in zip(newest, kept, strict=True))
-            )
+            kept = world.surfaces(inner)
+            return newest if kept is None else joined([newest, kept])
 
     for held in zip(*keys, strict=True):
         pressed = torch.stack([held_keys(one) for one in held])
@@ -130,15 +124,5 @@ def true_surfaces(truth: Any, c2w: Tensor) -> Surfaces:
     return Surfaces(depth, c2w.double(), torch.ones(depth.shape[:2]).bool())
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT, help="file to write")
-    out = parser.parse_args(words).out
-    torch.set_num_threads(1)
-    report = measure()
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, OUT, measure)

@@ -8,21 +8,17 @@ ratio is that of the two medians; its interval is over the pairs of steps, resam
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from measuring import write
 
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import starts, walks
 from wm_env.model.embedded import load_embedded
 from wm_env.model.scenes.paths import trajectory
-from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "context_steps.json"
 WARM = 24  # steps before: as many as the context has chunks
@@ -76,15 +72,5 @@ def measure() -> dict[str, Any]:
     }
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT, help="file to write")
-    out = parser.parse_args(words).out
-    torch.set_num_threads(1)
-    report = measure()
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, OUT, measure)

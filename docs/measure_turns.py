@@ -8,20 +8,16 @@ what was seen before the first, and against the twin. Means over val scenes with
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from measuring import write
 
 from wm_env.bench.provenance import provenance
 from wm_env.bench.walks import roll, starts, steps_around, walks
 from wm_env.model.embedded import load_embedded
 from wm_env.model.metrics import psnr
 from wm_env.model.metrics.intervals import band
-from wm_env.model.storage.atomic import atomic_path
 
 OUT = Path(__file__).parent / "performance" / "turns.json"
 LEAD = 8  # steps forward first: from the start picture alone little could be forgotten
@@ -53,15 +49,5 @@ def measure() -> dict[str, Any]:
     }
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT, help="file to write")
-    out = parser.parse_args(words).out
-    torch.set_num_threads(1)
-    report = measure()
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, OUT, measure)

@@ -17,7 +17,7 @@ Legend: `B` slots, `S` pictures, `P` points.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -51,6 +51,12 @@ class Surfaces(NamedTuple):
     depth: Tensor
     c2w: Tensor
     valid: Tensor
+
+
+def joined(parts: Sequence[Surfaces]) -> Surfaces:
+    """Return the pictures of several as one, on the device and in the dtypes of the first."""
+    same = zip(*parts, strict=True)
+    return Surfaces(*(torch.cat([leaf.to(leaves[0]) for leaf in leaves], dim=1) for leaves in same))
 
 
 @runtime_checkable

@@ -53,7 +53,7 @@ class EnvConfig:
         world's speed.
     max_rotation_deg: degrees per pixel frame at full deflection, at most 180; None is the world's speed.
     collision: what walls do to the camera: "block", "terminate", "ignore" or "world", which is "block" and,
-        without a scene, lets the depth of the newest frame stop the camera.
+        without a scene, lets the surfaces that the world remembers and shows stop the camera.
     depth: give the depth of the newest frame in `info`, float32 (h, w) metres: the world's own, or that of a
         metric depth estimator of transformers, whose folder is given.
     temperature: factor on the world's noise, from 0 to a million.

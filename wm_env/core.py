@@ -9,8 +9,8 @@ A `State` is a tree of tensors with the batch axis first: a snapshot keeps a ref
 state twice, a partial reset overwrites slots with `put`. Nothing is ever written into a state.
 
 Collisions are the environment's, not the world's: the true scene (where there is one) bends the commanded
-path, or without one, if asked, the depth of the newest frame, and the world is asked for the frames along the
-bent path. Legend: `B` slots, `K` pixel frames per step.
+path, or without one, if asked, the surfaces that the world remembers and shows, and the world is asked for
+the frames along the bent path. Legend: `B` slots, `K` pixel frames per step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from wm_env.answers import (
 )
 from wm_env.contexts import begin
 from wm_env.episodes import Episode, ResetOptions, placeholder_scene
-from wm_env.model.contact import RememberingWorld, Surfaces, obstacles, slide_by_depth
+from wm_env.model.contact import RememberingWorld, Surfaces, joined, obstacles, slide_by_depth
 from wm_env.model.depth_estimator import DepthOf
 from wm_env.model.kinematics import (
     KeyMotion,
@@ -48,7 +48,7 @@ from wm_env.model.kinematics import (
 from wm_env.model.names import unknown
 from wm_env.model.scenes.free_space import slide
 from wm_env.model.scenes.worlds import Scene
-from wm_env.model.state import cat, put, select, tree_map
+from wm_env.model.state import cat, put, select
 from wm_env.model.world import Chunk, ObservingWorld, PosedFrames, World
 from wm_env.observations import ObservationSpec
 from wm_env.outputs import OUTPUTS, handed, kept
@@ -366,11 +366,8 @@ def _surfaces(rules: EpisodeRules, state: State) -> Surfaces:
     assert state.depth is not None
     batch, world = len(state.depth), rules.world
     newest = Surfaces(state.depth.cpu()[:, None], state.c2w[:, -1:], torch.ones(batch, 1, dtype=torch.bool))
-    kept = world.surfaces(state.world) if isinstance(world, RememberingWorld) else None
-    if kept is None:
-        return newest
-    kept = tree_map(lambda leaf: leaf.cpu(), kept)
-    return Surfaces(*(torch.cat([a, b.to(a.dtype)], dim=1) for a, b in zip(newest, kept, strict=True)))
+    remembered = world.surfaces(state.world) if isinstance(world, RememberingWorld) else None
+    return newest if remembered is None else joined([newest, remembered])
 
 
 def _young(state: State, most: int = 0) -> bool:

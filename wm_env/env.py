@@ -32,6 +32,7 @@ from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
 from wm_env.model.world import World
 from wm_env.modes import RENDER_MODES, as_prompt, frame_rate
+from wm_env.outputs import handed
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.vector import SanaWMVectorEnv
@@ -142,7 +143,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
         self._steps.add(started)
         if self.config.output == "torch":
             device = self._state.frames.device
-            reward, ended = (x[0].to(device, copy=True) for x in (outcome.reward, outcome.terminated))
+            reward, ended = (handed("torch", x[0], device) for x in (outcome.reward, outcome.terminated))
             return observed, reward, ended, torch.zeros_like(ended), info  # type: ignore[return-value]
         return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
