@@ -13,7 +13,9 @@ gradient passes through what was drawn; within the last chunks it passes through
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor
 from wm_env.model.camera import CameraInput
 from wm_env.model.data.clip import Clip
 from wm_env.model.data.latents import LatentClip
+from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, plan_group
 from wm_env.model.geometry import invert_rigid
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.rollout_state import ChunkInput, RolloutState
@@ -30,8 +33,21 @@ from wm_env.model.state import DiTState, tree_map
 from wm_env.model.text import TextTokens
 from wm_env.model.training.batches import WorldBatch
 from wm_env.model.training.clip_rollouts import chunks_along
+from wm_env.model.training.clip_stream import clips_of_plan
+from wm_env.model.training.losses.flow_matching import WorldLossConfig
 from wm_env.model.vae.tiny import GROUP
 from wm_env.model.world import Context, PosedFrames, Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnWalkConfig(WorldLossConfig):
+    """Walks of the world itself: `frames` chunks with a loss, after at most `drawn` chunks that are drawn
+    without one, and, of a share `contexts` of the steps, after a context of at most `shown` true chunks."""
+
+    drawn: int = 20
+    shown: int = 8
+    contexts: float = 0.4
+    history_noise: float = 0.0
 
 
 class OwnWalk(NamedTuple):
@@ -115,3 +131,48 @@ def _joined(chunks: Sequence[ChunkInput], z: Tensor) -> WorldBatch:
         ),
         memory=memory,
     )
+
+
+class WalkSource:
+    """Draws walks through ever new rooms; `workers` processes plan ahead."""
+
+    def __init__(self, config: OwnWalkConfig, workers: int = 0) -> None:
+        self.config, self.workers = config, workers
+        self.stream = StreamConfig(
+            seed=3, group=config.batch, latents=1 + config.shown + config.drawn + config.frames
+        )
+        self._plans = Stream(self.stream, workers=workers)
+        self._val = plan_group(0, dataclasses.replace(self.stream, split="val"))
+
+    def draw(self, world: LearnedWorld, number: int, generator: torch.Generator) -> OwnWalk:
+        """Return walk `number` of a world; how far it went, its context and noise are the generator's."""
+        config = self.config
+        if self._plans.next != number:
+            self.close()
+            self._plans = Stream(self.stream, number, self.workers)
+        draws = torch.rand(3, generator=generator)
+        drawn = int(draws[0] * (config.drawn + 1))
+        shown = int(1 + draws[1] * config.shown) if draws[2] < config.contexts and config.shown else 0
+        seeds = torch.randint(2**31, (config.batch,), generator=generator).tolist()
+        return self._walk(world, next(self._plans), drawn, shown, seeds)
+
+    def held(self, world: LearnedWorld, drawn: int) -> OwnWalk:
+        """Return the walks of the held-out rooms, whose last frames come after `drawn` chunks."""
+        return self._walk(world, self._val, drawn, 0, list(range(self.config.batch)))
+
+    def held_latents(self, world: LearnedWorld) -> Tensor:
+        """Return the first true latents `(B, C, h, w)` of the held-out rooms."""
+        return self._true(world, self._val, 2).z[:, 1]
+
+    def close(self) -> None:
+        """End the processes that plan ahead."""
+        self._plans.close()
+
+    def _true(self, world: LearnedWorld, plan: Plan, latents: int) -> LatentClip:
+        first = torch.zeros(self.config.batch, dtype=torch.int64)
+        return clips_of_plan(plan, first, latents, world.vae, self.stream.size)
+
+    def _walk(self, world: LearnedWorld, plan: Plan, drawn: int, shown: int, seeds: Sequence[int]) -> OwnWalk:
+        frames = self.config.frames
+        true = self._true(world, plan, shown + drawn + frames)
+        return own_walk(world, true, shown, frames, captions(), seeds)

@@ -8,6 +8,7 @@ time and starts from the averaged weights of the stage it names:
     images      single latent frames of ever new rooms (images.py): what a room looks like
     clips       walks through ever new rooms (clip_stream.py): the camera, the state, the past
     rollouts    the world's own walks (own_walks.py): its mistakes as history, contexts, the truth as target
+    few_steps   the same picture in three steps that took eight (few_steps.py)
     refiner     rollouts of the world that a clips stage left (refiner_rollouts.py): its frames, sharper
 
 A command trains from where the last one stopped until its budget is over. What it leaves:

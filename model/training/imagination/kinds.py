@@ -19,15 +19,16 @@ from wm_env.model.pixels import to_rgb
 from wm_env.model.png import write_png
 from wm_env.model.point_memory import TOKEN_STRIDE
 from wm_env.model.rollout import LearnedWorld
+from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.state import tree_map
 from wm_env.model.storage.checkpoint import check_tensors
 from wm_env.model.training.clip_stream import StreamSource, clips_of_plan
 from wm_env.model.training.export import Export
+from wm_env.model.training.few_steps import FewStepConfig, equal_levels, few_step_loss, path_of
 from wm_env.model.training.images import ImageConfig, ImagePool, draw_images, image_loss, image_step
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
 from wm_env.model.training.imagination.stages import (
-    OwnWalkConfig,
     Place,
     assemble,
     autoencoder,
@@ -38,7 +39,7 @@ from wm_env.model.training.imagination.stages import (
 )
 from wm_env.model.training.losses.flow_matching import WorldLossConfig, world_loss
 from wm_env.model.training.optimizers import ParameterGroup, default_rule
-from wm_env.model.training.own_walks import OwnWalk, own_walk
+from wm_env.model.training.own_walks import OwnWalk, OwnWalkConfig, WalkSource
 from wm_env.model.training.parts.refiner import refiner_loss
 from wm_env.model.training.parts.refiner_rollouts import Rollout, goal, roll_out
 from wm_env.model.training.precision import bf16_supported, fast_attention
@@ -70,7 +71,13 @@ def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> Run:
     """Return a stage's run, as far as it has come; it leaves its part, worlds are the driver's."""
     device = torch.device(place.device)
     bf16 = bf16_supported(device)
-    kinds = {"images": _images, "clips": _clips, "rollouts": _rollouts, "refiner": _refiner}
+    kinds = {
+        "images": _images,
+        "clips": _clips,
+        "rollouts": _rollouts,
+        "few_steps": _few_steps,
+        "refiner": _refiner,
+    }
     made = kinds[stage.kind](stage, recipe, place, carried, bf16)
     out, clock = place.out / stage.name, None
     if not (out / "state.pt").is_file() and stage.name in carried.stages:
@@ -181,45 +188,31 @@ def _clips(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: b
     )
 
 
-def _rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
-    """Return a stage on the world's own walks (own_walks.py)."""
+def _walker(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> LearnedWorld:
+    """Return the world that the stage `start` left, which walks."""
     assert stage.start is not None  # the recipe's reader has checked it
-    shape, config = recipe.settings_of(stage), OwnWalkConfig(**stage.loss)
-    world = load_embedded(
+    return load_embedded(
         assemble(stage.start, recipe, place, carried, refiner=None),
         device=place.device,
         dtype="bfloat16" if bf16 else "float32",
     )
+
+
+def _rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
+    """Return a stage on the world's own walks (own_walks.py)."""
+    shape, config = recipe.settings_of(stage), OwnWalkConfig(**stage.loss)
+    world = _walker(stage, recipe, place, carried, bf16)
     model = start_transformer(stage, recipe, place, carried)
     world.dit = model  # the rollouts are those of the weights as they are
-    stream = StreamConfig(seed=3, group=config.batch, latents=1 + config.shown + config.drawn + config.frames)
-    plans = {"train": Stream(stream, workers=place.workers)}
-
-    def walked(own: LearnedWorld, plan: Plan, drawn: int, shown: int, seeds: list[int]) -> OwnWalk:
-        chunks = shown + drawn + config.frames
-        first = torch.zeros(config.batch, dtype=torch.int64)
-        true = clips_of_plan(plan, first, chunks, world.vae, stream.size)
-        return own_walk(own, true, shown, config.frames, captions(), seeds)
+    source = WalkSource(config, place.workers)
+    weights = channel_weights(world.vae, source.held_latents(world))
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)
-        if plans["train"].next != number:
-            plans["train"].close()
-            plans["train"] = Stream(stream, number, place.workers)
-        draws = torch.rand(3, generator=generator)
-        drawn = int(draws[0] * (config.drawn + 1))
-        shown = int(1 + draws[1] * config.shown) if draws[2] < config.contexts and config.shown else 0
-        seeds = torch.randint(2**31, (config.batch,), generator=generator).tolist()
-        seen = walked(world, next(plans["train"]), drawn, shown, seeds)
+        seen = source.draw(world, number, generator)
         with fast_attention(world.device, bf16):
             loss = world_loss(module, seen.batch, config, generator, weights, seen.history, seen.before)
         return loss.mean, {}
-
-    val = dataclasses.replace(stream, split="val")
-    plan = plan_group(0, val)
-    with torch.no_grad():
-        true = clips_of_plan(plan, torch.zeros(config.batch, dtype=torch.int64), 2, world.vae, stream.size)
-        weights = channel_weights(world.vae, true.z[:, 1])
 
     @torch.no_grad()
     def evaluate(module: nn.Module) -> dict[str, float]:
@@ -228,21 +221,74 @@ def _rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
         own.dit = module
         found = {}
         for name, drawn in (("val_loss", 0), ("val_late", config.drawn)):
-            seen = walked(own, plan, drawn, 0, list(range(config.batch)))
+            seen = source.held(own, drawn)
             draws = torch.Generator().manual_seed(2)
             with fast_attention(world.device, bf16):
                 loss = world_loss(module, seen.batch, config, draws, weights, seen.history, seen.before)
             found[name] = float(loss.mean)
         return found
 
-    loss = {**plain(config), "stream": plain(stream)}
+    loss = {**plain(config), "stream": plain(source.stream)}
     return Made(
         model=model,
         step=step,
         evaluate=evaluate,
         settings={"dit": dataclasses.asdict(shape), "loss": loss},
         rule=parameter_rule,
-        close=lambda: plans["train"].close(),
+        close=source.close,
+    )
+
+
+def _few_steps(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
+    """Return a stage that learns to draw in few steps what its start draws in many (few_steps.py)."""
+    shape, config = recipe.settings_of(stage), FewStepConfig(**stage.loss)
+    world = _walker(stage, recipe, place, carried, bf16)
+    teacher, device = world.dit, world.device
+    world.sampler = SamplerConfig(sigmas=equal_levels(config.path))
+    source = WalkSource(config, place.workers)
+    weights = channel_weights(world.vae, source.held_latents(world))
+    sheet = place.out / stage.name / "sheet.png"
+    walks: dict[int, OwnWalk] = {}  # the newest one, by number
+
+    def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(module, DiT)
+        walk = number // config.reuse
+        if walk not in walks:
+            walks.clear()
+            walks[walk] = source.draw(world, walk, torch.Generator().manual_seed(walk))
+        seen = walks[walk]
+        eps = torch.randn(seen.history.shape, generator=generator).to(device)
+        places = (len(eps), eps.shape[2])
+        choice = torch.randint(len(config.levels) - 1, places, generator=generator).to(device)
+        with fast_attention(device, bf16):
+            return few_step_loss(module, teacher, seen, config, eps, choice, weights), {}
+
+    held = source.held(world, config.drawn)
+    noise = torch.randn(held.history.shape, generator=torch.Generator().manual_seed(2)).to(device)
+    with fast_attention(device, bf16):
+        aim = path_of(teacher, held, noise, equal_levels(config.path))[-1]
+
+    def pictures(z: Tensor) -> Tensor:
+        last = z[:, :, 1:].transpose(1, 2).flatten(0, 1)[-SHEET:].float()  # (n, C, h, w)
+        return to_rgb(world.vae.decode(last, world.vae.start_decoding(last))[0][:, -1])
+
+    @torch.no_grad()
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, DiT)
+        with fast_attention(device, bf16):
+            drawn = path_of(module, held, noise, config.levels)[-1]
+        write_png(sheet, grid([pictures(held.batch.z), pictures(aim), pictures(drawn)]), scale=2)
+        error = (drawn - aim)[:, :, 1:].square().mean((0, 2, 3, 4))  # (C,)
+        return {"val_loss": float((error * weights.to(device)).mean())}
+
+    loss = {**plain(config), "stream": plain(source.stream)}
+    return Made(
+        model=start_transformer(stage, recipe, place, carried),
+        step=step,
+        evaluate=evaluate,
+        settings={"dit": dataclasses.asdict(shape), "loss": loss},
+        rule=parameter_rule,
+        close=source.close,
     )
 
 

@@ -15,8 +15,9 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.training.recipe import load, merged, only_known, read
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"
-KINDS = ("images", "clips", "rollouts", "refiner")
-WALKS = ("clips", "rollouts")  # kinds that leave a transformer that walks
+KINDS = ("images", "clips", "rollouts", "few_steps", "refiner")
+WALKERS = ("rollouts", "few_steps", "refiner")  # kinds that let a world walk
+WALKS = ("clips", "rollouts", "few_steps")  # kinds that leave a transformer that walks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ def read_recipe(path: Path, device: str) -> Recipe:
                 raise ValueError(
                     f"stage {stage.name!r} starts from {stage.start!r}, which no stage before it is"
                 )
-            if stage.kind in ("rollouts", "refiner") and kinds.get(stage.start or "") not in WALKS:
+            if stage.kind in WALKERS and kinds.get(stage.start or "") not in WALKS:
                 raise ValueError(
                     f"stage {stage.name!r} walks a world: start must name a stage of kind "
-                    f"{' or '.join(WALKS)}"
+                    f"{', '.join(WALKS[:-1])} or {WALKS[-1]}"
                 )
         if len(set(names)) < len(names) or not abs(sum(s.share for s in stages) - 1) < 1e-6:
             raise ValueError(f"stages {names} need names of their own and shares that sum to 1")

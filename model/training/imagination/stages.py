@@ -17,9 +17,11 @@ from wm_env.model.embedded import embedded_vae, load_embedded, write_parts
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint
+from wm_env.model.training.few_steps import FewStepConfig
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
 from wm_env.model.training.losses.flow_matching import WorldLossConfig
+from wm_env.model.training.own_walks import OwnWalkConfig
 from wm_env.model.training.transformer import set_half_lives
 from wm_env.model.training.world_folder import export_world
 from wm_env.model.vae.tiny import TinyVAE
@@ -36,17 +38,6 @@ class Place:
     carry: Path | None = None
     device: str = "cpu"
     workers: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnWalkConfig(WorldLossConfig):
-    """Walks of the world itself: `frames` chunks with a loss, after at most `drawn` chunks that are drawn
-    without one, and, of a share `contexts` of the steps, after a context of at most `shown` true chunks."""
-
-    drawn: int = 20
-    shown: int = 8
-    contexts: float = 0.4
-    history_noise: float = 0.0
 
 
 def part_of(stage: Stage) -> str:
@@ -115,11 +106,22 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def trained_steps(stage: Stage) -> int:
-    """Return the longest walk, in chunks, that a stage of clips or rollouts has shown its world."""
-    if stage.kind == "rollouts":
-        config = OwnWalkConfig(**stage.loss)
+    """Return the longest walk, in chunks, that a stage of walks has shown its world."""
+    if stage.kind in ("rollouts", "few_steps"):
+        config = _walk_config(stage)
         return config.drawn + config.frames - 1
     return WorldLossConfig(**stage.loss).frames - 1
+
+
+def _walk_config(stage: Stage) -> OwnWalkConfig:
+    return FewStepConfig(**stage.loss) if stage.kind == "few_steps" else OwnWalkConfig(**stage.loss)
+
+
+def sampler_of(stage: Stage) -> SamplerConfig:
+    """Return how the world of a stage draws: in the steps that it was taught, or in two."""
+    if stage.kind == "few_steps":
+        return SamplerConfig(sigmas=tuple(FewStepConfig(**stage.loss).levels))
+    return SAMPLER
 
 
 def assemble(transformer: str, recipe: Recipe, place: Place, carried: Carried, refiner: str | None) -> Path:
@@ -137,7 +139,7 @@ def assemble(transformer: str, recipe: Recipe, place: Place, carried: Carried, r
         vae=parts["vae"],
         refiner=own if stage.memory else None,
         out=folder,
-        sampler=SAMPLER,
+        sampler=sampler_of(stage),
         trained_steps=trained_steps(stage),
         metrics=carried.stages.get(transformer, {}).get("metrics", {}),
     )

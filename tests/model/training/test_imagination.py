@@ -36,7 +36,7 @@ depth = 4
 [[stages]]
 name = "images"
 kind = "images"
-share = 0.4
+share = 0.35
 loss = { batch = 4, pool = 48 }
 loop = { warmup_steps = 2 }
 [[stages]]
@@ -62,9 +62,16 @@ world = true
 share = 0.05
 loss = { batch = 2, frames = 3, drawn = 2, shown = 2, contexts = 1.0 }
 [[stages]]
+name = "tiny-few"
+kind = "few_steps"
+start = "tiny-own"
+world = true
+share = 0.05
+loss = { batch = 2, frames = 3, drawn = 2, shown = 2, levels = [1.0, 0.5, 0.0], path = 2 }
+[[stages]]
 name = "tiny-refiner"
 kind = "refiner"
-start = "tiny-own"
+start = "tiny-few"
 share = 0.05
 loss = { batch = 2, chunks = 2 }
 """
@@ -117,11 +124,12 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tiny-refiner: done" in done.stdout
-    for name, memory in (("tiny", True), ("tiny-pure", False), ("tiny-own", True)):
+    for name, memory in (("tiny", True), ("tiny-pure", False), ("tiny-own", True), ("tiny-few", True)):
         world = load_embedded(tmp_path / "out" / "worlds" / name)
         assert bool(world.dit.cfg.memory_channels) is memory
         assert world.dit.cfg.window_chunks == (1 if memory else 0)
-    parts = load_card(tmp_path / "out" / "worlds" / "tiny-own" / "tiny-own.safetensors")["parts"]
+    assert load_embedded(tmp_path / "out" / "worlds" / "tiny-few").sampler.sigmas == (1.0, 0.5, 0.0)
+    parts = load_card(tmp_path / "out" / "worlds" / "tiny-few" / "tiny-few.safetensors")["parts"]
     trained = load_card(tmp_path / "out" / "tiny-refiner" / "refiner.safetensors")
     assert parts["refiner"]["sha256"] == trained["sha256"] and trained["steps"] > 0
     assert (tmp_path / "out" / "images" / "sheet.png").read_bytes().startswith(b"\x89PNG")
@@ -165,11 +173,11 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
     [
         ('kind = "images"', 'kind = "pictures"', "there are images, clips"),
         ('start = "images"', 'start = "photos"', "no stage before it"),
-        ("share = 0.4", "share = 0.5", "sum to 1"),
+        ("share = 0.35", "share = 0.5", "sum to 1"),
         ("[dit]", "[dit]\nwidth = 3", "width"),
-        ("share = 0.4", "", "share"),
-        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips or rollouts"),
-        ('start = "tiny-own"', 'start = "images"', "start must name a stage of kind clips or rollouts"),
+        ("share = 0.35", "", "share"),
+        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips, rollouts or few"),
+        ('start = "tiny-few"', 'start = "images"', "start must name a stage of kind clips, rollouts or few"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
     ],
 )
