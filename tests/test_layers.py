@@ -83,7 +83,8 @@ FILES = {
             training.parts.distill_steps training.parts.distill training.parts.judge""",
         "training, stages in one recipe": """training.images training.clip_stream training.own_walks
             training.few_steps training.imagination.recipe training.imagination.carried
-            training.imagination.stages training.imagination.kinds training.imagination.driver training.imagination""",
+            training.imagination.stages training.imagination.kinds training.imagination.driver
+            training.imagination""",
         "training, the command": "training.table training.command training.__main__",
     },
     "wm_env/bench": {
