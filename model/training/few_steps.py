@@ -4,12 +4,13 @@ The teacher is a world as the stage before left it, drawing in `path` equal Eule
 (own_walks.py); from the states of that walk, with new noise, its path from noise to a latent is followed, and
 the student, which starts as a copy, learns the mean velocity between the levels at which it will stand:
 
-    x_(i+1/path) <- x - v_teacher(x, s | state) / path           no gradient
+    x <- temperature eps;   x <- x - v_teacher(x, s | state) / path, path times         no gradient
     loss = | w (v_student(x_s, s | state) - (x_s - x_s') / (s - s')) |^2,     s > s' neighbours in `levels`
 
 The path from a noise to its latent is a function, so there is nothing to average and no haze to learn: what
 one step cannot say is the curvature of the path (progressive distillation, Salimans & Ho, arXiv:2202.00512,
-here in one go). The state is the student's own, with gradient, because its weights write that state too.
+here in one go). A teacher that begins with less noise than it was trained on draws what is likelier, with
+fewer specks; the student is given all of the noise and learns to do the same. The state is the student's own, with gradient, because its weights write that state too.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from wm_env.model.training.own_walks import OwnWalk, OwnWalkConfig
 @dataclass(frozen=True, kw_only=True)
 class FewStepConfig(OwnWalkConfig):
     """levels: noise levels of the student's steps, 1 down to 0, multiples of 1 / path. path: steps of the
-    teacher. reuse: training steps on one walk, each with other noise."""
+    teacher. temperature: of the teacher's noise. reuse: training steps on one walk, each with other noise."""
 
     levels: Sequence[float] = (1.0, 0.75, 0.375, 0.0)
     path: int = 8
+    temperature: float = 0.92
     reuse: int = 6
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class FewStepConfig(OwnWalkConfig):
         object.__setattr__(self, "levels", tuple(self.levels))
         if self.path < 1 or self.reuse < 1:
             raise ValueError(f"path={self.path} and reuse={self.reuse} must be at least 1")
+        if not 0 < self.temperature <= 1:
+            raise ValueError(f"temperature={self.temperature} must be in (0, 1]")
         whole = [level * self.path for level in self.levels]
         falling = all(level > after for level, after in pairwise(self.levels))
         ends = len(self.levels) > 1 and self.levels[0] == 1 and self.levels[-1] == 0
@@ -86,7 +90,7 @@ def few_step_loss(
     weights `(C,)`: w^2 of every channel.
     """
     fine = equal_levels(config.path)
-    path = torch.stack(path_of(teacher, seen, eps, fine))  # (path + 1, B, C, T, h, w)
+    path = torch.stack([eps, *path_of(teacher, seen, config.temperature * eps, fine)[1:]])
     at = torch.tensor([fine.index(level) for level in config.levels], device=eps.device)
     levels = torch.tensor(config.levels, device=eps.device)
     sigma, after = levels[choice], levels[choice + 1]  # (B, T)

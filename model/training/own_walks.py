@@ -59,7 +59,9 @@ class OwnWalk(NamedTuple):
     before: DiTState
 
 
-def starts_after(clip: Clip, shown: int, captions: Sequence[str], seeds: Sequence[int]) -> list[Start]:
+def starts_after(
+    clip: Clip, shown: int, captions: Sequence[str], seeds: Sequence[int], temperature: float = 1.0
+) -> list[Start]:
     """Return the starts of clips after their first `shown` chunks, poses relative to the last of those."""
     begin = GROUP * shown
     c2w = clip.c2w.double().cpu()
@@ -79,6 +81,7 @@ def starts_after(clip: Clip, shown: int, captions: Sequence[str], seeds: Sequenc
                 intrinsics=(camera[0], camera[1], camera[2], camera[3]),
                 prompt=captions[words[begin]],
                 noise_seed=seeds[slot],
+                temperature=temperature,
                 context=context,
             )
         )
@@ -92,10 +95,11 @@ def own_walk(
     frames: int,
     captions: Sequence[str],
     seeds: Sequence[int],
+    temperature: float = 1.0,
 ) -> OwnWalk:
     """Return the last `frames` chunks of a walk along clips, begun after their first `shown` chunks.
 
-    true: clips of `1 + n` latents, n >= shown + frames - 1. seeds: noise seed of each.
+    true: clips of `1 + n` latents, n >= shown + frames - 1. seeds, temperature: of the noise of each.
     """
     clip = true.clip
     rest = clip._replace(
@@ -104,7 +108,7 @@ def own_walk(
         c2w=clip.c2w[:, GROUP * shown :],
         caption=clip.caption[:, GROUP * shown :],
     )
-    states: list[RolloutState] = [world.begin(starts_after(clip, shown, captions, seeds))[1]]
+    states: list[RolloutState] = [world.begin(starts_after(clip, shown, captions, seeds, temperature))[1]]
     states += [walked.state for walked in chunks_along(world, states[0], rest, captions)]
     last = states[-frames:]
     pending = [tree_map(torch.clone, state.pending) for state in last]  # clones: out of inference mode
@@ -134,10 +138,10 @@ def _joined(chunks: Sequence[ChunkInput], z: Tensor) -> WorldBatch:
 
 
 class WalkSource:
-    """Draws walks through ever new rooms; `workers` processes plan ahead."""
+    """Draws walks through ever new rooms; `workers` processes plan ahead. temperature: of their noise."""
 
-    def __init__(self, config: OwnWalkConfig, workers: int = 0) -> None:
-        self.config, self.workers = config, workers
+    def __init__(self, config: OwnWalkConfig, workers: int = 0, temperature: float = 1.0) -> None:
+        self.config, self.workers, self.temperature = config, workers, temperature
         self.stream = StreamConfig(
             seed=3, group=config.batch, latents=1 + config.shown + config.drawn + config.frames
         )
@@ -175,4 +179,4 @@ class WalkSource:
     def _walk(self, world: LearnedWorld, plan: Plan, drawn: int, shown: int, seeds: Sequence[int]) -> OwnWalk:
         frames = self.config.frames
         true = self._true(world, plan, shown + drawn + frames)
-        return own_walk(world, true, shown, frames, captions(), seeds)
+        return own_walk(world, true, shown, frames, captions(), seeds, self.temperature)

@@ -245,7 +245,7 @@ def _few_steps(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf1
     world = _walker(stage, recipe, place, carried, bf16)
     teacher, device = world.dit, world.device
     world.sampler = SamplerConfig(sigmas=equal_levels(config.path))
-    source = WalkSource(config, place.workers)
+    source = WalkSource(config, place.workers, config.temperature)
     weights = channel_weights(world.vae, source.held_latents(world))
     sheet = place.out / stage.name / "sheet.png"
     walks: dict[int, OwnWalk] = {}  # the newest one, by number
@@ -266,7 +266,7 @@ def _few_steps(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf1
     held = source.held(world, config.drawn)
     noise = torch.randn(held.history.shape, generator=torch.Generator().manual_seed(2)).to(device)
     with fast_attention(device, bf16):
-        aim = path_of(teacher, held, noise, equal_levels(config.path))[-1]
+        aim = path_of(teacher, held, config.temperature * noise, equal_levels(config.path))[-1]
 
     def pictures(z: Tensor) -> Tensor:
         last = z[:, :, 1:].transpose(1, 2).flatten(0, 1)[-SHEET:].float()  # (n, C, h, w)

@@ -14,7 +14,9 @@ from wm_env.model.rollout_state import SamplerConfig, chunk_noise
 from wm_env.model.training.few_steps import FewStepConfig, equal_levels, few_step_loss, path_of
 from wm_env.model.training.own_walks import OwnWalk, WalkSource
 
-CONFIG = FewStepConfig(batch=2, frames=3, drawn=2, shown=0, contexts=0.0, levels=(1.0, 0.5, 0.0), path=4)
+CONFIG = FewStepConfig(
+    batch=2, frames=3, drawn=2, shown=0, contexts=0.0, levels=(1.0, 0.5, 0.0), path=4, temperature=1.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,5 @@ def test_levels_that_no_teacher_passes_are_refused(levels: tuple[float, ...]) ->
         FewStepConfig(levels=levels, path=4)
     with pytest.raises(ValueError, match="at least 1"):
         FewStepConfig(path=0)
+    with pytest.raises(ValueError, match="temperature"):
+        FewStepConfig(temperature=0.0)
