@@ -10,7 +10,8 @@ the student, which starts as a copy, learns the mean velocity between the levels
 The path from a noise to its latent is a function, so there is nothing to average and no haze to learn: what
 one step cannot say is the curvature of the path (progressive distillation, Salimans & Ho, arXiv:2202.00512,
 here in one go). A teacher that begins with less noise than it was trained on draws what is likelier, with
-fewer specks; the student is given all of the noise and learns to do the same. The state is the student's own, with gradient, because its weights write that state too.
+fewer specks; the student is given all of the noise and learns to do the same. The state is the student's
+own, with gradient, because its weights write that state too.
 """
 
 from __future__ import annotations
