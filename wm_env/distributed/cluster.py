@@ -71,6 +71,6 @@ def need(workers: int, gpus: float, cpus: float) -> None:
         total = float(there.get(what, 0.0))
         if workers * each > total + 1e-9:
             raise ValueError(
-                f"{workers} workers of {each:g} {what} need {workers * each:g}, and the cluster has {total:g}; "
-                f"use fewer workers or a smaller {what.lower()}s_per_worker"
+                f"{workers} workers of {each:g} {what} need {workers * each:g}, and the cluster has {total:g}"
+                f"; use fewer workers or a smaller {what.lower()}s_per_worker"
             )

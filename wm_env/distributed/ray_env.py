@@ -7,9 +7,9 @@ CPU, at equal thread counts).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,38 +19,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.distributed.cluster import enter, need, ray
+from wm_env.distributed.crew import Crew, Member
 from wm_env.distributed.gathering import gather, gather_infos
 from wm_env.distributed.identity import package_sha256
-from wm_env.distributed.worker import Fragment, Policy, Worker
+from wm_env.distributed.worker import Fragment, Policy
 from wm_env.model.embedded import EMBEDDED, world_path
-from wm_env.model.names import unknown
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.storage.facts import as_integer, shown, whole
 from wm_env.snapshots import Snapshot
 from wm_env.vector import MOST_ENVS
-
-SHARE = 0.05  # of a worker's time that its snapshots may take
-MOST_STEPS = 256  # between two snapshots
-Call = tuple[str, tuple[Any, ...]]
-
-
-class _Member:
-    """A worker as the driver knows it.
-
-    log: calls that changed its environment since `kept`, the bytes of its newest snapshot (None: since it
-    was made). pending: a snapshot under way and the length of the log when it was asked for. every: steps
-    between snapshots. step_seconds: mean of its steps. failures: deaths in a row.
-    """
-
-    def __init__(self, number: int, every: int) -> None:
-        self.number, self.every = number, every
-        self.actor: Any = None
-        self.log: list[Call] = []
-        self.kept: bytes | None = None
-        self.pending: tuple[Any, int] | None = None
-        self.step_seconds = 0.0
-        self.failures = 0
-        self.last = ""
 
 
 class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
@@ -90,21 +67,29 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     ) -> None:
         self.workers = _count("workers", workers)
         self.envs_per_worker = _count("envs_per_worker", envs_per_worker)
-        every = MOST_STEPS if snapshot_every is None else _count("snapshot_every", snapshot_every)
-        self._every = None if snapshot_every is None else every
-        self._most_failures = _count("max_failures", max_failures)
+        every = None if snapshot_every is None else _count("snapshot_every", snapshot_every)
+        failures = _count("max_failures", max_failures)
         if settings.get("output", "numpy") != "numpy":
-            raise ValueError("output='torch': frames of other processes come as NumPy arrays; leave output out")
+            raise ValueError(
+                "output='torch': frames of other processes come as NumPy arrays; leave output out"
+            )
         cuda = str(settings.get("device", "cpu")).startswith("cuda")
         gpus = float(cuda) if gpus_per_worker is None else float(gpus_per_worker)
         self._started_ray = enter(address, self.workers)
-        self._members: list[_Member] = []
+        self._crew: Crew | None = None
         try:
             need(self.workers, gpus, cpus_per_worker)
-            self._options = {"num_gpus": gpus, "num_cpus": cpus_per_worker}
-            self._settings, self._start_seconds = settings, start_seconds
-            self._members = [_Member(number, 1) for number in range(self.workers)]
-            facts = self._make_all()
+            self._crew = Crew(
+                self.workers,
+                self.envs_per_worker,
+                options={"num_gpus": gpus, "num_cpus": cpus_per_worker},
+                settings=settings,
+                every=every,
+                most_failures=failures,
+                start_seconds=start_seconds,
+            )
+            facts = self._crew.make()
+            same_program(facts, settings.get("world", "tiny"))
         except BaseException:
             self.close()
             raise
@@ -135,9 +120,9 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         mask = self._mask(options.pop("reset_mask", None))
         seeds = self._seeds(seed, mask)
         if options:
-            self._get(self._members[0], self._members[0].actor.check_reset.remote(options))
+            self.crew.get(self.crew.members[0], self.crew.members[0].actor.check_reset.remote(options))
         parts = [(self._part(seeds, w), self._reset_options(options, mask, w)) for w in range(self.workers)]
-        answers = self._change("reset", parts)
+        answers = self.crew.change("reset", parts)
         self._begun = True
         self._seeded |= mask
         self._ended &= ~mask
@@ -152,8 +137,8 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._actions.command(actions, self.num_envs)  # raises before any worker moves
         rows = np.asarray(actions)
         started = time.perf_counter()
-        answers = self._change("step", [(self._part(rows, w),) for w in range(self.workers)])
-        for member in self._members:
+        answers = self.crew.change("step", [(self._part(rows, w),) for w in range(self.workers)])
+        for member in self.crew.members:
             spent = (time.perf_counter() - started) - member.step_seconds
             member.step_seconds += spent if member.step_seconds == 0 else 0.1 * spent
         seen, rewards, terminated, truncated, infos = zip(*answers, strict=True)
@@ -170,31 +155,33 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         self._check_begun()
         count = _count("steps", steps)
-        asked = {}
-        for member in self._members:
+        asked: dict[int, Callable[[], Any]] = {}
+        for member in self.crew.members:
             own = int(np.random.SeedSequence([seed, member.number]).generate_state(1)[0])
-            asked[member.number] = (count, policy, own)
-        refs = {self._members[n].actor.collect.remote(*args): n for n, args in asked.items()}
+            asked[member.number] = partial(_collect, member, count, policy, own)
+        refs = {again(): number for number, again in asked.items()}
+
+        def arrived(ref: Any) -> Fragment:
+            member = self.crew.members[refs.pop(ref)]
+            fragment: Fragment = self.crew.finished(member, ref, asked[member.number])
+            self.crew.keep(member, ("steps", (fragment.actions,)))
+            self._ended[fragment.slots] = fragment.terminated[-1] | fragment.truncated[-1]
+            return fragment
+
         try:
             while refs:
                 (ready,), _ = ray().wait(list(refs), num_returns=1)
-                member = self._members[refs.pop(ready)]
-                fragment = self._finished(member, ready, lambda m=member: m.actor.collect.remote(*asked[m.number]))  # type: ignore[misc]
-                self._keep(member, ("steps", (fragment.actions,)), count)
-                self._ended[fragment.slots] = fragment.terminated[-1] | fragment.truncated[-1]
-                yield fragment
+                yield arrived(ready)
         finally:
-            for ref, number in refs.items():  # the caller stopped early: what was walked counts all the same
-                member = self._members[number]
-                fragment = self._finished(member, ref, lambda m=member: m.actor.collect.remote(*asked[m.number]))  # type: ignore[misc]
-                self._keep(member, ("steps", (fragment.actions,)), count)
+            for ref in list(refs):  # the caller stopped early: what was walked counts all the same
+                arrived(ref)
 
     def render(self) -> tuple[Any, ...] | None:
         """Return each slot's newest frame, or the pixel frames of its last step."""
         if self.render_mode is None:
             return None
         self._check_begun()
-        return tuple(frame for part in self._ask("render") for frame in part)
+        return tuple(frame for part in self.crew.ask("render") for frame in part)
 
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
@@ -204,15 +191,15 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
         if len(told) != self.num_envs:
             raise ValueError(f"{len(told)} prompts were given for {self.num_envs} envs")
-        self._change("ask", [("set_prompt", self._part(told, w)) for w in range(self.workers)])
+        self.crew.change("ask", [("set_prompt", self._part(told, w)) for w in range(self.workers)])
 
     def snapshot(self, slot: int) -> Snapshot:
         """Return the moment of one slot; it restores into any environment of equal configuration."""
         self._check_begun()
         if not whole(as_integer(slot), 0, self.num_envs - 1):
             raise IndexError(f"slot={shown(slot)} must be an integer in 0 .. {self.num_envs - 1}")
-        member, own = self._members[slot // self.envs_per_worker], slot % self.envs_per_worker
-        found: Snapshot = self._get(member, member.actor.ask.remote("snapshot", own))
+        member, own = self.crew.members[slot // self.envs_per_worker], slot % self.envs_per_worker
+        found: Snapshot = self.crew.get(member, member.actor.ask.remote("snapshot", own))
         return found
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -222,7 +209,7 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             prompt = args[0] if args else kwargs.get("prompt")
             self.set_prompt([prompt] * self.num_envs)
             return (None,) * self.num_envs
-        return tuple(value for part in self._ask("call", name, *args, **kwargs) for value in part)
+        return tuple(value for part in self.crew.ask("call", name, *args, **kwargs) for value in part)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return a fact of every slot."""
@@ -230,169 +217,21 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End all workers, and Ray where this environment has started it."""
-        for member in self._members:
-            if member.actor is not None:
-                ray().kill(member.actor)
-                member.actor = None
+        if self._crew is not None:
+            self._crew.close()
         if self._started_ray:
             ray().shutdown()
             self._started_ray = False
 
+    @property
+    def crew(self) -> Crew:
+        """The workers."""
+        assert self._crew is not None  # it is made before anything else
+        return self._crew
+
     def pids(self) -> list[int]:
         """Return the process of every worker."""
-        return [self._get(member, member.actor.pid.remote()) for member in self._members]
-
-    # Workers ------------------------------------------------------------------------------------------------
-
-    def _make_all(self) -> list[dict[str, Any]]:
-        refs = []
-        for member in self._members:
-            member.actor = self._actor(member)
-            refs.append(member.actor.make.remote(self._settings))
-        facts = []
-        for member, ref in zip(self._members, refs, strict=True):
-            try:
-                facts.append(self._get(member, ref, self._start_seconds))
-            except ray().exceptions.RayActorError:
-                facts.append(self._revive(member))
-        self._same_program(facts)
-        return facts
-
-    def _actor(self, member: _Member) -> Any:
-        remote = ray().remote(_RayWorker)
-        return remote.options(**self._options).remote(member.number, self.envs_per_worker)
-
-    def _same_program(self, facts: Sequence[dict[str, Any]]) -> None:
-        """Raise `ValueError` where a worker has other sources or weights than the driver."""
-        world = self._settings.get("world", "tiny")
-        weights = facts[0]["weights_sha256"]
-        if isinstance(world, str) and world in EMBEDDED:
-            weights = load_card(world_path(world))["sha256"]
-        for number, one in enumerate(facts):
-            wanted = {"package": package_sha256(), "weights": weights}
-            found = {"package": one["package_sha256"], "weights": one["weights_sha256"]}
-            for what, digest in wanted.items():
-                if found[what] != digest:
-                    raise ValueError(
-                        f"worker {number} has another {what} than the driver ({str(found[what])[:12]}, here "
-                        f"{str(digest)[:12]}); install the same on every machine"
-                    )
-
-    def _change(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return what every worker answers to a call that changes it; all have made it, or none."""
-        refs = [
-            getattr(member.actor, method).remote(*args)
-            for member, args in zip(self._members, arguments, strict=True)
-        ]
-        answers, changed, refused = [], [], None
-        for member, ref, args in zip(self._members, refs, arguments, strict=True):
-            try:
-                answers.append(
-                    self._finished(
-                        member, ref, lambda m=member, a=args: getattr(m.actor, method).remote(*a)  # type: ignore[misc]
-                    )
-                )
-                changed.append(member)
-            except Exception as error:
-                refused = refused or error
-        if refused is not None:
-            for member in changed:
-                self._go_back(member)
-            raise refused
-        for member, args in zip(self._members, arguments, strict=True):
-            self._keep(member, (method, args))
-        return answers
-
-    def _ask(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
-        refs = [member.actor.ask.remote(name, *args, **kwargs) for member in self._members]
-        return [
-            self._finished(
-                member, ref, lambda m=member: m.actor.ask.remote(name, *args, **kwargs)  # type: ignore[misc]
-            )
-            for member, ref in zip(self._members, refs, strict=True)
-        ]
-
-    def _finished(self, member: _Member, ref: Any, again: Callable[[], Any]) -> Any:
-        """Return a worker's answer; a worker that has died is replaced and asked again."""
-        while True:
-            try:
-                answer = self._get(member, ref)
-            except ray().exceptions.RayActorError as error:
-                member.last = str(error).strip().split("\n")[0]
-                self._revive(member)
-                ref = again()
-            else:
-                member.failures = 0
-                return answer
-
-    def _get(self, member: _Member, ref: Any, seconds: float | None = None) -> Any:
-        """Return an answer; what the worker raised is raised as it was."""
-        try:
-            return ray().get(ref, timeout=seconds)
-        except ray().exceptions.GetTimeoutError as error:
-            raise RuntimeError(
-                f"worker {member.number} was not ready after {seconds:g} s; is the cluster busy? "
-                "(start_seconds= waits longer)"
-            ) from error
-        except ray().exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from None
-
-    def _revive(self, member: _Member) -> dict[str, Any]:
-        """Replace a worker that has died: its newest snapshot, then what it was told since."""
-        while True:
-            member.failures += 1
-            if member.failures > self._most_failures:
-                raise RuntimeError(
-                    f"worker {member.number} died {member.failures} times in a row; the last time: {member.last}"
-                )
-            member.pending = None
-            member.actor = self._actor(member)
-            try:
-                facts = self._get(member, member.actor.make.remote(self._settings), self._start_seconds)
-                self._go_back(member)
-            except ray().exceptions.RayActorError as error:
-                member.last = str(error).strip().split("\n")[0]
-            else:
-                return facts
-
-    def _go_back(self, member: _Member) -> None:
-        """Put a worker where its snapshot and its log say that it stands."""
-        if member.kept is not None:
-            self._get(member, member.actor.restore.remote(member.kept))
-        elif not member.log:
-            self._get(member, member.actor.make.remote(self._settings))
-        for method, args in member.log:
-            last = getattr(member.actor, method).remote(*args)
-            self._get(member, last)
-
-    def _keep(self, member: _Member, call: Call, steps: int = 1) -> None:
-        """Note what a worker has done, and see to its snapshots."""
-        member.log.append(call)
-        self._take(member)
-        walked = sum(len(args[0]) if method == "steps" else 1 for method, args in member.log)
-        if member.pending is None and (member.kept is None or walked >= member.every):
-            member.pending = (member.actor.snapshot.remote(), len(member.log))
-
-    def _take(self, member: _Member) -> None:
-        """Take a snapshot that has arrived, and choose by its cost when the next is due."""
-        if member.pending is None:
-            return
-        ref, told = member.pending
-        ready, _ = ray().wait([ref], timeout=0)
-        if not ready:
-            return
-        member.pending = None
-        try:
-            member.kept, seconds = ray().get(ref)
-        except ray().exceptions.RayError:
-            return  # the worker died over it; its next call says so
-        member.log = member.log[told:]
-        if self._every is not None:
-            member.every = self._every
-        elif member.step_seconds > 0:
-            member.every = min(MOST_STEPS, max(1, math.ceil(seconds / (SHARE * member.step_seconds))))
-
-    # ----------------------------------------------------------------------------------------------------------
+        return [self.crew.get(member, member.actor.pid.remote()) for member in self.crew.members]
 
     def _part(self, values: Any, worker: int) -> Any:
         return values[worker * self.envs_per_worker : (worker + 1) * self.envs_per_worker]
@@ -444,14 +283,24 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ResetNeeded("call reset() first: no episode is in progress")
 
 
-class _RayWorker(Worker):
-    """The worker as an actor."""
+def same_program(facts: Sequence[dict[str, Any]], world: Any) -> None:
+    """Raise `ValueError` where a worker has other sources or weights than the driver."""
+    weights = facts[0]["weights_sha256"]
+    if isinstance(world, str) and world in EMBEDDED:
+        weights = load_card(world_path(world))["sha256"]
+    for number, one in enumerate(facts):
+        wanted = {"package": package_sha256(), "weights": weights}
+        found = {"package": one["package_sha256"], "weights": one["weights_sha256"]}
+        for what, digest in wanted.items():
+            if found[what] != digest:
+                raise ValueError(
+                    f"worker {number} has another {what} than the driver ({str(found[what])[:12]}, here "
+                    f"{str(digest)[:12]}); install the same on every machine"
+                )
 
-    def pid(self) -> int:
-        """Return its process."""
-        import os
 
-        return os.getpid()
+def _collect(member: Member, count: int, policy: Policy, seed: int) -> Any:
+    return member.actor.collect.remote(count, policy, seed)
 
 
 def _count(name: str, value: Any) -> int:

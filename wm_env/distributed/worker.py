@@ -142,5 +142,3 @@ def _stacked(parts: tuple[Any, ...]) -> Any:
     if isinstance(parts[0], Mapping):
         return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     return np.stack(parts)
-
-
