@@ -36,7 +36,7 @@ ORDER = (
         "core",
     ),
     *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "whole", "vector", "env"),
-    *("distributed", "parallel", "sb3", "recording", "export", "bench", "play", "cli"),
+    *("distributed", "torchrl", "parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
 # Within these three a file imports only from files before it, line by line and from left to right. The files
