@@ -14,7 +14,6 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 
 import wm_env  # noqa: F401  (registers the ids)
-from wm_env.distributed.gathering import gather_infos
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.slow
@@ -219,12 +218,3 @@ def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyP
         enter(f"127.0.0.1:{port}", 1)
     with pytest.raises(ValueError, match="must be 'auto', 'host:port'"):
         enter("somewhere", 1)
-
-
-def test_infos_of_batches_are_those_of_one() -> None:
-    joined = gather_infos(
-        [{"a": np.array([1, 2]), "_a": np.array([True, False])}, {"b": {"c": np.array([None], object)}}],
-        [2, 1],
-    )
-    assert joined["a"].tolist() == [1, 2, 0] and joined["_a"].tolist() == [True, False, False]
-    assert joined["b"]["c"].tolist() == [None, None, None]
