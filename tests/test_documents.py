@@ -180,7 +180,11 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
-APART = ["docs/environment.md", "docs/agents.md"]  # pages whose blocks each stand on their own
+APART = [
+    "docs/environment.md",
+    "docs/agents.md",
+    "docs/scaling.md",
+]  # pages whose blocks each stand on their own
 NEEDS_RELEASED_WEIGHTS = "docs/released_weights.md"  # run in tests/model/released, on random weights
 
 
@@ -206,6 +210,11 @@ def test_a_printed_example_runs(
     monkeypatch.chdir(tmp_path)
     if page == "docs/environment.md":
         exec(on(pure_world)(block), started(pure_world))
+    elif page == "docs/scaling.md":
+        needed = re.findall(r'needs: pip install "wm-env\[(\w+)\]"', block)
+        for extra in needed:
+            pytest.importorskip(extra, reason=f"the extra `{extra}` is not installed")
+        exec(block.replace('task="objectnav"', f'task="objectnav", world="{pure_world}"'), {})
     else:
         exec(small(block, pure_world), {})
 

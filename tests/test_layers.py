@@ -35,8 +35,8 @@ ORDER = (
         "answers",
         "core",
     ),
-    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "vector", "env"),
-    *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
+    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "whole", "vector", "env"),
+    *("distributed", "torchrl", "parallel", "sb3", "recording", "export", "bench", "play", "cli"),
 )
 
 # Within these three a file imports only from files before it, line by line and from left to right. The files

@@ -11,6 +11,8 @@ ALL_SLOW = {  # and why
     "examples/test_train_own_world.py": "the script trains in a process of its own",
     "model/released/measure/test_against_diffusers.py": "importing diffusers takes longer than a test may",
     "model/training/test_recipe_run.py": "trainings, if short ones",
+    "wm_env/test_ray.py": "Ray starts processes",
+    "wm_env/test_torchrl.py": "importing TorchRL takes longer than a test may",
 }
 
 

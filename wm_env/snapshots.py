@@ -60,10 +60,15 @@ class Snapshot:
     @undisturbed()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; an existing file stays whole until the new one is complete."""
+        write_atomic(path, self.to_bytes())
+
+    @undisturbed()
+    def to_bytes(self) -> bytes:
+        """Return the content of that file, which `snapshot_from_bytes` reads."""
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
         content = {"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)}
         text = json.dumps({**content, "sha256": content_sha256(tensors, content)}, allow_nan=False)
-        write_atomic(path, save_bytes(tensors, {_METADATA_KEY: text}))
+        return save_bytes(tensors, {_METADATA_KEY: text})
 
 
 YOUNGER = ("context_frames",)  # counts that snapshots of 0.1 lack, and that were 0
@@ -87,7 +92,15 @@ def load_snapshot(path: str | Path) -> Snapshot:
     source = repr(str(path))
     if not expanded(path).is_file():
         raise FileNotFoundError(f"the snapshot file {source} does not exist")
-    data = expanded(path).read_bytes()
+    return snapshot_from_bytes(expanded(path).read_bytes(), source)
+
+
+@undisturbed()
+def snapshot_from_bytes(data: bytes, source: str = "the snapshot's bytes") -> Snapshot:
+    """Return the snapshot that `Snapshot.to_bytes` gave. source: what errors call the bytes.
+
+    Raises `ValueError` as `load_snapshot` does.
+    """
     try:
         tensors = load_bytes(data)  # copies of their own, no map of the file
     except SafetensorError as error:

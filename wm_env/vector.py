@@ -44,6 +44,7 @@ from wm_env.outputs import handed
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
 from wm_env.slots import SlotCalls
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
+from wm_env.whole import WholeSnapshots
 
 MOST_ENVS = 65536
 KEYWORDS = (
@@ -55,7 +56,7 @@ KEYWORDS = (
 )  # beside the settings
 
 
-class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
+class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]):
     """`num_envs` slots of the environment that `SanaWMEnv` documents, stepped by one batched world call.
 
     ## Arguments
@@ -218,8 +219,7 @@ class SanaWMVectorEnv(SlotCalls, VectorEnv[Any, Any, np.ndarray]):
     @undisturbed()
     def adopt(self, moment: Moment, independent_noise: bool) -> None:
         """Make every slot a future of `moment`; independent noise gives each slot a noise seed of its own."""
-        state = repeat(moment.state, self.num_envs)
-        chunk = int(moment.state.chunk[0])
+        state, chunk = repeat(moment.state, self.num_envs), int(moment.state.chunk[0])
         self._generators = [copied(moment.generator) for _ in range(self.num_envs)]
         self._seeds = [moment.seed] * self.num_envs
         if independent_noise:

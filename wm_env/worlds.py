@@ -3,13 +3,16 @@
     load_world("tiny", dtype="bfloat16")          a preset or a checkpoint folder, and options of its family
 
 A family knows its presets, which folders are its own, and its options, a frozen dataclass that refuses what
-it does not know. Worlds are loaded once per process and options.
+it does not know. Worlds are loaded once per process and options. Pickled, with an environment or alone, such
+a world is its name, its options and the digest of its weights: it is loaded again where it arrives.
 """
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import re
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -152,10 +155,13 @@ def load_world(name: str | Path, *, device: str = "cpu", **options: Any) -> Worl
     family = _family_of(world)
     chosen = family.options(**_known(world, family, options))
     if family.named(world):
-        return family.load(world, chosen, device, 0)
-    folder = Path(world).resolve()
-    stamp = max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)
-    return family.load(str(folder), chosen, device, stamp)
+        loaded = family.load(world, chosen, device, 0)
+    else:
+        world = str(Path(world).resolve())
+        stamp = max((file.stat().st_mtime_ns for file in Path(world).iterdir()), default=0)
+        loaded = family.load(world, chosen, device, stamp)
+    _remember(loaded, world, device, dict(options))
+    return loaded
 
 
 @undisturbed()
@@ -225,6 +231,33 @@ def _refuse_variant(world: str) -> None:
         f"options are no longer part of a world's name: write world={match['name']!r} with "
         f"{key or 'dtype'}={value!r} instead of {world!r}"
     )
+
+
+_origins: weakref.WeakKeyDictionary[World, tuple[str, str, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
+def _remember(world: World, name: str, device: str, options: dict[str, Any]) -> None:
+    """Keep where a world came from, so that pickling it sends that and not its weights."""
+    copyreg.pickle(type(world), _reduced)  # type: ignore[arg-type]
+    _origins[world] = (name, device, options)
+
+
+def _reduced(world: World) -> Any:
+    """Return how a world is pickled: as what `load_world` was asked for, or else as objects are."""
+    if world not in _origins:
+        return object.__reduce_ex__(world, 4)
+    return _loaded_again, (*_origins[world], world.spec.weights_sha256)
+
+
+def _loaded_again(name: str, device: str, options: dict[str, Any], sha256: str | None) -> World:
+    """Return the world of a pickle; raise `ValueError` where the weights are others here."""
+    world = load_world(name, device=device, **options)
+    if world.spec.weights_sha256 != sha256:
+        raise ValueError(
+            f"world {name!r} has other weights here ({str(world.spec.weights_sha256)[:12]}) than where it "
+            f"was pickled ({str(sha256)[:12]}); install the same"
+        )
+    return world
 
 
 @functools.lru_cache(maxsize=8)

@@ -109,3 +109,10 @@ def test_drift_prints_every_row_by_second(run: Callable[..., str]) -> None:
 def test_every_example_states_the_minutes_it_takes_or_the_gpu_it_needs(script: str) -> None:
     told = " ".join((EXAMPLES / script).read_text().split('"""')[1].split())
     assert re.search(r"\d+ (seconds|minutes) (of|on) one CPU core|\d+ CPU minutes|needs a GPU", told), told
+
+
+@pytest.mark.slow
+def test_torchrl_trains_and_says_how_it_goes(run: Callable[..., str]) -> None:
+    pytest.importorskip("torchrl", reason="the extra `torchrl` is not installed")
+    said = run("train_torchrl.py", "--envs", "2", "--rollout", "8", "--frames", "32", "--minibatch", "8")
+    assert re.findall(r"(\d+) steps: mean reward", said) == ["16", "32"]
