@@ -30,6 +30,7 @@ ORDER = (
         "outputs",
         "contexts",
         "context_check",
+        "annotation",
         "episodes",
         "tasks",
         "answers",
