@@ -30,6 +30,7 @@ ORDER = (
         "outputs",
         "contexts",
         "context_check",
+        "annotation",
         "episodes",
         "tasks",
         "answers",
@@ -57,8 +58,8 @@ FILES = {
             point_memory composed_view context_depth""",
         "autoencoders": "vae.normalisation vae.tiny vae.ltx2",
         "refiners": "refiner.tiny refiner.truncated refiner.ltx2 refiner.ltx2_text refiner.ltx2_weights",
-        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
-            scenes.free_space scenes.paths""",
+        "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.detail
+            scenes.raycast scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
         "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
             released.clip released.download released.plan released.report released.measure.budget

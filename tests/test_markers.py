@@ -8,6 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 SLOW = "pytest.mark.slow"
 ALL_SLOW = {  # and why
+    "wm_env/annotation/test_annotate.py": "poses are found in rendered films",
     "examples/test_train_own_world.py": "the script trains in a process of its own",
     "model/released/measure/test_against_diffusers.py": "importing diffusers takes longer than a test may",
     "model/training/test_recipe_run.py": "trainings, if short ones",

@@ -12,6 +12,7 @@ load_snapshot, load_world    from a file; from a preset or a folder
 SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec return, and EnvConfig, all their
                              settings
 PosedClip                    a place you filmed: frames, poses and camera, loaded from what your tools write
+annotate                     poses and clips of a film that has none
 check_context                whether its poses fit its pictures, and what is wrong with them if not
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
@@ -31,6 +32,7 @@ from wm_env.forks import watch_forks as _watch_forks
 from wm_env.moved import tell_where_names_moved as _tell_where_names_moved
 
 if TYPE_CHECKING:
+    from wm_env.annotation.pipeline import annotate as annotate
     from wm_env.config import EnvConfig as EnvConfig
     from wm_env.context_check import check_context as check_context
     from wm_env.env import SanaWMEnv as SanaWMEnv
@@ -61,6 +63,7 @@ _HOMES = {
     "Task": "wm_env.tasks",
     "World": "wm_env.model.world",
     "WorldSpec": "wm_env.model.world",
+    "annotate": "wm_env.annotation.pipeline",
     "branch": "wm_env.snapshots",
     "check_context": "wm_env.context_check",
     "load_snapshot": "wm_env.snapshots",
@@ -79,6 +82,7 @@ __all__ = [
     "Task",
     "World",
     "WorldSpec",
+    "annotate",
     "branch",
     "check_context",
     "load_snapshot",

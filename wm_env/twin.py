@@ -20,6 +20,7 @@ from torch import Tensor
 from wm_env.model.pixels import to_pixels
 from wm_env.model.placement import check_device
 from wm_env.model.scenes.captions import with_prompt
+from wm_env.model.scenes.detail import check_detail
 from wm_env.model.scenes.raycast import render
 from wm_env.model.scenes.worlds import Scene
 from wm_env.model.state import cat, put, select, tree_map
@@ -52,10 +53,16 @@ class TwinWorld:
     """A ray-caster as a world; `spec` may copy another world's frame size, chunk length and speeds.
 
     codec: the autoencoder of the latent observations, on `device`; None for a world without latents.
+    detail: strength in [0, 1] of a fine texture on all surfaces (`wm_env.model.scenes.detail`); with any the
+    start picture is rendered as well, instead of the given one, which has none.
     """
 
     def __init__(
-        self, spec: WorldSpec = TWIN_SPEC, device: str = "cpu", codec: TinyVAE | None = None
+        self,
+        spec: WorldSpec = TWIN_SPEC,
+        device: str = "cpu",
+        codec: TinyVAE | None = None,
+        detail: float = 0.0,
     ) -> None:
         check_device(device)
         if codec is not None:
@@ -65,7 +72,10 @@ class TwinWorld:
                     f"the autoencoder of latent observations takes {fits[0]} frames of {fits[1]}, not "
                     f"{spec.frames_per_step} of {spec.frame_size}"
                 )
-        self._spec = replace(spec, latent_shape=None if codec is None else codec.latent_shape)
+        self._detail = check_detail(detail)
+        options = {"detail": f"{self._detail:g}"} if self._detail else {}
+        latent_shape = None if codec is None else codec.latent_shape
+        self._spec = replace(spec, latent_shape=latent_shape, options={**spec.options, **options})
         self._device = torch.device(device)
         self._codec = codec
 
@@ -87,10 +97,9 @@ class TwinWorld:
             ),
         )
         identity = torch.eye(4, dtype=torch.float64).repeat(len(starts), 1, 1, 1)  # (B, 1, 4, 4)
-        _, depth = self._look(state, identity)
-        images = torch.from_numpy(np.stack([start.image for start in starts])).to(
-            self._device
-        )  # (B, h, w, 3)
+        seen, depth = self._look(state, identity)
+        given = torch.from_numpy(np.stack([start.image for start in starts])).to(self._device)
+        images = seen[:, 0] if self._detail else given  # (B, h, w, 3)
         latent = None
         if self._codec is not None:
             with torch.inference_mode():
@@ -112,7 +121,7 @@ class TwinWorld:
     def _look(self, state: TwinState, c2w: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames uint8 `(B, K, h, w, 3)` and depth `(B, K, h, w)` along poses `(B, K, 4, 4)`."""
         absolute = state.start_c2w[:, None] @ c2w.to(self._device)  # (B, K, 4, 4)
-        return render(state.scene, absolute, state.intrinsics, *self._spec.frame_size)
+        return render(state.scene, absolute, state.intrinsics, *self._spec.frame_size, detail=self._detail)
 
     def set_prompt(self, state: TwinState, prompts: Sequence[str | None]) -> TwinState:
         slots = [slot for slot, prompt in enumerate(prompts) if prompt is not None]
@@ -126,10 +135,12 @@ class TwinWorld:
         return state  # the truth has no noise
 
 
-def twin_like(spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None) -> TwinWorld:
+def twin_like(
+    spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None, detail: float = 0.0
+) -> TwinWorld:
     """Return the twin at another world's frame size, chunk length and speeds, to compare side by side.
 
-    codec: that world's autoencoder, where its latents are to be compared too.
+    codec: that world's autoencoder, where its latents are to be compared too. detail: as of `TwinWorld`.
     """
     name, trained = TWIN_SPEC.name, TWIN_SPEC.trained_steps
     twin = replace(
@@ -141,4 +152,4 @@ def twin_like(spec: WorldSpec, device: str = "cpu", codec: TinyVAE | None = None
         gives_depth=True,
         weights_sha256=None,
     )
-    return TwinWorld(twin, device, codec)
+    return TwinWorld(twin, device, codec, detail)

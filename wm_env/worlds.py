@@ -31,6 +31,7 @@ from wm_env.model.released.presets import (
 )
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.rollout_state import ABLATIONS, Ablation
+from wm_env.model.scenes.detail import check_detail
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.world import World, WorldSpec
 from wm_env.twin import TwinWorld, twin_like
@@ -99,9 +100,14 @@ class TwinOptions:
     """Options of the ground-truth renderer.
 
     latents: whether it has latents to observe, those of the embedded `tiny` world.
+    detail: strength in [0, 1] of a fine texture on all surfaces, by which features can be tracked.
     """
 
     latents: bool = False
+    detail: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_detail(self.detail)
 
 
 class TwinFamily:
@@ -115,7 +121,7 @@ class TwinFamily:
         return False
 
     def load(self, world: str, options: TwinOptions, device: str, stamp: int) -> World:
-        return _twin(device, options.latents)
+        return _twin(device, options)
 
 
 class ReleasedFamily:
@@ -268,8 +274,9 @@ def _tiny(world: str, options: TinyOptions, device: str, stamp: int) -> World:
 
 
 @functools.lru_cache(maxsize=8)
-def _twin(device: str, latents: bool) -> World:
-    return TwinWorld(device=device, codec=embedded_vae("tiny")[0].to(device) if latents else None)
+def _twin(device: str, options: TwinOptions) -> World:
+    codec = embedded_vae("tiny")[0].to(device) if options.latents else None
+    return TwinWorld(device=device, codec=codec, detail=options.detail)
 
 
 @functools.lru_cache(maxsize=2)  # tens of GB each

@@ -27,6 +27,7 @@ from wm_env.model.data.recorded import (
     RecordedClip,
     check_overlap,
     check_poses,
+    check_scale,
     one_camera,
     shrink,
     whole_frames,
@@ -123,7 +124,7 @@ class PosedClip:
 
         fps: pictures per second; overrides what is recorded, needed where nothing is (photographs, COLMAP).
         scale: factor on the translations that makes them metres. None is 1, with a warning where the layout
-        has a unit of its own (COLMAP, RealEstate10K).
+        has a unit of its own (COLMAP, RealEstate10K); a clip that says it is up to scale is refused.
         intrinsics: fx, fy, cx, cy in pixels of the frames as stored; overrides what is recorded.
         size: height and width; frames are resized and cropped around the centre while they are read, the
         intrinsics with them. None keeps the frames as they are.
@@ -145,10 +146,12 @@ class PosedClip:
                 raise
             raise type(error)(f"{shown(str(path), PATH)} cannot be read: {error.strerror}") from error
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, metric: bool = True) -> Path:
         """Write the clip as a folder, which appears when it is complete, and return its path.
 
-        `load` gives the same bits back. Raises `FileExistsError` where something is there already.
+        `load` gives the same bits back. metric: False where the unit of the poses is not the metre; `load`
+        then refuses the clip until it is told the metres in a unit. Raises `FileExistsError` where something
+        is there already.
         """
         with atomic_folder(path) as temporary:
             (temporary / "frames").mkdir()
@@ -159,6 +162,7 @@ class PosedClip:
                 "intrinsics": self.intrinsics.tolist(),
                 "fps": self.fps,
                 "caption": self.caption,
+                **({} if metric else {"metric": False}),
             }
             (temporary / "camera.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
         return expanded(path)
@@ -245,6 +249,7 @@ def _read(
     found: RecordedClip, fps: float | None, scale: float | None, size: tuple[int, int] | None
 ) -> PosedClip:
     """Return the clip of a recording; everything that needs no picture is checked before one is decoded."""
+    check_scale(found, scale)
     c2w = found.c2w.double().clone()
     if scale is None and not found.metric:
         warnings.warn(

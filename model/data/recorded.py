@@ -48,7 +48,8 @@ class RecordedClip:
     float64 fx, fy, cx, cy in pixels of the frames, or, where `normalised`, in image widths and heights.
     size: height and width that the camera was said for, None where nothing says them; frames may be scaled,
     but not stretched. lens: its numbers that are not yet known to be a pinhole's. metric: whether the
-    layout's unit is the metre; else it is arbitrary. caption: text of the scene. rate: a function that
+    layout's unit is the metre; else it is arbitrary. needs_scale: whether the clip says so itself and is
+    refused until a scale is given. caption: text of the scene. rate: a function that
     returns the frames per second, None where nothing says them; it may have to read a film. frames: a
     function that yields the F frames uint8 `(H, W, 3)`, decoding as it goes; it raises `ValueError` where a
     frame cannot be read.
@@ -61,9 +62,19 @@ class RecordedClip:
     size: tuple[float, float] | None = None
     lens: Mapping[str, float] = field(default_factory=dict)
     metric: bool = True
+    needs_scale: bool = False
     caption: str = ""
     rate: Callable[[], float | None] = no_rate
     frames: Callable[[], Iterator[np.ndarray]]
+
+
+def check_scale(clip: RecordedClip, scale: float | None) -> None:
+    """Raise `ValueError` where the poses of a clip are up to scale and none is given (None)."""
+    if clip.needs_scale and scale is None:
+        raise ValueError(
+            "its poses are up to scale: their unit is unknown; annotate the film again with something "
+            "that is known about the place (docs/clips.md), or give scale=, the metres in a unit"
+        )
 
 
 class Problem(NamedTuple):
@@ -101,6 +112,7 @@ def check_clip(clip: RecordedClip, *, size: int, every: int, scale: float, rgb: 
 
     scale: factor on the translations that makes them metres. Raises `ValueError` naming the fault.
     """
+    check_scale(clip, None if scale == 1.0 else scale)  # 1 is what nobody has given
     c2w = clip.c2w.double().clone()
     c2w[..., :3, 3] *= scale
     check_poses(c2w)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import pixel_rays
+from wm_env.model.scenes.detail import check_detail, detail_factor
 from wm_env.model.scenes.layouts import ROOMS
 from wm_env.model.scenes.materials import MATERIAL
 from wm_env.model.scenes.worlds import BOX_SURFACE, CYLINDER_SURFACE, SPHERE_SURFACE, Scene
@@ -41,11 +42,15 @@ class Hit(NamedTuple):
 
 
 @torch.no_grad()
-def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def render(
+    scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: int, *, detail: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Return rgb uint8 `(B, F, height, width, 3)` and z-depth float32 `(B, F, height, width)` in metres.
 
-    c2w: `(B, F, 4, 4)` absolute camera poses. intrinsics: `(B, 4)` (fx, fy, cx, cy) in pixels.
+    c2w: `(B, F, 4, 4)` absolute camera poses. intrinsics: `(B, 4)` (fx, fy, cx, cy) in pixels. detail: how
+    strong a fine texture is, in [0, 1] (`wm_env.model.scenes.detail`); 0, that of all data, is none.
     """
+    strength = check_detail(detail)
     batch, frames = c2w.shape[:2]
     if scene.light.shape[0] != batch or intrinsics.shape != (batch, 4):
         raise ValueError(
@@ -67,7 +72,7 @@ def render(scene: Scene, c2w: Tensor, intrinsics: Tensor, height: int, width: in
         origin = pose[rows, :3, 3:]  # (P, 3, 1)
         direction = _away_from_zero(direction)
         hit = _first_hit(part, origin, direction)
-        color = _shade(part, origin, direction, hit, pixel[which][:, None])  # (P, 3, R)
+        color = _shade(part, origin, direction, hit, pixel[which][:, None], strength)  # (P, 3, R)
         rgb[rows] = color.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8).mT
         depth[rows] = hit.t
     return rgb.reshape(batch, frames, height, width, 3), depth.reshape(batch, frames, height, width)
@@ -237,11 +242,11 @@ def _meet_sphere(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit) -> H
     )
 
 
-def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Tensor) -> Tensor:
+def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Tensor, detail: float) -> Tensor:
     """Return linear colours `(P, 3, R)` of first hits: texture x (ambient + lamp + bounce), then fog.
 
     lamp = max(0, n.l) / (1 + r^2 / 6) from the ceiling lamp of the surface's room; `pixel` `(P, 1)` is the
-    angle of a pixel.
+    angle of a pixel. detail: strength of the fine texture.
     """
     t, surface, axis = hit
     table = scene.materials.flatten(0, 1).mT.contiguous()  # (columns, scenes * S)
@@ -273,6 +278,8 @@ def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Ten
     raw = raw + column("lowest") * torch.minimum(s1, s2) + column("bias")
     blend = 0.5 + 0.5 * torch.tanh(raw / (column("softness") + column("frequency") * footprint))  # (P, R)
     color = rows[3:6] + (rows[0:3] - rows[3:6]) * blend  # (3, P, R)
+    if detail:
+        color = color * detail_factor((px, py, pz), footprint, detail)
 
     lx, ly, lz = column("lamp_x") - px, column("lamp_y") - py, column("lamp_z") - pz
     reach2 = lx * lx + ly * ly + lz * lz

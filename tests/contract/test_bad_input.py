@@ -161,7 +161,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"world": "twin", "action_type": "joystick"}, "keys, multikeys"),
     ({"world": "twin", "obs_type": "smell"}, "rgb, rgb_sequence"),
     ({"world": TwinWorld(), "obs_type": "latent"}, "no latents"),
-    ({"world": "twin", "dtype": "bfloat16"}, "is the twin and takes latents; got dtype"),
+    ({"world": "twin", "dtype": "bfloat16"}, "is the twin and takes latents, detail; got dtype"),
     ({"world": "tiny[bfloat16]"}, "write world='tiny' with dtype='bfloat16'"),
     ({"world": "tiny", "dtype": "int8"}, "float32, bfloat16"),
     ({"world": "tiny", "offload": ()}, "takes dtype, refiner, ablate; got offload"),

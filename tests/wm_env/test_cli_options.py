@@ -23,6 +23,8 @@ OTHERS = {
     ("bench throughput", "dtype"): "several, one variant each",
     ("bench throughput", "world"): "several",
     ("bench transfer", "task"): "the tasks that have a goal",
+    ("annotate", "depth"): "a depth estimator that makes metres",
+    ("annotate", "device"): "of the depth estimator",
     ("context check", "world"): "whose depth network looks at the pictures",
     ("context check", "intrinsics"): "of the clip",
     ("train parts", "world"): "a world to take apart",

@@ -178,7 +178,7 @@ def test_a_misspelled_value_is_answered_with_the_nearest(settings: dict[str, Any
     ("world", "options", "says"),
     [
         ("tiny", {"offload": ("text",)}, "is a tiny world and takes dtype, refiner, ablate; got offload"),
-        ("twin", {"dtype": "bfloat16"}, "is the twin and takes latents; got dtype"),
+        ("twin", {"dtype": "bfloat16"}, "is the twin and takes latents, detail; got dtype"),
         ("sana-wm-streaming", {"ablate": "dit"}, "is a released world and takes weights, .*; got ablate"),
         ("tiny[ablate=dit]", {}, "write world='tiny' with ablate='dit'"),
         ("tiny-pure[bfloat16]", {}, "write world='tiny-pure' with dtype='bfloat16'"),
@@ -204,8 +204,9 @@ def test_equal_options_share_a_world_and_are_told_by_its_spec(memory_world: str)
 def test_every_world_option_can_be_asked_for_through_gym_make() -> None:
     settings = {field.name for field in dataclasses.fields(wm_env.EnvConfig)}
     asked = {name for family in FAMILIES for name in (f.name for f in dataclasses.fields(family.options))}
-    assert asked - {"latents"} <= settings  # the twin's latents are asked for by obs_type="latent"
-    assert option_names("twin") == ("latents",)
+    own = {"latents", "detail"}  # of the twin: obs_type="latent" asks for the first, a `World` has the second
+    assert asked - own <= settings
+    assert option_names("twin") == ("latents", "detail")
 
 
 @pytest.mark.slow

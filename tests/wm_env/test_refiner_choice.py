@@ -41,7 +41,7 @@ def test_a_world_without_memory_has_none(pure_world: str) -> None:
     [
         ("tiny", "big", "unknown refiner of a tiny world 'big'; valid are default, tiny, none"),
         ("tiny", "ltx2", "unknown refiner of a tiny world 'ltx2'; valid are default, tiny, none"),
-        ("twin", "tiny", "is the twin and takes latents; got refiner"),
+        ("twin", "tiny", "is the twin and takes latents, detail; got refiner"),
         ("sana-wm-streaming", "tiny", "unknown refiner 'tiny'; valid are none, ltx2"),
     ],
 )

@@ -51,6 +51,11 @@ COMMANDS = {
         "walk through a world and write a video",
         "finished episodes of a dataset are kept and the same command goes on; a video starts over",
     ),
+    "annotate": Command(
+        "wm_env.cli.annotate:Annotate",
+        "find the poses of a film, and make clips of it",
+        "finished stages and clips are kept; the same command goes on",
+    ),
     "context check": Command("wm_env.cli.context:ContextCheck", "whether a clip's poses fit its pictures"),
     "export": Command(
         "wm_env.cli.export:Export",

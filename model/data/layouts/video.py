@@ -2,7 +2,7 @@
 
 NAME.mp4 (or .mov, .mkv, .webm, .avi, or a folder NAME/ of pictures by name)
 NAME.npz or NAME.json with c2w (F, 4, 4) in metres, x right, y down, z forward; intrinsics (4,), (3, 3),
-(F, 4) or (F, 3, 3) in pixels; if there are any, caption and fps
+(F, 4) or (F, 3, 3) in pixels; if there are any, caption and fps; metric false where the unit is not known
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class CameraFile(NamedTuple):
     """What an npz or JSON file says of a clip.
 
     c2w: `(F, 4, 4)` float64, metres. intrinsics: `(F, 4)` float64, pixels. caption: "" where there is none.
-    fps: frames per second, None where it is not said. lens: the numbers of a lens that bends, if any.
+    fps: frames per second, None where it is not said. lens: the numbers of a lens that bends, if any. metric:
+    False where the file says that the unit of its poses is not the metre.
     """
 
     c2w: Tensor
@@ -71,6 +72,7 @@ class CameraFile(NamedTuple):
     caption: str
     fps: float | None
     lens: dict[str, float]
+    metric: bool
 
 
 def read_camera(path: Path) -> CameraFile:
@@ -103,8 +105,11 @@ def read_camera(path: Path) -> CameraFile:
         raise ValueError(f"{rows} rows of intrinsics for {len(c2w)} poses in {path.name}")
     if fps is not None and not number(fps, 0.001, 1e4):
         raise ValueError(f"fps of {path.name} is {shown(values['fps'])}; expected frames per second")
+    metric = values.get("metric", True)
+    if not isinstance(metric, bool):
+        raise ValueError(f"metric of {path.name} is {shown(metric)}; expected true or false")
     lens = lens_of(values)
-    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), caption, fps, lens)
+    return CameraFile(c2w, intrinsics_per_frame(intrinsics, len(c2w)), caption, fps, lens, metric)
 
 
 def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> RecordedClip:
@@ -119,6 +124,8 @@ def video_clip(name: str, camera: Path, frames: Path, pictures: Pictures) -> Rec
         c2w=found.c2w,
         intrinsics=found.intrinsics,
         lens=found.lens,
+        metric=found.metric,
+        needs_scale=not found.metric,
         caption=found.caption,
         rate=rate,
         frames=lambda: all_frames(frames, pictures),

@@ -205,7 +205,7 @@ def test_impossible_input_is_refused_before_compute(refined: ReleasedWorld, pipe
     for odd in ({"refiner": "ltx3"}, {"offload": ("gpu",)}, {"dtype": "int8"}, {"frame_size": (60, 96)}):
         with pytest.raises(ValueError, match=str(next(iter(odd)))):
             dataclasses.replace(settings(folder), **odd)
-    with pytest.raises(ValueError, match="is the twin and takes latents; got weights"):
+    with pytest.raises(ValueError, match="is the twin and takes latents, detail; got weights"):
         SanaWMEnv(world="twin", weights=folder)
     with pytest.raises(FileNotFoundError, match="wm-env download sana-wm-streaming"):
         SanaWMEnv(world="sana-wm-streaming", weights=folder / "nowhere")
