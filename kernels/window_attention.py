@@ -44,7 +44,9 @@ def window_attention(
     mask = None
     if past_valid is not None and not bool(past_valid.all()):
         present = torch.ones(b, frames * n, dtype=torch.bool, device=q.device)
-        mask = torch.cat([past_valid.to(q.device), present], 1)[:, None, None]  # (B,1,1,P+T*N)
+        unwaited = q.device.type in ("cuda", "meta")  # the copy is queued behind what the device is at
+        known = past_valid.to(q.device, non_blocking=unwaited)
+        mask = torch.cat([known, present], 1)[:, None, None]  # (B,1,1,P+T*N)
     outs = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         seen = past + end * n

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from wm_env.model.placement import placed
+
 MIN_FOV_DEG, MAX_FOV_DEG = 25.0, 120.0
 _CENTRED = 0.02  # of a side: principal points of whole pictures are that near to the middle
 _ASIDE = 0.1  # of a side: from here on a coincidence is worth a word
@@ -94,7 +96,7 @@ def scale_intrinsics(intrinsics: Tensor, from_size: tuple[int, int], to_size: tu
     with the height.
     """
     sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    return intrinsics * torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype, device=intrinsics.device)
+    return intrinsics * placed(torch.tensor([sx, sy, sx, sy], dtype=intrinsics.dtype), intrinsics.device)
 
 
 def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:

@@ -17,10 +17,11 @@ def placed(x: Tensor, device: torch.device | str, dtype: torch.dtype | None = No
     """Return a host tensor on `device`, in `dtype` if given, without waiting for work queued there.
 
     A plain `.to` waits on CUDA until the device is done with all before it, so that it then idles until the
-    host has issued more. CUDA takes its own copy of pageable host memory before it returns, so `x` may go.
+    host has issued more. CUDA takes its own copy of pageable host memory before it returns, so `x` may go;
+    "meta", on which the path of a step is checked, has no memory at all.
     """
     x = x if dtype is None else x.to(dtype)
-    return x.to(device, non_blocking=torch.device(device).type == "cuda" and not x.is_cuda)
+    return x.to(device, non_blocking=torch.device(device).type in ("cuda", "meta") and x.device.type == "cpu")
 
 
 def check_device(device: str | torch.device) -> None:

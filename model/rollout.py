@@ -37,6 +37,7 @@ from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
 from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
+from wm_env.model.placement import placed
 from wm_env.model.point_memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout_state import (
@@ -148,7 +149,7 @@ class LearnedWorld:
         their depth is predicted, one by one. Nothing is drawn, and the noise goes on where it was.
         """
         step = self.spec.frames_per_step
-        c2w, frames = c2w.to(self.device), frames.to(self.device)
+        c2w, frames = placed(c2w, self.device), placed(frames, self.device)
         every = state.intrinsics.repeat_interleave(frames.shape[1], dim=0)
         depth = self.vae.predict_depth(frames.flatten(0, 1), every).unflatten(0, frames.shape[:2])
         chunks = to_pixels(frames, depth).unflatten(1, (-1, step))  # (B, n, K, 4, H, W)
@@ -184,7 +185,7 @@ class LearnedWorld:
     @torch.inference_mode()
     def look(self, state: RolloutState, c2w: Tensor) -> View:
         """Return what is known of a chunk before it is drawn, along poses `c2w` `(B, K, 4, 4)`."""
-        c2w = c2w.to(self.device)
+        c2w = placed(c2w, self.device)
         warped, tokens = None, None
         if state.memory is not None:
             warped = self._remembered(state.memory, c2w, state.intrinsics)
@@ -199,7 +200,7 @@ class LearnedWorld:
         """
         pending, sampler = state.pending, self.sampler
         shape = tuple(pending.latent.shape[1:])
-        noise = chunk_noise(state.seed, state.chunk, shape).to(self.device)  # (B, C, 1, h, w)
+        noise = placed(chunk_noise(state.seed, state.chunk, shape), self.device)  # (B, C, 1, h, w)
         x = noise * state.temperature[:, None, None, None, None]
         both = ChunkInput(
             torch.cat([pending.latent, x], dim=2),
@@ -321,8 +322,8 @@ class LearnedWorld:
         """Return noise like `pixels` `(B, K, 4, H, W)` for a refiner with noise levels, None for another."""
         if self.refiner is None or not self.refiner.config.sigmas:
             return None
-        noise = chunk_noise(state.seed, state.chunk, tuple(pixels.shape[1:]), stream=1).to(self.device)
-        return noise * state.temperature[:, None, None, None, None]
+        noise = chunk_noise(state.seed, state.chunk, tuple(pixels.shape[1:]), stream=1)
+        return placed(noise, self.device) * state.temperature[:, None, None, None, None]
 
     def _slot_by_slot(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
         """Return `call(*inputs)` of tensors `(B, ...)`, on a CPU slot by slot, as `layers.each_clip`.

@@ -8,11 +8,14 @@ NamedTuples. Nothing here writes into its arguments.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from wm_env.model.placement import placed
 
 Tree = TypeVar("Tree")
 
@@ -83,14 +86,14 @@ def cat(trees: Sequence[Tree]) -> Tree:
 
 def select(tree: Tree, index: Tensor | Sequence[int]) -> Tree:
     """Return the batch slots `index` (int64 or bool mask) of a state."""
-    chosen = torch.as_tensor(index)
-    return tree_map(lambda leaf: leaf[chosen.to(leaf.device)], tree)
+    chosen = functools.cache(functools.partial(placed, torch.as_tensor(index)))
+    return tree_map(lambda leaf: leaf[chosen(leaf.device)], tree)
 
 
 def put(tree: Tree, index: Tensor | Sequence[int], values: Tree) -> Tree:
     """Return a copy of `tree` whose batch slots `index` hold the slots of `values`."""
-    where = torch.as_tensor(index)
-    return tree_map(lambda leaf, new: leaf.index_copy(0, where.to(leaf.device), new), tree, values)
+    where = functools.cache(functools.partial(placed, torch.as_tensor(index)))
+    return tree_map(lambda leaf, new: leaf.index_copy(0, where(leaf.device), new), tree, values)
 
 
 def repeat(tree: Tree, times: int) -> Tree:

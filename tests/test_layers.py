@@ -47,7 +47,7 @@ FILES = {
         "signals": "interrupts",
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
-        "values": """names config chunks frame_counts geometry intrinsics kinematics pixels placement state
+        "values": """names config chunks frame_counts placement geometry intrinsics kinematics pixels state
             world text gemma png pictures marked_pages plain_arrays isolation options workers""",
         "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera

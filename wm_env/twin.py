@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.pixels import to_pixels
-from wm_env.model.placement import check_device
+from wm_env.model.placement import check_device, placed
 from wm_env.model.scenes.captions import with_prompt
 from wm_env.model.scenes.detail import check_detail
 from wm_env.model.scenes.raycast import render
@@ -88,9 +88,10 @@ class TwinWorld:
         if len(told) != len(starts):
             raise ValueError("a renderer needs the scene and the absolute start pose of every start")
         poses = np.stack(told)
-        scene = tree_map(lambda leaf: leaf.to(self._device), cat([start.scene for start in starts]))
+        told_scenes = cat([start.scene for start in starts])
+        scene = tree_map(lambda leaf: leaf.to(self._device), told_scenes)
         state = TwinState(
-            scene=scene,
+            scene=scene._replace(counts=told_scenes.counts),  # on the host, which reads them for every view
             start_c2w=torch.from_numpy(poses).double().to(self._device),
             intrinsics=torch.tensor([start.intrinsics for start in starts], dtype=torch.float64).to(
                 self._device
@@ -120,7 +121,7 @@ class TwinWorld:
 
     def _look(self, state: TwinState, c2w: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames uint8 `(B, K, h, w, 3)` and depth `(B, K, h, w)` along poses `(B, K, 4, 4)`."""
-        absolute = state.start_c2w[:, None] @ c2w.to(self._device)  # (B, K, 4, 4)
+        absolute = state.start_c2w[:, None] @ placed(c2w, self._device)  # (B, K, 4, 4)
         return render(state.scene, absolute, state.intrinsics, *self._spec.frame_size, detail=self._detail)
 
     def set_prompt(self, state: TwinState, prompts: Sequence[str | None]) -> TwinState:

@@ -23,6 +23,7 @@ The chunk-causal model was trained with every earlier chunk in the softmax windo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ from wm_env.model.refiner.ltx2 import RefinerMemory, block_network
 from wm_env.model.refiner.truncated import RefinerState, begin_blocks, commit_block, refine_block
 from wm_env.model.released.parts import ReleasedParts
 from wm_env.model.rollout_state import begin_by_length, chunk_noise
-from wm_env.model.state import DiTState, put, select, tree_map
+from wm_env.model.state import DiTState, cat, put, select, tree_map
 from wm_env.model.text import TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState, EncodeState
 from wm_env.model.world import Chunk, Start, WorldSpec
@@ -180,6 +181,8 @@ class ReleasedWorld:
         if parts.refiner is not None and refiner_text is not None:
             with parts.at_work("refiner"):
                 memory = begin_blocks(block_network(parts.refiner, refiner_text), latent).memory
+        if self.sampler.guidance != 1.0:
+            _ = self._negative  # encoded now, while text encoders are at work, and not in the first step
         empty = parts.dit.empty_state(batch, self.grid, parts.dit.cfg.chunk_frames + 1)
         state = ReleasedState(
             dit=empty,
@@ -315,7 +318,8 @@ class ReleasedWorld:
                 return v, (after, None)
 
             return network
-        nothing = self.parts.encode_negative(len(state.seed))
+        batch = len(state.seed)
+        nothing = tree_map(lambda leaf: leaf.expand(batch, *leaf.shape[1:]), self._negative)
 
         def both_halves(x: Tensor, timestep: Tensor, states: Any) -> tuple[Tensor, Any]:
             without, negative = dit(x, timestep, nothing, camera, states[1])
@@ -323,6 +327,11 @@ class ReleasedWorld:
             return guided(without, with_text, scale), (after, negative)
 
         return both_halves
+
+    @functools.cached_property
+    def _negative(self) -> TextTokens:
+        """The features of the negative prompt, which every step needs: `(1, L, E)` and `(1, L)`."""
+        return self.parts.encode_negative(1)
 
     def _noise(self, state: ReleasedState, stream: int, shape: tuple[int, ...]) -> Tensor:
         """Return noise `(B, *shape)`: a function of (seed, chunk, stream), scaled by the temperature."""
@@ -359,7 +368,7 @@ def _by_opening(
         chunks.append(chunk)
         after = put(after, slots, moved)
     order = torch.cat([slots for slots, _ in parts]).argsort()
-    return tree_map(lambda a, b: torch.cat([a, b])[order.to(a.device)], *chunks), after
+    return select(cat(chunks), order), after
 
 
 def latent_grid(frame_size: tuple[int, int], vae: LTX2VAE) -> tuple[int, int]:

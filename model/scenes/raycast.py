@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.geometry import pixel_rays
+from wm_env.model.placement import placed
 from wm_env.model.scenes.detail import check_detail, detail_factor
 from wm_env.model.scenes.layouts import ROOMS
 from wm_env.model.scenes.materials import MATERIAL
@@ -62,12 +63,12 @@ def render(
     camera = intrinsics.to(device=device, dtype=torch.float32)
     rays = pixel_rays(camera, height, width, 0.5).reshape(batch, -1, 3).mT  # (B, 3, R)
     pixel = 1.0 / camera[:, 0]  # angular size of a pixel
-    owner = torch.arange(batch, device=device).repeat_interleave(frames)  # (B*F,)
+    owner = torch.arange(batch).repeat_interleave(frames)  # (B*F,), on the host as `Scene.counts` may be
     rgb = torch.empty(batch * frames, height * width, 3, dtype=torch.uint8, device=device)
     depth = torch.empty(batch * frames, height * width, dtype=torch.float32, device=device)
     for rows, slots in _blocks(batch, frames, height * width, device):
         part = select(scene, owner[rows] if slots is None else [slots])
-        which = owner[rows] if slots is None else owner[rows][:1]
+        which = placed(owner[rows] if slots is None else owner[rows][:1], device)
         direction = pose[rows, :3, :3] @ rays[which]  # (P, 3, R)
         origin = pose[rows, :3, 3:]  # (P, 3, 1)
         direction = _away_from_zero(direction)
@@ -159,7 +160,11 @@ def _leave_cells(
     scene: Scene, rooms: int, doors: int, origin: Tensor, direction: Tensor, inverse: Tensor
 ) -> Hit:
     index = [*range(rooms), *range(ROOMS, ROOMS + doors)]
-    near, far = _slabs(scene.cell_lo[:, index], scene.cell_hi[:, index], origin, inverse)
+    lo, hi = (
+        torch.cat([cells[:, :rooms], cells[:, ROOMS : ROOMS + doors]], dim=1)
+        for cells in (scene.cell_lo, scene.cell_hi)
+    )
+    near, far = _slabs(lo, hi, origin, inverse)
     leave = torch.minimum(torch.minimum(far[0], far[1]), far[2])  # (P, C, R)
     axis = torch.where(far[0] <= leave, 0, torch.where(far[1] <= leave, 1, 2))
     positive = (direction > 0).long()  # (P, 3, R)
@@ -174,7 +179,7 @@ def _leave_cells(
     for _ in index:
         reached = torch.where(enter <= (t + TOUCH)[:, None], leave, -1.0)
         t, cell = reached.max(dim=1)
-    first = 6 * torch.tensor(index, device=t.device)  # surface of each cell's face 0
+    first = placed(6 * torch.tensor(index), t.device)  # surface of each cell's face 0
     chosen = cell[:, None]
     return Hit(t, first[cell] + face.gather(1, chosen)[:, 0], axis.gather(1, chosen)[:, 0])
 
@@ -288,10 +293,10 @@ def _shade(scene: Scene, origin: Tensor, direction: Tensor, hit: Hit, pixel: Ten
     corner = 1 - 0.18 * torch.exp(py * 5)  # walls darken towards the floor
     light = ambient * torch.where(on_y, 1.0, corner) + 0.85 * lamp
     glow = torch.exp(-8 * reach2)  # the lamp itself, a bright spot on the ceiling
-    gain = torch.tensor(LIGHT_GAIN, device=t.device)[scene.light][:, None]  # (P, 1)
+    gain = placed(torch.tensor(LIGHT_GAIN), t.device)[scene.light][:, None]  # (P, 1)
     emission = column("emission")
     color = color * (gain * light * (1 - emission) + emission * (0.75 + 0.35 * facing)) + gain * glow
-    density = torch.tensor(FOG_DENSITY, device=t.device)[scene.air][:, None]
+    density = placed(torch.tensor(FOG_DENSITY), t.device)[scene.air][:, None]
     clear = torch.exp(-density * distance)
     fog = scene.fog_color.mT[:, :, None] * (0.85 * gain)  # (3, P, 1)
     return (fog + (color - fog) * clear).transpose(0, 1)
