@@ -50,7 +50,7 @@ FILES = {
             world text gemma png pictures marked_pages plain_arrays isolation options workers""",
         "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
-            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",
+            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics.forecasts metrics""",
         "judge of pictures": "judge.network",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow
@@ -60,6 +60,7 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.raycast
             scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
+        "trust": "signals seen_directions trust_model surprise_null trust_calibration surprise",
         "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
             released.clip released.download released.plan released.report released.measure.budget
             released.measure.record released.measure.runner released.measure.step released.measure.parts
