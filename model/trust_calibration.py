@@ -18,7 +18,7 @@ from typing import Any
 
 from wm_env.model.embedded import EMBEDDED, world_path
 from wm_env.model.storage.atomic import expanded, write_text
-from wm_env.model.storage.facts import check_fact, number, read_json, shown, whole
+from wm_env.model.storage.facts import check_fact, content_sha256, number, read_json, shown, whole
 from wm_env.model.surprise_null import SurpriseNull
 from wm_env.model.trust_model import LARGEST, TrustModel
 from wm_env.model.world import WorldSpec
@@ -83,6 +83,11 @@ class Calibration:
             start_limit=found["start_limit"],
             surprise=_part_or_none(found, "surprise", SurpriseNull.from_json),
         )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all numbers, whenever and wherever they were made."""
+        numbers = {name: value for name, value in self.to_json().items() if name != "made"}
+        return content_sha256({}, numbers)
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write the file, whole or not at all."""

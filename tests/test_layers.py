@@ -33,10 +33,12 @@ ORDER = (
         "episodes",
         "tasks",
         "answers",
+        "trust",
         "core",
+        "infos",
     ),
-    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "vector", "env"),
-    *("parallel", "sb3", "recording", "export", "bench", "play", "cli"),
+    *("profiling", "snapshots", "twin", "worlds", "surprises", "config", "modes", "slots", "vector", "env"),
+    *("parallel", "sb3", "wrappers", "recording", "export", "bench", "play", "cli"),
 )
 
 # Within these three a file imports only from files before it, line by line and from left to right. The files
@@ -97,6 +99,8 @@ FILES = {
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
             drift.page drift.run drift""",
+        "trust": """trust.samples trust.violations trust.settings trust.fit trust.films trust.report
+            trust.score trust.run trust""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
         "published": """published.folder published.report published.rows published.score published.results
             published.run published""",

@@ -13,6 +13,7 @@ SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec ret
                              settings
 PosedClip                    a place you filmed: frames, poses and camera, loaded from what your tools write
 check_context                whether its poses fit its pictures, and what is wrong with them if not
+surprise_of                  how unexpected every chunk of a film is to a world
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
 Importing this package registers the ids (where Gymnasium is installed), keeps processes that are forked later
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from wm_env.snapshots import load_snapshot as load_snapshot
     from wm_env.snapshots import restore as restore
     from wm_env.snapshots import snapshot as snapshot
+    from wm_env.surprises import surprise_of as surprise_of
     from wm_env.tasks import Task as Task
     from wm_env.vector import SanaWMVectorEnv as SanaWMVectorEnv
     from wm_env.worlds import load_world as load_world
@@ -67,6 +69,7 @@ _HOMES = {
     "load_world": "wm_env.worlds",
     "restore": "wm_env.snapshots",
     "snapshot": "wm_env.snapshots",
+    "surprise_of": "wm_env.surprises",
 }
 __all__ = [
     "Chunk",
@@ -85,6 +88,7 @@ __all__ = [
     "load_world",
     "restore",
     "snapshot",
+    "surprise_of",
 ]
 
 # A bare checkout (not installed) keeps `model/`, `kernels/` and `agents/` beside this folder.
