@@ -45,9 +45,9 @@ BEHIND, HIDDEN = 1.5, 0.25  # blocks this much farther than their cell's nearest
 
 
 class Blocks(NamedTuple):
-    """What a view is composed of: blocks `(B, N)` int64 and their score `(B, N)`, of `choose_blocks`."""
+    """What a view is composed of: numbers of blocks `(B, N)` int64, their score `(B, N)`: `choose_blocks`."""
 
-    index: Tensor
+    number: Tensor
     score: Tensor
 
 

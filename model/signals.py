@@ -15,7 +15,8 @@ mask w in {0, 1} (`wm_env.model.point_memory`):
 
 s are the scores of the blocks that the view is composed of (`wm_env.model.composed_view`). The Gated
 DeltaNet memories of the first block are read with the keys and queries that the new chunk will be committed
-with, so they say how new it is to the state (worlds with and without a point memory; S before the write):
+with, so they say how new it is to the state (S before the write; of worlds without a point memory, for beside
+one they add nothing):
 
     residual         |V - K S| / |V|                     per token over heads: what the memory did not predict
     ray_residual     the same of the camera branch       keys in the frames of the rays
@@ -89,8 +90,10 @@ def _learned_step(
     latent, dit = world.draw(state, view)
     decoded = world.decode(state, latent)
     pixels = world.refine(state, decoded, view)
-    cells = {"detail": detail(pixels[:, -1, :3])} | state_signals(world, state, view, latent, dit)
-    if view.warped is not None and state.memory is not None:
+    cells = {"detail": detail(pixels[:, -1, :3])}
+    if view.warped is None:
+        cells |= state_signals(world, state, view, latent, dit)
+    elif state.memory is not None:
         cells |= view_signals(decoded[:, -1].float(), pixels[:, -1], view.warped[:, -1])
         if view.blocks is not None:
             cells |= source_signals(state.memory, view.blocks, c2w[:, -1], state.intrinsics)
@@ -129,13 +132,13 @@ def source_signals(
     centres = slice(BLOCK // 2, None, BLOCK)
     target = target.to(inverse.device)
     points = projected(inverse, memory.c2w, target[:, None], intrinsics, centres)[:, 0]  # (B, S, 3, P)
-    x, y, z = (part.flatten(1).gather(1, blocks.index) for part in points.unbind(2))  # (B, N)
+    x, y, z = (part.flatten(1).gather(1, blocks.number) for part in points.unbind(2))  # (B, N)
     u, v = ((part / z.clamp_min(NEAR) / CELL).floor() for part in (x, y))
     inside = (z > NEAR) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
     weight = torch.where(inside, blocks.score, 0.0)
     cell = torch.where(inside, v * columns + u, 0.0).long()
     slots = memory.valid.shape[1]
-    slot = blocks.index // points.shape[-1]
+    slot = blocks.number // points.shape[-1]
     since = memory.valid.flip(1).cumsum(1).flip(1).float() / slots  # (B, S), kept frames from here on
     told = {}
     total = torch.zeros(len(z), rows * columns, device=z.device).scatter_add_(1, cell, weight)

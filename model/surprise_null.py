@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.model.storage.facts import check_fact, number
+from wm_env.model.storage.facts import check_fact, check_numbers, number
 
 TOP = 12  # of the tokens of a chunk
 TRUST_IN_MEAN = 0.5  # chunks that m counts as
@@ -67,16 +67,7 @@ class SurpriseNull:
         sigmas = check_fact(found, "sigmas", lambda x: isinstance(x, list) and bool(x), "noise levels")
         for name in LISTS:
             least = {"sigmas": 0.0, "spread": 1e-6}.get(name, -LARGEST)
-            check_fact(
-                found,
-                name,
-                lambda x, least=least: (
-                    isinstance(x, list)
-                    and len(x) == len(sigmas)
-                    and all(number(n, least, LARGEST) for n in x)
-                ),
-                f"{len(sigmas)} numbers, one a noise level",
-            )
+            check_numbers(found, name, len(sigmas), least, LARGEST, "a noise level")
         check_fact(found, "mean", lambda x: number(x, -LARGEST, LARGEST), "a number")
         check_fact(found, "std", lambda x: number(x, 1e-6, LARGEST), "a number above 0")
         lists = {name: tuple(float(n) for n in found[name]) for name in LISTS}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.model.storage.facts import check_fact, number
+from wm_env.model.storage.facts import check_fact, check_numbers, number
 
 RIDGES = (1.0, 10.0, 100.0, 1000.0)
 FOLDS = 4
@@ -75,14 +75,7 @@ class TrustModel:
         names = check_fact(found, "names", _names, "names of signals, each once")
         for field in FIELDS:
             least = 1e-9 if field == "std" else -LARGEST
-            check_fact(
-                found,
-                field,
-                lambda x, least=least: (  # type: ignore[misc]
-                    isinstance(x, list) and len(x) == len(names) and all(number(n, least, LARGEST) for n in x)
-                ),
-                f"{len(names)} numbers, one a signal",
-            )
+            check_numbers(found, field, len(names), least, LARGEST, "a signal")
         lists = {name: tuple(float(n) for n in found[name]) for name in FIELDS}
         return cls(
             bound=float(found["bound"]),

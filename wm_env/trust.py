@@ -68,8 +68,8 @@ def watch_start(world: World, told: Sequence[Start]) -> Watched:
     error = start_error(world, images, intrinsics)
     picture = from_uint8(images).movedim(-1, 1)
     known = torch.zeros(len(told)) if error is None else error
-    start = torch.stack([known, luma(picture).std((1, 2)), detail(picture).mean((1, 2))], dim=1)
-    return Watched(seen, intrinsics, start, Signals({}, {}))
+    facts = torch.stack([known, luma(picture).std((1, 2)), detail(picture).mean((1, 2))], dim=1)
+    return Watched(seen, intrinsics, facts, Signals({}, {}))
 
 
 def watch_step(world: World, state: Any, watched: Watched, c2w: Tensor) -> tuple[Chunk, Any, Watched]:

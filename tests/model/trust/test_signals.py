@@ -39,9 +39,9 @@ def test_frames_and_states_are_the_same_bit_for_bit(world: LearnedWorld, short_w
         for a, b in zip(plain, chunk, strict=True):
             assert torch.equal(a, b)  # type: ignore[arg-type]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(leaves(state), leaves(other), strict=True))
-    wanted = {"detail", "residual", "read", "ray_residual", "ray_read"}
-    if world.dit.cfg.memory_channels:
-        wanted |= {"unseen", "imagined", "untrue", "age", "mismatch", "depth_mismatch", "refined"}
+    of_state = {"residual", "read", "ray_residual", "ray_read"}
+    of_memory = {"unseen", "imagined", "untrue", "age", "mismatch", "depth_mismatch", "refined"}
+    wanted = {"detail"} | (of_memory if world.dit.cfg.memory_channels else of_state)
     assert set(signals.frame) == set(signals.cells) == wanted
     for name, cells in signals.cells.items():
         assert cells.shape == (2, 8, 8) and bool(torch.isfinite(cells).all()), name

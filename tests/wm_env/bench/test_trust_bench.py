@@ -52,7 +52,7 @@ def test_a_calibration_says_what_it_is_of(calibration: Path, memory_world: str) 
     assert found.place is not None and found.cells is not None and found.surprise is not None
     assert found.cells.bound == found.appearance.bound and found.cells.names[-1] == "frame_trust"
     assert found.start_limit is not None and found.start_limit > 0
-    assert {"unseen", "residual", "new_directions", "at_stake", "start_error"} <= set(found.appearance.names)
+    assert {"unseen", "mismatch", "new_directions", "at_stake", "start_error"} <= set(found.appearance.names)
 
 
 def test_errors_of_samples_are_those_of_the_newest_frames(memory_world: str) -> None:

@@ -29,12 +29,13 @@ from wm_env.bench.trust.samples import (
     truth_of,
 )
 from wm_env.bench.walks import Walks, starts, take
+from wm_env.model.metrics.forecasts import brier_skill
 from wm_env.model.metrics.intervals import MIN_SCENES
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.surprise import levels
 from wm_env.model.surprise_null import SurpriseNull, fit_null
 from wm_env.model.trust_calibration import Calibration
-from wm_env.model.trust_model import TrustModel, fit_trust
+from wm_env.model.trust_model import FOLDS, TrustModel, fit_trust
 from wm_env.model.world import World
 from wm_env.surprises import watch_films
 from wm_env.trust import FRAME_TRUST
@@ -111,6 +112,7 @@ def calibrate(
         "walks": int(found.walk.max()) + 1,
         "samples": len(found),
         **({"settings": asdict(settings.samples)} if not clips else {}),
+        "skill_without": ablated(found, names, appearance.bound),
     }
     return Calibration(
         world=spec.name,
@@ -130,6 +132,28 @@ def _model(
 ) -> TrustModel:
     limit = round(float(np.median(error)), digits) if bound is None else bound
     return fit_trust(found.signals, error, found.walk, bound=limit, unit=unit, names=names)
+
+
+def ablated(found: Samples, names: Sequence[str], bound: float) -> dict[str, float | None]:
+    """Return the Brier skill of walks left out, with all signals ("") and without each, by its name.
+
+    A quarter of the walks is left out in turn; None where the skill is not defined.
+    """
+
+    def skill(of: Sequence[str]) -> float | None:
+        forecast = np.full(len(found), np.nan)
+        for fold in range(FOLDS):
+            out = found.walk % FOLDS == fold
+            given = {name: values[~out] for name, values in found.signals.items()}
+            inside = found.appearance[~out] <= bound
+            if not out.any() or out.all() or inside.all() or not inside.any():
+                return None
+            made = fit_trust(given, found.appearance[~out], found.walk[~out], bound=bound, unit="", names=of)
+            forecast[out] = made.probability({name: found.signals[name][out] for name in of})
+        told = brier_skill(forecast, found.appearance <= bound)
+        return None if told is None else round(told, 4)
+
+    return {"": skill(names)} | {one: skill([name for name in names if name != one]) for one in names}
 
 
 def _cells(found: Samples, appearance: TrustModel) -> TrustModel | None:

@@ -181,9 +181,9 @@ def markdown(report: TrustReport) -> str:
         lines += ["| event | films | AUROC | surprise of controls | of events |", "|---|---|---|---|---|"]
         for name in EVENTS:
             if name in report.surprise:
-                one = report.surprise[name]
-                cells = (one.auroc.text(2), number(one.control, 1), number(one.event, 1))
-                lines.append(f"| {name.replace('_', ' ')} | {one.films} | {' | '.join(cells)} |")
+                event = report.surprise[name]
+                cells = (event.auroc.text(2), number(event.control, 1), number(event.event, 1))
+                lines.append(f"| {name.replace('_', ' ')} | {event.films} | {' | '.join(cells)} |")
     lines += [
         "",
         f"Signals cost {report.overhead_percent:.1f}% of a step. Single numbers are taken in the direction "

@@ -100,8 +100,8 @@ def measure(
                 if name not in parts:
                     truth = truth_of(world.spec, split, asked) if truth is None else truth
                     part = batches(truth, asked.batch)[index]
-                    found = samples_of_walks(world, part, context, asked.batch, two_draws=settings.two_draws)
-                    parts[name] = keep(name, plain(found))
+                    made = samples_of_walks(world, part, context, asked.batch, two_draws=settings.two_draws)
+                    parts[name] = keep(name, plain(made))
                 done += count * asked.steps
     if settings.events and isinstance(world, LearnedWorld) and known.surprise is not None:
         for number, event in enumerate(EVENTS):

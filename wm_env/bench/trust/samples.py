@@ -187,14 +187,16 @@ def joined(parts: Sequence[Samples]) -> Samples:
     def both(get: Callable[[Samples], np.ndarray]) -> np.ndarray:
         return np.concatenate([get(part) for part in parts])
 
-    first = parts[0]
+    def columns(get: Callable[[Samples], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([get(part)[name] for part in parts]) for name in get(parts[0])}
+
     return Samples(
-        signals={name: both(lambda s, name=name: s.signals[name]) for name in first.signals},
+        signals=columns(lambda s: s.signals),
         appearance=both(lambda s: s.appearance),
         place=both(lambda s: s.place),
         step=both(lambda s: s.step),
         walk=np.concatenate([part.walk + n for part, n in zip(parts, walks_before, strict=False)]),
-        cell_signals={name: both(lambda s, name=name: s.cell_signals[name]) for name in first.cell_signals},
+        cell_signals=columns(lambda s: s.cell_signals),
         cell_error=both(lambda s: s.cell_error),
         cell_of=np.concatenate([part.cell_of + n for part, n in zip(parts, before, strict=False)]),
     )
