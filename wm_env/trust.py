@@ -10,7 +10,9 @@ shown, has trust 1. Legend: `B` slots.
 from __future__ import annotations
 
 import functools
+import hashlib
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -38,6 +40,8 @@ LOOKED_AT = 4  # frames of a context that the autoencoder is asked about
 DIGITS = 4  # of a probability; beyond, it depends on the batch size
 FRAME_TRUST = "frame_trust"  # what the model of cells is told of the whole frame
 BECAUSE = "truncated_because"
+
+_looked_at: deque[tuple[str | None, float, str]] = deque(maxlen=1024)  # starts of this process, with limits
 
 
 class Watched(NamedTuple):
@@ -186,7 +190,7 @@ def trust_info(rules: TrustRules, trusted: Trusted, slot: int, arrays_too: bool)
 
 
 def warn_unlike(world: World, limit: float | None, told: Sequence[Start]) -> None:
-    """Warn once where a start or a context is unlike the pictures that the world was trained on.
+    """Warn once a picture where a start or a context is unlike those that the world was trained on.
 
     told: starts that are the caller's own. limit: autoencoder error (grey levels) that 99 of 100 starts of
     the training scenes stay below; None says nothing. A start counts by the mean over a few of its frames.
@@ -199,6 +203,10 @@ def warn_unlike(world: World, limit: float | None, told: Sequence[Start]) -> Non
         if start.context is not None:
             seen = start.context.load().frames
             frames = seen[np.linspace(0, len(seen) - 1, LOOKED_AT).round().astype(int)]
+        digest = (world.spec.weights_sha256, limit, hashlib.sha256(frames.tobytes()).hexdigest())
+        if digest in _looked_at:
+            continue
+        _looked_at.append(digest)
         camera = torch.tensor([start.intrinsics], dtype=torch.float64).expand(len(frames), 4)
         error = start_error(world, torch.from_numpy(np.array(frames)), camera)
         worst = worst if error is None else max(worst, float(error.mean()))

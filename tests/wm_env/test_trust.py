@@ -16,11 +16,14 @@ from gymnasium.vector import AutoresetMode
 from trusting import with_calibration
 
 import wm_env
+from wm_env.cli import main
 from wm_env.config import EnvConfig
 from wm_env.env import SanaWMEnv
 from wm_env.model.embedded import EMBEDDED, load_embedded
 from wm_env.model.trust_calibration import SUFFIX, calibration_path, find_calibration, load_calibration
 from wm_env.parallel import parallel_env
+from wm_env.play.session import PlaySettings, Session
+from wm_env.recording import Layout, compose
 from wm_env.sb3 import SanaWMVecEnv
 from wm_env.vector import SanaWMVectorEnv
 from wm_env.wrappers import TrustPenalty
@@ -205,6 +208,7 @@ def test_one_warning_says_how_unlike_a_picture_is(memory_world: str, tmp_path: P
     assert len(told) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        SanaWMEnv(world=home, image=picture).reset(seed=0)  # that picture is known by now
         SanaWMEnv(world=home, scene=3).reset(seed=0)  # a scene of the training's kind is not asked
         calm = with_calibration(memory_world, tmp_path / "calm", start_limit=1e5)
         SanaWMEnv(world=calm, image=picture).reset(seed=0)
@@ -261,6 +265,43 @@ def test_a_model_with_a_number_that_is_none_is_refused(world: str, tmp_path: Pat
     (tmp_path / "bad.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"appearance: std is \[0.0\]; expected 1 numbers"):
         load_calibration(tmp_path / "bad.json")
+
+
+def test_the_page_and_films_show_trust(world: str, tmp_path: Path) -> None:
+    session = Session(PlaySettings(environment={"world": world, "trust": True}, out=tmp_path, seed=0))
+    told = [session.view().facts["trust"], session.advance().facts["trust"]]
+    assert told == [1.0, pytest.approx(trust_after(1), abs=1e-4)]
+    view, layout = np.zeros((64, 64, 3), np.uint8), Layout(labels=("a",))
+    plain, full, low = (compose([view], layout, "", [], None, trust) for trust in (None, 1.0, 0.2))
+    green, red = (int((one[:16, :, channel] > 150).sum()) for one, channel in ((full, 1), (low, 0)))
+    assert green > 200 and red > 0 and not np.array_equal(plain, full)
+    assert np.array_equal(plain[16:], full[16:])
+    assert Session(PlaySettings(environment={"world": world}, out=tmp_path)).view().facts["trust"] is None
+
+
+def test_a_film_is_recorded_with_the_trust_in_it(
+    world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, result = tmp_path / "walk.gif", tmp_path / "walk.json"
+    asked = ["record", "--world", world, "--out", str(out), "--steps", "2", "--policy", "forward"]
+    with pytest.raises(SystemExit) as end:
+        main([*asked, "--trust", "--json", str(result)])
+    assert end.value.code == 0
+    told = json.loads(result.read_text())["trust"]
+    assert told == pytest.approx([trust_after(step) for step in range(3)], abs=1e-4)
+    with pytest.raises(SystemExit) as end:
+        main([*asked, "--trust", "--format", "folder"])
+    assert end.value.code == 2 and "--trust" in capsys.readouterr().err
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_shipped_worlds_say_their_trust(name: str) -> None:
+    env = SanaWMEnv(world=name, trust="map", scene=3)
+    env.reset(seed=0)
+    told = [env.step(4)[4] for _ in range(2)]
+    assert all(0 <= info["trust"] <= 1 and 0 <= info["trust_place"] <= 1 for info in told)
+    assert all(0 <= info["trust_map"].min() <= info["trust_map"].max() <= 1 for info in told)
 
 
 @pytest.mark.weights
