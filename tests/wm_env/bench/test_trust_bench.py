@@ -65,6 +65,25 @@ def test_errors_of_samples_are_those_of_the_newest_frames(memory_world: str) -> 
     assert both.walk.max() == 7 and both.cell_of.max() == 23 and len(both) == 24
 
 
+@pytest.mark.slow
+def test_a_world_without_a_twin_is_calibrated_on_the_ends_of_clips(pure_world: str, tmp_path: Path) -> None:
+    world = load_embedded(pure_world)
+    truth = truth_of(world.spec, "val", dataclasses.replace(FEW, scenes=5))
+    clips = [
+        wm_env.PosedClip(
+            truth.frames[slot].numpy(), truth.c2w[slot].numpy(), truth.intrinsics[slot].numpy(), fps=16
+        ).save(tmp_path / f"clip{slot}")
+        for slot in range(5)
+    ]
+    settings = FitSettings(samples=FEW, held_out=2, shown=1)
+    found, samples = calibrate(world, settings, command="", clips=clips)
+    assert len(samples) == 10 and found.made["clips"] == [f"clip{slot}" for slot in range(5)]
+    assert found.place is None and found.surprise is None and found.start_limit is None
+    assert "residual" in found.appearance.names and Calibration.from_json(found.to_json()) == found
+    with pytest.raises(ValueError, match="2 clips are too few to calibrate on; give at least 5"):
+        calibrate(world, settings, command="", clips=clips[:2])
+
+
 def test_what_cannot_be_calibrated_is_refused(memory_world: str) -> None:
     with pytest.raises(ValueError, match="is a renderer"):
         calibrate(TwinWorld(), FitSettings(samples=FEW), command="")
@@ -103,6 +122,7 @@ def test_a_report_is_measured_once_written_and_read_back(
     memory_world: str, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wm_env.bench.trust.run.EVENTS", ("cut",))
+    monkeypatch.setattr("wm_env.bench.trust.score.RESAMPLES", 20)
     settings = TrustSettings(
         samples=dataclasses.replace(FEW, scenes=5), splits=("val",), events=2, floors=(0.5,), two_draws=True
     )
