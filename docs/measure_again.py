@@ -47,6 +47,18 @@ class Measured:
 
 NUMBERS: tuple[Measured, ...] = (
     Measured(
+        file="model/weights/tiny.trust.json",
+        command="wm-env trust calibrate --world tiny --overwrite --out model/weights/tiny.trust.json",
+        minutes=25,
+    ),
+    Measured(
+        file="model/weights/tiny-pure.trust.json",
+        command="wm-env trust calibrate --world tiny-pure --overwrite "
+        "--out model/weights/tiny-pure.trust.json",
+        minutes=25,
+        world="tiny-pure",
+    ),
+    Measured(
         file="agents/weights/objectnav.json",
         command=f"wm-env {POLICY} --world tiny --out build/objectnav",
         minutes=20,

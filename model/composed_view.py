@@ -14,6 +14,8 @@ the view, since a chunk's earlier frames look there. Nothing here is learned.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -42,10 +44,22 @@ STEPS = 1024  # in which scores and areas are compared, per unit
 BEHIND, HIDDEN = 1.5, 0.25  # blocks this much farther than their cell's nearest weigh so much less
 
 
+class Blocks(NamedTuple):
+    """What a view is composed of: numbers of blocks `(B, N)` int64, their score `(B, N)`: `choose_blocks`."""
+
+    number: Tensor
+    score: Tensor
+
+
 def read_composed(state: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
     """Return the views `(B, F, 5, H, W)` (r, g, b, d, mask) from poses `(B, F, 4, 4)`, the last decides."""
+    return compose(state, c2w, intrinsics)[0]
+
+
+def compose(state: MemoryState, c2w: Tensor, intrinsics: Tensor) -> tuple[Tensor, Blocks]:
+    """Return the same views, and the blocks that they are made of."""
     blocks, score = choose_blocks(state, c2w[:, -1], intrinsics)
-    return splat_blocks(state, blocks, score, c2w, intrinsics)
+    return splat_blocks(state, blocks, score, c2w, intrinsics), Blocks(blocks, score)
 
 
 def choose_blocks(state: MemoryState, target: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from wm_env.model.camera import CameraInput, camera_input, own_windows
 from wm_env.model.chunks import causal, cut_at
-from wm_env.model.composed_view import read_composed
+from wm_env.model.composed_view import Blocks, compose
 from wm_env.model.contact import Surfaces
 from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
@@ -161,7 +161,7 @@ class LearnedWorld:
         for t, poses in enumerate(c2w.split(step, dim=1)):
             tokens = None
             if memory is not None:
-                tokens = memory_tokens(self._remembered(memory, poses[:, -1:], state.intrinsics))
+                tokens = memory_tokens(self._remembered(memory, poses[:, -1:], state.intrinsics)[0])
                 memory = write_memory(memory, within_range(last[:, t]), poses[:, -1], drawn=False)
             camera = self._camera(poses, state.intrinsics)
             pending.append(ChunkInput(latents[:, t, :, None], camera, tokens, state.text))
@@ -186,11 +186,11 @@ class LearnedWorld:
     def look(self, state: RolloutState, c2w: Tensor) -> View:
         """Return what is known of a chunk before it is drawn, along poses `c2w` `(B, K, 4, 4)`."""
         c2w = placed(c2w, self.device)
-        warped, tokens = None, None
+        warped, tokens, blocks = None, None, None
         if state.memory is not None:
-            warped = self._remembered(state.memory, c2w, state.intrinsics)
+            warped, blocks = self._remembered(state.memory, c2w, state.intrinsics)
             tokens = memory_tokens(warped[:, -1:])
-        return View(c2w, self._camera(c2w, state.intrinsics), tokens, warped)
+        return View(c2w, self._camera(c2w, state.intrinsics), tokens, warped, blocks)
 
     @torch.inference_mode()
     def draw(self, state: RolloutState, view: View) -> tuple[Tensor, DiTState]:
@@ -338,11 +338,16 @@ class LearnedWorld:
         """Return the block in which products are computed in the world's dtype."""
         return nullcontext() if self.dtype is torch.float32 else torch.autocast(self.device.type, self.dtype)
 
-    def _remembered(self, memory: MemoryState, c2w: Tensor, intrinsics: Tensor) -> Tensor:
-        """Return what the point memory shows from poses `(B, F, 4, 4)`: `(B, F, 5, H, W)`."""
-        read = read_composed if self.memory_reading == "composed" else read_memory
-        warped = read(memory, c2w, intrinsics)
-        return torch.zeros_like(warped) if self.ablate == "memory" else warped
+    def _remembered(
+        self, memory: MemoryState, c2w: Tensor, intrinsics: Tensor
+    ) -> tuple[Tensor, Blocks | None]:
+        """Return what the memory shows from poses `(B, F, 4, 4)`: `(B, F, 5, H, W)`, and what of."""
+        blocks = None
+        if self.memory_reading == "composed":
+            warped, blocks = compose(memory, c2w, intrinsics)
+        else:
+            warped = read_memory(memory, c2w, intrinsics)
+        return (torch.zeros_like(warped), None) if self.ablate == "memory" else (warped, blocks)
 
     def _consistent(
         self, last: Tensor, c2w: Tensor, memory: MemoryState, intrinsics: Tensor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_env.model.camera import CameraInput
+from wm_env.model.composed_view import Blocks
 from wm_env.model.config import check_ranges
 from wm_env.model.point_memory import MemoryState
 from wm_env.model.state import DiTState, cat, select
@@ -57,12 +58,14 @@ class View(NamedTuple):
 
     c2w `(B, K, 4, 4)`: poses of its pixel frames. camera: their conditioning. warped `(B, K, 5, H, W)`: what
     the point memory shows from them, and tokens `(B, 1, N, M)` of its last frame; None without a memory.
+    blocks: what the last frame is composed of; None where views are not composed.
     """
 
     c2w: Tensor
     camera: CameraInput
     tokens: Tensor | None
     warped: Tensor | None
+    blocks: Blocks | None = None
 
 
 class RolloutState(NamedTuple):

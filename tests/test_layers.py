@@ -34,10 +34,13 @@ ORDER = (
         "episodes",
         "tasks",
         "answers",
+        "trust",
         "core",
+        "infos",
     ),
-    *("profiling", "snapshots", "twin", "worlds", "config", "modes", "slots", "whole", "vector", "env"),
-    *("distributed", "torchrl", "parallel", "sb3", "recording", "export", "bench", "play", "cli"),
+    *("profiling", "snapshots", "twin", "worlds", "surprises", "config", "modes", "slots", "whole", "vector"),
+    *("env", "distributed", "torchrl", "parallel", "sb3", "wrappers", "recording", "export"),
+    *("bench", "play", "cli"),
 )
 
 # Within these three a file imports only from files before it, line by line and from left to right. The files
@@ -51,7 +54,7 @@ FILES = {
             world text gemma png pictures marked_pages plain_arrays isolation options workers""",
         "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
-            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics""",
+            metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics.forecasts metrics""",
         "judge of pictures": "judge.network",
         "transformer": """camera layers attention.projections attention.gdn attention.softmax attention.cross
             attention dit flow
@@ -61,6 +64,7 @@ FILES = {
         "scenes": """scenes.materials scenes.layouts scenes.worlds scenes.captions scenes.detail
             scenes.raycast scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
+        "trust": "signals seen_directions trust_model surprise_null trust_calibration surprise",
         "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
             released.clip released.download released.plan released.report released.measure.budget
             released.measure.record released.measure.runner released.measure.step released.measure.parts
@@ -97,6 +101,8 @@ FILES = {
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
             drift.page drift.run drift""",
+        "trust": """trust.samples trust.violations trust.settings trust.fit trust.films trust.report
+            trust.score trust.run trust""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
         "published": """published.folder published.report published.rows published.score published.results
             published.run published""",

@@ -14,6 +14,7 @@ SanaWMEnv, SanaWMVectorEnv   the environments that gym.make and gym.make_vec ret
 PosedClip                    a place you filmed: frames, poses and camera, loaded from what your tools write
 annotate                     poses and clips of a film that has none
 check_context                whether its poses fit its pictures, and what is wrong with them if not
+surprise_of                  how unexpected every chunk of a film is to a world
 World, Start, Chunk, WorldSpec, Task      what a world or a task of your own has to be
 
 Importing this package registers the ids (where Gymnasium is installed), keeps processes that are forked later
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from wm_env.snapshots import load_snapshot as load_snapshot
     from wm_env.snapshots import restore as restore
     from wm_env.snapshots import snapshot as snapshot
+    from wm_env.surprises import surprise_of as surprise_of
     from wm_env.tasks import Task as Task
     from wm_env.vector import SanaWMVectorEnv as SanaWMVectorEnv
     from wm_env.worlds import load_world as load_world
@@ -70,6 +72,7 @@ _HOMES = {
     "load_world": "wm_env.worlds",
     "restore": "wm_env.snapshots",
     "snapshot": "wm_env.snapshots",
+    "surprise_of": "wm_env.surprises",
 }
 __all__ = [
     "Chunk",
@@ -89,6 +92,7 @@ __all__ = [
     "load_world",
     "restore",
     "snapshot",
+    "surprise_of",
 ]
 
 # A bare checkout (not installed) keeps `model/`, `kernels/` and `agents/` beside this folder.

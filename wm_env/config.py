@@ -20,9 +20,11 @@ from wm_env.model.released.parts import Offload
 from wm_env.model.rollout_state import Ablation
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.facts import as_integer, number, shown, whole
+from wm_env.model.trust_calibration import find_calibration, known_calibration
 from wm_env.model.world import World, WorldSpec
 from wm_env.observations import ObservationSpec
 from wm_env.tasks import make_task
+from wm_env.trust import TrustRules
 from wm_env.worlds import resolve_world
 
 MAX_TEMPERATURE = 1_000_000
@@ -56,6 +58,10 @@ class EnvConfig:
         without a scene, lets the surfaces that the world remembers and shows stop the camera.
     depth: give the depth of the newest frame in `info`, float32 (h, w) metres: the world's own, or that of a
         metric depth estimator of transformers, whose folder is given.
+    trust: give `info` the probability that the newest frame is within a stated error of the truth, "map" also
+        for every pixel; worlds with a calibration have it.
+    min_trust: trust from 0 to 1 below which an episode is truncated; None never truncates.
+    calibration: file of `wm-env trust calibrate`; None is the one beside the world's weights.
     temperature: factor on the world's noise, from 0 to a million.
     device: torch device of the world.
     output: "numpy", or "torch" for observations, rewards and ends as tensors on the world's device, whose
@@ -85,6 +91,9 @@ class EnvConfig:
     max_rotation_deg: float | None = None
     collision: str = "block"
     depth: bool | str | Path = False
+    trust: bool | str = False
+    min_trust: float | None = None
+    calibration: str | Path | None = None
     temperature: float = 1.0
     device: str = "cpu"
     output: str = "numpy"
@@ -103,6 +112,10 @@ class EnvConfig:
             )
         if not isinstance(self.depth, bool | str | Path) or self.depth == "":
             raise ValueError(f"depth={shown(self.depth)} must be True, False or the folder of an estimator")
+        if not (isinstance(self.trust, bool) or self.trust == "map"):
+            raise ValueError(f"trust={shown(self.trust)} must be True, False or 'map'")
+        if self.min_trust is not None and not number(self.min_trust, 0, 1):
+            raise ValueError(f"min_trust={shown(self.min_trust)} must be a probability from 0 to 1, or None")
         if self.image is not None and self.scene is not None:
             raise ValueError("give either a scene seed or an image, not both")
         make_task(self.task)  # names are checked before any weight is read
@@ -137,6 +150,7 @@ class EnvConfig:
         task = make_task(self.task)
         check_spaces(task.name, task.spaces(spec.frame_size))
         obs_size = spec.frame_size if self.obs_size is None else _size(self.obs_size)
+        known = known_calibration(self.world, spec, self.calibration)
         return EpisodeRules(
             world=world,
             task=task,
@@ -158,6 +172,20 @@ class EnvConfig:
             depth=self.depth is not False,
             estimator=None if isinstance(self.depth, bool) else self._estimator(self.depth),
             output=self.output,
+            trust=self._trust_rules(spec),
+            start_limit=None if known is None else known.start_limit,
+        )
+
+    def _trust_rules(self, spec: WorldSpec) -> TrustRules | None:
+        """Return how the world is trusted, None where nobody asks; raise where it cannot be calibrated."""
+        if self.trust is False and self.min_trust is None:
+            return None
+        if spec.sees_scene:
+            raise ValueError(f"world {spec.name!r} is a renderer, what it shows is true: leave trust out")
+        return TrustRules(
+            calibration=find_calibration(self.world, spec, self.calibration),
+            with_map=self.trust == "map",
+            least=None if self.min_trust is None else float(self.min_trust),
         )
 
     def _estimator(self, folder: str | Path) -> DepthOf:
@@ -210,6 +238,9 @@ class EnvSettings(TypedDict, total=False):
     max_rotation_deg: float | None
     collision: str
     depth: bool | str | Path
+    trust: bool | str
+    min_trust: float | None
+    calibration: str | Path | None
     temperature: float
     device: str
     output: str

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from wm_env.actions import ActionSpec, Command
 from wm_env.answers import (
-    check_facts,
     check_next_state,
     check_observed,
     check_outcome,
@@ -53,6 +52,15 @@ from wm_env.model.world import Chunk, ObservingWorld, PosedFrames, World
 from wm_env.observations import ObservationSpec
 from wm_env.outputs import OUTPUTS, handed, kept
 from wm_env.tasks import Task, TaskContext, TaskOutcome
+from wm_env.trust import (
+    Trusted,
+    TrustRules,
+    begin_trust,
+    loaded_once,
+    shown_trust,
+    step_trust,
+    warn_unlike,
+)
 
 COLLISIONS = ("block", "terminate", "ignore", "world")
 
@@ -62,7 +70,7 @@ class EpisodeRules:
     """What stays the same over all episodes of an environment. depth: `info` has the newest frame's.
 
     output: of `wm_env.outputs`, what observations are and where a state keeps its frames. estimator: depth
-    of frames in a world that gives none.
+    of frames in a world that gives none. trust: None asks for none. start_limit: of `warn_unlike`.
     """
 
     world: World
@@ -74,6 +82,8 @@ class EpisodeRules:
     depth: bool = False
     output: str = "numpy"
     estimator: DepthOf | None = None
+    trust: TrustRules | None = None
+    start_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
@@ -112,7 +122,7 @@ class State(NamedTuple):
     `(B, K, h, w, 3)`, the pixel frames of the last step (the start image repeated at reset). latent: float32
     `(B, C, h', w')` or None. depth: float32 `(B, h, w)` metres, of the newest frame; None where nobody asks
     for it (`EpisodeRules.keeps_depth`). c2w: `(B, K, 4, 4)` float64, their poses relative to the start.
-    collided, terminated: `(B,)` bool, of the last step.
+    collided, terminated: `(B,)` bool, of the last step. trust: None where nobody asks for it.
     """
 
     world: Any
@@ -133,6 +143,7 @@ class State(NamedTuple):
     c2w: Tensor
     collided: Tensor
     terminated: Tensor
+    trust: Trusted | None = None
 
 
 def check_reset_options(rules: EpisodeRules, asked: ResetOptions) -> None:
@@ -158,7 +169,10 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
     """Return the state at the start of `episodes`, one slot each."""
     spec = rules.world.spec
     batch = len(episodes)
-    answer = begin(rules.world, [episode.start(spec.sees_scene) for episode in episodes])
+    told = loaded_once([episode.start(spec.sees_scene) for episode in episodes])
+    own = [start for start, episode in zip(told, episodes, strict=True) if episode.scene is None]
+    warn_unlike(rules.world, rules.start_limit, own)
+    answer = begin(rules.world, told)
     check_shown_chunk("begin", answer, spec, batch, 1)
     chunk, world_state = answer
     motion = start_motion(batch)
@@ -183,6 +197,7 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         c2w=c2w,
         collided=torch.zeros(batch, dtype=torch.bool),
         terminated=torch.zeros(batch, dtype=torch.bool),
+        trust=None if rules.trust is None else begin_trust(rules.trust, rules.world, told),
     )
     seeds = [episode.task_seed for episode in episodes]
     task = rules.task.begin(task_context(rules, state), seeds)
@@ -225,9 +240,13 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         assert command.twists is not None
         c2w, motion = step_twists(state.motion, command.twists, resolve)
 
-    answer = rules.world.step_chunk(state.world, c2w)
-    young = _young(state)
-    if young:
+    trust: Trusted | None = None
+    if rules.trust is not None and state.trust is not None:
+        answer, trust = step_trust(rules.trust, rules.world, state.world, state.trust, c2w)
+    else:
+        answer = rules.world.step_chunk(state.world, c2w)
+    early = young(state)
+    if early:
         spec = rules.world.spec
         check_shown_chunk("step_chunk", answer, spec, batch, spec.frames_per_step)
         check_next_state(f"world {spec.name}: step_chunk: the state", state.world, answer[1], batch)
@@ -241,9 +260,10 @@ def transition(rules: EpisodeRules, state: State, command: Command) -> tuple[Sta
         depth=_newest_depth(rules, chunk),
         c2w=c2w,
         collided=hits,
+        trust=trust,
     )
     judged = rules.task.step(state.task, task_context(rules, moved))
-    if young:
+    if early:
         check_outcome(rules.task.name, judged, state.task, batch)
     task_state, outcome = judged
     terminated = outcome.terminated | hits if rules.collision == "terminate" else outcome.terminated
@@ -281,6 +301,7 @@ def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> S
         depth=_newest_depth(rules, chunk),
         c2w=c2w[:, -spec.frames_per_step :].contiguous(),
         collided=torch.zeros_like(state.collided),
+        trust=None if state.trust is None else shown_trust(state.trust, c2w, spec.frame_size),
     )
     context = task_context(rules, moved)
     moves = getattr(rules.task, "moved", None)
@@ -291,47 +312,13 @@ def _shown(rules: EpisodeRules, state: State, clips: Sequence[PosedFrames]) -> S
 def observation(rules: EpisodeRules, state: State) -> Any:
     """Return the batched observations, fresh arrays."""
     extra = rules.task.observe(state.task, task_context(rules, state))
-    if _young(state, 1):
+    if young(state, 1):
         spaces = rules.task.spaces(rules.world.spec.frame_size)
         check_observed(rules.task.name, extra, spaces, state.chunk.shape[0])
     view = rules.views.view(state.frames, state.latent, state.depth)
     device = state.frames.device
     told = {name: handed(rules.output, value, device) for name, value in extra.items()}
     return rules.views.named(handed(rules.output, view, device), told)
-
-
-def infos(rules: EpisodeRules, state: State) -> list[dict[str, Any]]:
-    """Return one info dict a slot, fresh and deterministic (docs/reference/environment.md#info)."""
-    known = rules.task.facts(state.task)
-    if _young(state, 1):
-        check_facts(rules.task.name, known, state.chunk.shape[0])
-    facts = {name: values.tolist() for name, values in known.items()}
-    frames_per_step = rules.world.spec.frames_per_step
-    c2w, intrinsics = state.c2w.numpy(), state.intrinsics.numpy()
-    out = []
-    for slot, chunk in enumerate(state.chunk.tolist()):
-        info: dict[str, Any] = {
-            "c2w": c2w[slot, -1].copy(),
-            "c2w_frames": c2w[slot].copy(),
-            "intrinsics": intrinsics[slot].copy(),
-            "chunk_index": chunk,
-            "frame_index": chunk * frames_per_step,
-            "context_frames": int(state.context_frames[slot]),
-        }
-        info |= {name: values[slot] for name, values in facts.items()}
-        if bool(state.has_scene[slot]) or rules.collision == "world":
-            info["collision"] = bool(state.collided[slot])
-        if rules.depth and rules.output == "numpy" and state.depth is not None:
-            info["depth"] = state.depth[slot].numpy().copy()
-        out.append(info)
-    return out
-
-
-def tensors_of_info(rules: EpisodeRules, state: State) -> dict[str, Tensor]:
-    """Return what `info` has as tensors of all slots where the output is tensors."""
-    if not rules.depth or rules.output == "numpy" or state.depth is None:
-        return {}
-    return {"depth": state.depth.clone()}
 
 
 def task_context(rules: EpisodeRules, state: State) -> TaskContext:
@@ -370,7 +357,7 @@ def _surfaces(rules: EpisodeRules, state: State) -> Surfaces:
     return newest if remembered is None else joined([newest, remembered])
 
 
-def _young(state: State, most: int = 0) -> bool:
+def young(state: State, most: int = 0) -> bool:
     """Return whether a slot has made at most so many steps: then answers are looked at."""
     return int(state.chunk.min()) <= most
 

@@ -19,14 +19,13 @@ from wm_env.core import (
     State,
     check_reset_options,
     check_shown,
-    infos,
     initial,
     observation,
     shown,
-    tensors_of_info,
     transition,
 )
 from wm_env.episodes import draw_episode, reset_options
+from wm_env.infos import cut_short, infos, tensors_of_info
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
@@ -67,12 +66,12 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     A goal task makes it one flat `Dict`. `info`: `c2w` and `c2w_frames` (relative to the start),
     `intrinsics`, `chunk_index`, `frame_index`, `distance_to_goal`, `is_success`, `spl`, `collision` where
-    there is a scene, and `depth` if asked for.
+    there is a scene, and `depth`, `trust`, `trust_place` and `trust_map` if asked for.
 
     ## Reward, start, end
     The reward is the task's (`wm_env.tasks`; default `explore`: newly seen floor in m2). An episode starts at
     the picture of a scene seed, or at the user's own image and prompt. The task (or `collision="terminate"`)
-    ends it; only Gymnasium's TimeLimit truncates.
+    ends it; Gymnasium's TimeLimit truncates, and trust below `min_trust` (`info["truncated_because"]`).
 
     ## Arguments
     `render_mode` (None, `"rgb_array"`, `"rgb_array_list"`), `threads` (CPU threads while the environment
@@ -131,7 +130,7 @@ class SanaWMEnv(gym.Env[Any, Any]):
 
     @undisturbed()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move for one chunk; see the class docstring. Never truncates on its own."""
+        """Move for one chunk; see the class docstring. Truncates on its own below `min_trust` alone."""
         state = self._current()
         self._check_running(state)
         command = self._rules.actions.command([action], 1)
@@ -140,12 +139,13 @@ class SanaWMEnv(gym.Env[Any, Any]):
             self._state, outcome = transition(self._rules, state, command)
         self._keep_film(self._state)
         observed, info = self._seen()
+        cut = cut_short(self._rules, self._state)
         self._steps.add(started)
         if self.config.output == "torch":
             device = self._state.frames.device
-            reward, ended = (handed("torch", x[0], device) for x in (outcome.reward, outcome.terminated))
-            return observed, reward, ended, torch.zeros_like(ended), info  # type: ignore[return-value]
-        return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
+            told = (outcome.reward[0], outcome.terminated[0], torch.from_numpy(cut)[0])
+            return observed, *(handed("torch", x, device) for x in told), info  # type: ignore[return-value]
+        return observed, float(outcome.reward[0]), bool(outcome.terminated[0]), bool(cut[0]), info
 
     @undisturbed()
     def render(self) -> Any:

@@ -23,8 +23,9 @@ from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils import seeding
 
 from wm_env.config import EnvConfig, EnvSettings, configured
-from wm_env.core import State, check_reset_options, infos, initial, observation, transition
+from wm_env.core import State, check_reset_options, initial, observation, transition
 from wm_env.episodes import draw_episode, reset_options
+from wm_env.infos import cut_short, infos
 from wm_env.model.kinematics import KEYS
 from wm_env.model.names import unknown
 from wm_env.model.plain_arrays import plain_array
@@ -166,11 +167,12 @@ class _CameraEnv(ParallelEnv[str, Any, Any]):
         numbers = {agent: self._numbers(agent, actions[agent]) for agent in live}
         command = self._rules.actions.command(self._joined(numbers), self._cameras)
         self._state, outcome = transition(self._rules, self._state, command)
-        cut = bool(self._state.chunk[0] >= self._limit)
+        short = cut_short(self._rules, self._state) | bool(self._state.chunk[0] >= self._limit)
         rewards = {agent: float(outcome.reward[self._camera(agent)]) for agent in live}
         ended = {agent: bool(outcome.terminated[self._camera(agent)]) for agent in live}
-        self.agents = [agent for agent in live if not (ended[agent] or cut)]
-        return self._views(live), rewards, ended, dict.fromkeys(live, cut), self._facts(live)
+        cut = {agent: bool(short[self._camera(agent)]) for agent in live}
+        self.agents = [agent for agent in live if not (ended[agent] or cut[agent])]
+        return self._views(live), rewards, ended, cut, self._facts(live)
 
     def state(self) -> np.ndarray:
         """Return what all agents see together, for central critics: frames `(cameras, h, w, 3)` uint8."""

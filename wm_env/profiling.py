@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wm_env.forks import check_fork
 from wm_env.model.contact import RememberingWorld, Surfaces
+from wm_env.model.signals import Signals, start_error, step_with_signals
 from wm_env.model.state import nbytes
 from wm_env.model.storage.facts import as_integer, shown, whole
 from wm_env.model.world import Chunk, ObservingWorld, Start, World, WorldSpec
@@ -83,6 +84,16 @@ class TimedWorld:
         result = self.inner.step_chunk(state, c2w)
         self.steps.add(started)
         return result
+
+    def step_with_signals(self, state: Any, c2w: Tensor) -> tuple[Chunk, Any, Signals]:
+        started = time.perf_counter()
+        result = step_with_signals(self.inner, state, c2w)
+        self.steps.add(started)
+        return result
+
+    def start_error(self, images: Tensor, intrinsics: Tensor) -> Tensor | None:
+        """Return the autoencoder's error of pictures, None in a world without one."""
+        return start_error(self.inner, images, intrinsics)
 
     def observe(self, state: Any, frames: Tensor, c2w: Tensor) -> tuple[Chunk, Any]:
         """Show the world true frames; raise `TypeError` where it cannot look at any."""

@@ -35,21 +35,23 @@ Player = Callable[[SanaWMEnv], np.ndarray]
 
 DISPLAY_HEIGHT = 256  # small frames are enlarged by a whole factor up to about this
 _INK, _PAPER, _GREY, _RED = (240, 240, 240), (16, 16, 20), (96, 96, 104), (230, 70, 60)
-_BEACON = (235, 190, 60)
-_CAPTION = 16  # pixels
+_BEACON, _SURE = (235, 190, 60), (90, 190, 110)
+_CAPTION, _TRUST = 16, 60  # pixels: height of a caption, width of the bar of trust
 
 
 class Shot(NamedTuple):
     """One step (or the start) of all environments.
 
     frames: one uint8 `(n, h, w, 3)` per environment; n is 1 for the start, K for a step. keys: what was held.
-    c2w: `(n, 4, 4)` float64 absolute poses of the first environment. reward: of the first environment.
+    c2w: `(n, 4, 4)` float64 absolute poses of the first environment. reward: of the first environment. trust:
+    in its newest frame, None where it says none.
     """
 
     frames: tuple[np.ndarray, ...]
     keys: str
     c2w: np.ndarray
     reward: float
+    trust: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def record_video(
             for index, pose in enumerate(shot.c2w):
                 track.append(pose)
                 views = [frames[index] for frames in shot.frames]
-                append(compose(views, layout, shot.keys, track, state))
+                append(compose(views, layout, shot.keys, track, state, shot.trust))
             kept.append(np.stack([frames[-1] for frames in shot.frames]))
     return np.stack(kept)
 
@@ -134,11 +136,17 @@ def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: int, *, ov
 
 
 def compose(
-    views: Sequence[np.ndarray], layout: Layout, keys: str, track: Sequence[np.ndarray], state: State | None
+    views: Sequence[np.ndarray],
+    layout: Layout,
+    keys: str,
+    track: Sequence[np.ndarray],
+    state: State | None,
+    trust: float | None = None,
 ) -> np.ndarray:
     """Return one picture uint8 `(H, W, 3)` with even sides: labelled views side by side, and the overlay.
 
-    keys, track, state are drawn by the overlay alone; without a state it has no map.
+    keys, track, state are drawn by the overlay alone; without a state it has no map. trust in [0, 1]: a bar
+    above the first view, None for none.
     """
     height, width = views[0].shape[:2]
     factor = max(1, DISPLAY_HEIGHT // height)
@@ -150,6 +158,8 @@ def compose(
         picture = Image.fromarray(view).resize((wide, tall), Image.Resampling.NEAREST)
         canvas.paste(picture, (index * wide, _CAPTION))
         draw.text((index * wide + 4, 2), label, _INK, _font())
+    if trust is not None:
+        _draw_trust(draw, wide, trust)
     if layout.overlay:
         left = wide * len(views)
         if state is not None:
@@ -197,9 +207,10 @@ def shot(envs: Sequence[SanaWMEnv], keys: str, reward: float, newest_only: bool)
     """Return what the environments show now; newest_only: the start, whose chunk repeats one frame."""
     state = envs[0].state
     absolute = (state.start_c2w[:, None] @ state.c2w)[0].numpy()
+    trust = None if state.trust is None else float(state.trust.value[0])
     first = -1 if newest_only else 0
     frames = tuple(env.state.frames[0, first:].cpu().numpy().copy() for env in envs)
-    return Shot(frames, keys, absolute[first:], reward)
+    return Shot(frames, keys, absolute[first:], reward, trust)
 
 
 def check_film(path: str | Path, *, overwrite: bool = True) -> None:
@@ -246,6 +257,16 @@ def _writer(path: Path, fps: int) -> Iterator[Callable[[np.ndarray], None]]:
 
 def _font() -> Any:
     return ImageFont.load_default(11)
+
+
+def _draw_trust(draw: ImageDraw.ImageDraw, right: int, trust: float) -> None:
+    """Draw trust as a bar in the caption line, up to `right`: full is sure, red below a half."""
+    left, top, bottom = right - _TRUST - 4, 4, _CAPTION - 4
+    draw.rectangle((left, top, left + _TRUST, bottom), _PAPER, _GREY)
+    full = round(trust * (_TRUST - 2))
+    if full:
+        draw.rectangle((left + 1, top + 1, left + full, bottom - 1), _RED if trust < 0.5 else _SURE)
+    draw.text((left - 34, 2), f"{trust:.2f}", _INK, _font())
 
 
 def _draw_keys(draw: ImageDraw.ImageDraw, corner: tuple[int, int], keys: str) -> None:

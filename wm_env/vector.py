@@ -25,14 +25,13 @@ from wm_env.core import (
     State,
     check_reset_options,
     check_shown,
-    infos,
     initial,
     observation,
     shown,
-    tensors_of_info,
     transition,
 )
 from wm_env.episodes import ResetOptions, as_options, draw_episode, reset_options
+from wm_env.infos import cut_short, infos, tensors_of_info
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
 from wm_env.model.names import unknown
@@ -168,9 +167,10 @@ class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]
         self._elapsed += 1
         rewards = np.where(restarting, 0.0, outcome.reward.numpy())
         terminated = outcome.terminated.numpy() & ~restarting
-        truncated = np.zeros(self.num_envs, bool)
+        truncated = cut_short(self._rules, self._state)
         if self.max_episode_steps is not None:
-            truncated = (self._elapsed >= self.max_episode_steps) & ~restarting
+            truncated |= self._elapsed >= self.max_episode_steps
+        truncated &= ~restarting
         if restarting.any():
             self._start(restarting, self._defaults)
         self._ended = terminated | truncated

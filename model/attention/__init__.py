@@ -6,11 +6,12 @@ GDN blocks carry a constant-size memory, softmax blocks a window; both have one 
 """
 
 from wm_env.model.attention.cross import CrossAttention
-from wm_env.model.attention.gdn import GDNAttention, Operands
+from wm_env.model.attention.gdn import CameraOperands, GDNAttention, Operands
 from wm_env.model.attention.projections import Geometry, from_ray_frame, to_ray_frame
 from wm_env.model.attention.softmax import SoftmaxAttention, commit
 
 __all__ = [
+    "CameraOperands",
     "CrossAttention",
     "GDNAttention",
     "Geometry",

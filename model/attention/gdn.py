@@ -48,6 +48,17 @@ class Operands(NamedTuple):
     tail: Tensor
 
 
+class CameraOperands(NamedTuple):
+    """What the recurrence of the camera branch is given beside g: q, k, v `(B, H, T, N, D)` in the frames of
+    their rays, beta `(B, H, T, N)`, and the tail that the next call's short convolution needs."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    tail: Tensor
+
+
 class GDNAttention(SelfAttention):
     """Frame-wise gated delta rule attention with the numerator-only camera branch.
 
@@ -127,7 +138,7 @@ class GDNAttention(SelfAttention):
         out = self.merge(x, tokens_first(main), camera)
         return out, GDNState(memory.S, memory.z, camera_memory, given.tail, camera_tail)
 
-    def _camera_branch(
+    def camera_operands(
         self,
         x: Tensor,
         geometry: Geometry,
@@ -135,8 +146,8 @@ class GDNAttention(SelfAttention):
         main: Operands,
         state: GDNState | None,
         chunks: Chunks,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the branch output `(B, T, N, C)`, its memory and its convolution tail.
+    ) -> CameraOperands:
+        """Return what the recurrence of the camera branch is given.
 
         The ray transform can lengthen keys; beta is divided by their mean squared inflation of the frame,
         never multiplied: beta_cam = beta / max(1, mean_s |k_after|^2 / |k_before|^2).
@@ -153,11 +164,25 @@ class GDNAttention(SelfAttention):
         inflation = (after.clamp_min(INFLATION_FLOOR) / before.clamp_min(INFLATION_FLOOR)).mean(
             2
         )  # (B, T, H)
+        beta = main.beta / inflation.clamp_min(1.0).transpose(1, 2)[..., None]
+        return CameraOperands(heads_first(q), heads_first(k), heads_first(v), beta, tail)
+
+    def _camera_branch(
+        self,
+        x: Tensor,
+        geometry: Geometry,
+        rays: Rays,
+        main: Operands,
+        state: GDNState | None,
+        chunks: Chunks,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the branch output `(B, T, N, C)`, its memory and its convolution tail."""
+        given = self.camera_operands(x, geometry, rays, main, state, chunks)
         out, memory = frame_gdn(
-            q=heads_first(q),
-            k=heads_first(k),
-            v=heads_first(v),
-            beta=main.beta / inflation.clamp_min(1.0).transpose(1, 2)[..., None],
+            q=given.q,
+            k=given.k,
+            v=given.v,
+            beta=given.beta,
             g=main.g,
             state=None if state is None else GDNMemory(state.S_cam, None),
             chunk_starts=chunks.starts,
@@ -165,7 +190,7 @@ class GDNAttention(SelfAttention):
             impl=self.impl,
         )
         out = from_ray_frame(out.permute(0, 2, 3, 1, 4), rays, geometry.cis)  # (B, T, N, H, D)
-        return out.flatten(-2), memory.S, tail
+        return out.flatten(-2), memory.S, given.tail
 
     def _short_conv(
         self, keys: Tensor, taps: Tensor, tail: Tensor | None, chunks: Chunks

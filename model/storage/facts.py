@@ -84,6 +84,21 @@ def number(value: Any, least: float, most: float) -> bool:
     return numeric and bool(least <= value <= most)
 
 
+def check_numbers(
+    facts: Mapping[str, Any], name: str, count: int, least: float, most: float, of: str
+) -> None:
+    """Raise `ValueError` where the entry `name` is no list of `count` numbers in `least` .. `most`.
+
+    of: what there is one of, for the message.
+    """
+
+    def fits(value: Any) -> bool:
+        right = isinstance(value, list) and len(value) == count
+        return right and all(number(one, least, most) for one in value)
+
+    check_fact(facts, name, fits, f"{count} numbers, one {of}")
+
+
 def shown(value: Any, most: int = _SHOWN) -> str:
     """Return a value for a message, cut after `most` characters."""
     try:

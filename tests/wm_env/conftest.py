@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
 import wm_env  # noqa: F401  (registers the ids)
+
+sys.path.insert(0, str(Path(__file__).parent))  # trusting: importlib mode puts no folder on the path
 
 
 @pytest.fixture

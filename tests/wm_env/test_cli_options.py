@@ -18,6 +18,7 @@ OTHERS = {
     ("agent eval", "task"): "the run's own by default",
     ("record", "task"): "a policy's own by default",
     ("play", "task"): "a policy's own by default",
+    ("record", "trust"): "drawn, as a bar",
     ("bench drift", "world"): "several worlds",
     ("bench drift", "context"): "of every walk",
     ("bench throughput", "dtype"): "several, one variant each",

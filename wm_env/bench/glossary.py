@@ -10,9 +10,11 @@ from collections.abc import Iterable
 TERMS = {
     "[95%]": "95% interval, bootstrap over scenes (starts, for policies); absent below five.",
     "ablation": "The same world with one part removed: `ablate=dit`, `ablate=gdn_state` or `ablate=memory`.",
+    "AUROC": "The chance that of two cases the worse one has the higher score: 0.5 is chance, 1 perfect.",
     "bin": "A sixth of the episode; frame 0 takes no part.",
     "blind policy": "A policy that never saw a picture, in training or after: what the task gives away by "
     "itself.",
+    "Brier skill": "1 minus the squared error of a probability over that of the base rate: 0 knows nothing.",
     "clearly": "With a 95% interval that leaves zero out, or p below 0.05 after Holm's correction.",
     "codec alone": "The true frames through the world's own autoencoder: the best it could show.",
     "context": "Pictures of the scene that a world is shown before the episode begins.",
@@ -21,6 +23,7 @@ TERMS = {
     "It is perfect while a camera waits, at a wall for instance, so its mean flatters it.",
     "dB": "Decibels of PSNR: 6 more is half the error, 20 more a tenth. Above 30 is hard to tell from the "
     "truth, below 15 is another picture.",
+    "ECE": "Expected calibration error: how far off probabilities are on average, over ten groups of them.",
     "env step": "One action and its K pixel frames, in one slot.",
     "faults": "The largest deviation of a picture statistic in a bad direction (darker, blur, frozen, ...), "
     "in standard deviations of the truth.",
@@ -49,8 +52,11 @@ TERMS = {
     "walks are shown apart and enter no average.",
     "start": "A scene, a place and a goal; the same for all policies and both environments.",
     "success": "Share of episodes that reach the goal; with a Wilson interval for a single training.",
+    "surprise": "How much worse than usual a world denoises a true chunk, given its past and the camera, in "
+    "standard deviations.",
     "teacher forced": "Every chunk drawn from the true history: what is lost beside it compounds.",
     "transfer": "A policy trained in the learned world does better in the twin than a blind one, clearly.",
+    "trust": "The probability that a frame is within a stated error of the truth, as `info` tells it.",
     "twin": "The renderer of the same scene: the truth.",
     "wrong actions": "The world shown another walk's poses: does it listen to them?",
     "wrong picture": "PSNR missing to the codec at the pose where the frame was found.",

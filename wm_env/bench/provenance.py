@@ -38,6 +38,11 @@ def command_line(name: str) -> str:
     return "wm-env " + shlex.join(typed)
 
 
+def typed_command() -> str:
+    """Return the `wm-env` command that this process was started with, as it was typed."""
+    return "wm-env " + shlex.join(sys.argv[1:])
+
+
 def provenance(spec: WorldSpec, command: str) -> dict[str, Any]:
     """Return the fields of `Report` but for the benchmark's name."""
     return {

@@ -82,6 +82,11 @@ COMMANDS = {
         "what more pictures of a place are worth to a world",
         "finished rows are kept; the same command goes on",
     ),
+    "bench trust": Command(
+        "wm_env.cli.bench_trust:BenchTrust",
+        "whether a world's trust and surprise are right",
+        "finished parts are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",
@@ -92,6 +97,10 @@ COMMANDS = {
         "score policies of a learned world in the true one",
         "trainings and finished scores are kept; the same command goes on",
     ),
+    "trust calibrate": Command(
+        "wm_env.cli.trust:Calibrate", "learn how far a world's frames can be trusted", "nothing is kept"
+    ),
+    "surprise": Command("wm_env.cli.trust:FilmSurprise", "how unexpected a film is to a world, by chunk"),
     "train data": Command(TRAIN, "render clips of procedural scenes", SAME),
     "train import": Command("wm_env.cli.train_import:TrainImport", "check recorded clips and make them data"),
     "train parts": Command("wm_env.cli.train_import:TrainParts", "take a world apart, to train it further"),

@@ -26,8 +26,10 @@ from wm_env.cli.options import (
     Weights,
     World,
 )
+from wm_env.config import EnvConfig
 from wm_env.contexts import SCENE_CONTEXTS
 from wm_env.model.storage.atomic import check_folder
+from wm_env.model.trust_calibration import known_calibration
 from wm_env.play.session import PlaySettings, Session
 from wm_env.recording import Player
 
@@ -95,6 +97,7 @@ class Play:
                 "prompt": self.prompt,
                 "image": None if self.image is None else str(self.image),
             }
+            environment["trust"] = self._is_calibrated(environment)
             settings = PlaySettings(
                 environment=environment,
                 compare=not self.solo and self.image is None and self.context in ("none", *SCENE_CONTEXTS),
@@ -106,6 +109,11 @@ class Play:
             Session(settings).close()  # whatever is wrong is told here, not in the browser
             serve(settings, listening, lambda address: print(invitation(address), flush=True))
         return {**environment, "policy": self.policy, "out": str(self.out), "seed": self.seed}
+
+    def _is_calibrated(self, environment: dict[str, Any]) -> bool:
+        """Return whether the page can show how far the world is to be trusted."""
+        spec = EnvConfig(**environment).load_world().spec
+        return known_calibration(self.world, spec) is not None
 
     def _player(self) -> tuple[dict[str, Any], Callable[[int], Player] | None]:
         """Return the settings that a policy plays in, and what makes it for an episode."""

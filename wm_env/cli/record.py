@@ -89,6 +89,8 @@ class Record:
     """Put the true twin beside the world: same start, same actions; world left, twin right."""
     overlay: bool = False
     """Draw the held keys and a top-down track."""
+    trust: bool = False
+    """Draw how far the world's frames can be trusted, as a bar; worlds with a calibration have it."""
     scene: Scene = None
     split: Split = "val"
     image: Image = None
@@ -121,9 +123,9 @@ class Record:
         """Draw one clip along a camera path that is known in advance."""
         if self.image is None or self.scene is not None or self.format != "video":
             raise ValueError("--trajectory needs --image and writes a video; it takes no --scene")
-        if self.compare or self.overlay or self.context != "none":
+        if self.compare or self.overlay or self.trust or self.context != "none":
             raise ValueError(
-                "--compare, --overlay and --context belong to what is stepped, not to a --trajectory"
+                "--compare, --overlay, --trust and --context belong to what is stepped, not to a --trajectory"
             )
         if self.out.suffix.lower() != ".mp4":
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4")
@@ -159,9 +161,9 @@ class Record:
     def _dataset(self) -> dict[str, Any]:
         """Record episodes as folders, then export them where another format is asked for."""
         self._check_numbers()
-        if self.compare or self.overlay or self.image is not None:
+        if self.compare or self.overlay or self.trust or self.image is not None:
             raise ValueError(
-                f"--compare, --overlay and --image go with videos, not with --format {self.format}"
+                f"--compare, --overlay, --trust and --image go with videos, not with --format {self.format}"
             )
         check_folder(self.out)
         exporter = exporter_of(self.format)  # a missing extra is told before anything is recorded
@@ -234,6 +236,7 @@ class Record:
             prompt=self.prompt,
             device=self.device,
             threads=self.threads,
+            trust=self.trust,
             **self._released(),
         )
         envs = [env]
@@ -257,7 +260,8 @@ class Record:
 
         started = time.perf_counter()
         rewards: list[float] = []
-        shots = _watched(film_player(envs, player, self.steps), self.steps, rewards)
+        trusts: list[float | None] = []
+        shots = _watched(film_player(envs, player, self.steps), self.steps, rewards, trusts)
         frames = record_video(self.out, shots, layout, spec.fps, env.state, overwrite=self.overwrite)
         elapsed = time.perf_counter() - started
         picture = contact_sheet(frames, layout.labels, env.frames_per_step / spec.fps)
@@ -283,6 +287,7 @@ class Record:
             "frames": frames_in_all,
             "fps": spec.fps,
             "reward": sum(rewards),
+            **({"trust": trusts} if self.trust else {}),
             "seconds": elapsed,
         }
 
@@ -335,8 +340,11 @@ class Record:
             raise ValueError(f"--episodes {self.episodes} and --workers {self.workers} must be at least 1")
 
 
-def _watched(shots: Iterable[Shot], steps: int, rewards: list[float]) -> Iterable[Shot]:
-    """Pass shots through a progress bar and keep their rewards."""
+def _watched(
+    shots: Iterable[Shot], steps: int, rewards: list[float], trusts: list[float | None]
+) -> Iterable[Shot]:
+    """Pass shots through a progress bar and keep their rewards, and the trust in them."""
     for shot in over(shots, steps + 1, "recording"):
         rewards.append(shot.reward)
+        trusts.append(shot.trust)
         yield shot

@@ -31,7 +31,15 @@ COMMANDS = (
     *("record", "save", "restore", "branch", "take", "policy"),
 )
 _NEARER = "metres nearer the goal, 10 for reaching it"
-LEARNED = ("weights", "refiner", "dtype", "ablate", "offload", "frame_size")  # settings the twin has not
+LEARNED = (
+    "weights",
+    "refiner",
+    "dtype",
+    "ablate",
+    "offload",
+    "frame_size",
+    "trust",
+)  # settings the twin has not
 REWARDS = {  # what a reward counts; another task's is its own affair
     "explore": "floor seen for the first time, m2",
     "follow": "0 on the reference walk, less off it",
@@ -166,6 +174,7 @@ class Session:
             "reward": self._reward,
             "total": self._total,
             "collision": bool(self._env.state.collided[0]),
+            "trust": self._trust(),
             "paused": self.paused,
             "ended": self._ended,
             "recording": 0 if self._film is None else len(self._film),
@@ -199,6 +208,11 @@ class Session:
     @property
     def _ended(self) -> bool:
         return bool(self._env.state.terminated[0])
+
+    def _trust(self) -> float | None:
+        """Return the trust in what is seen, None where the world says none."""
+        trusted = self._env.state.trust
+        return None if trusted is None else float(trusted.value[0])
 
     def _start(self, seed: int) -> None:
         for env in self._envs:

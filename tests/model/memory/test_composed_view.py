@@ -118,5 +118,5 @@ def test_a_card_that_does_not_say_how_to_read_is_of_a_world_that_reads_four(memo
     assert EmbeddedConfig.from_dict(said) == dataclasses.replace(config, memory_reading="four")
     world.memory_reading = "four"
     memory, poses, _ = kept(3)
-    seen = world._remembered(memory, poses, CAMERA)
+    seen, _ = world._remembered(memory, poses, CAMERA)
     assert torch.equal(seen, read_memory(memory, poses, CAMERA))
