@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +17,8 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 
 import wm_env  # noqa: F401  (registers the ids)
+from wm_env.export.collect import Job, collect, episodes_in
+from wm_env.export.episode import load_recording
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.slow
@@ -205,6 +210,34 @@ def test_another_package_on_a_worker_is_refused(
     monkeypatch.setattr("wm_env.distributed.ray_env.package_sha256", lambda: "0" * 64)
     with pytest.raises(ValueError, match="worker 0 has another package than the driver"):
         spread()
+
+
+def _player(policy: str, seed: int) -> Any:
+    """Walk forward; the process of episode 2 ends once, at its first step."""
+    folder = Path(policy)
+
+    def play(env: Any) -> np.ndarray:
+        if seed == 2 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(1)
+        return np.array([1, 0, 0, 0, 0, 0, 0, 0])
+
+    return play
+
+
+def test_episodes_are_recorded_once_each_whoever_dies(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    settings, out = {"world": "twin", "task": "explore", "action_type": "multikeys"}, tmp_path / "set"
+    job = Job(settings=settings, make_player=_player, policy=str(tmp_path), steps=2, seed=0, out=out)
+    done = list(collect(job, 5, 2, ray="local"))
+    assert sorted(path.name for path in done) == [f"episode_{index:06d}" for index in range(5)]
+    assert (tmp_path / "died").exists() and sorted(episodes_in(out)) == sorted(done)
+    near = dataclasses.replace(job, out=tmp_path / "near")
+    for one, other in zip(sorted(done), sorted(collect(near, 5, 1)), strict=True):
+        assert np.array_equal(load_recording(one).frames, load_recording(other).frames)
+    assert list(collect(job, 5, 2, ray="local")) == sorted(done)  # nothing is left to do
 
 
 def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from wm_env.cli.options import (
 from wm_env.cli.record_path import Clip, record_clip
 from wm_env.config import EnvConfig
 from wm_env.contexts import SCENE_CONTEXTS
+from wm_env.distributed.cluster import ray
 from wm_env.env import SanaWMEnv
 from wm_env.export.collect import EPISODES, RECORDING, Job, collect
 from wm_env.model.released.presets import ReleasedSettings
@@ -73,6 +74,8 @@ class Record:
     """Episodes of a dataset; episode i has seed --seed + i."""
     workers: int = 1
     """Processes that record a dataset; each loads the world once."""
+    ray: str | None = None
+    """Record a dataset with Ray actors: local, or the address of a cluster whose machines all see --out."""
     world: World = "tiny"
     policy: str = "wander"
     """Who plays: wander, forward, orbit, goal (walks to it), random; objectnav, objectnav-blind (shipped);
@@ -166,6 +169,8 @@ class Record:
                 f"--compare, --overlay, --trust and --image go with videos, not with --format {self.format}"
             )
         check_folder(self.out)
+        if self.ray is not None:
+            ray()  # a missing extra is told first
         exporter = exporter_of(self.format)  # a missing extra is told before anything is recorded
         begun = exporter is None and (self.out / RECORDING).is_file()
         if exporter is None:
@@ -206,7 +211,7 @@ class Record:
             out=home,
         )
         torch.set_num_threads(self.threads)
-        jobs = collect(job, self.episodes, self.workers)
+        jobs = collect(job, self.episodes, self.workers, self.ray)
         done = sorted(over(jobs, self.episodes, "recording", unit="episode"))
         if exporter is not None:
             export(exporter, done, self.out)
@@ -294,9 +299,9 @@ class Record:
     def _check(self, sheet: Path) -> None:
         if self.out.suffix.lower() not in (".mp4", ".gif"):
             raise ValueError(f"--out {str(self.out)!r} must end in .mp4 or .gif")
-        if self.episodes != 1 or self.workers != 1:
+        if self.episodes != 1 or self.workers != 1 or self.ray is not None:
             raise ValueError(
-                "--episodes and --workers record a dataset; add --format folder, minari or lerobot"
+                "--episodes, --workers and --ray record a dataset; add --format folder, minari or lerobot"
             )
         self._check_numbers()
         if self.image is not None and (self.compare or self.scene is not None):

@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wm_env.env import SanaWMEnv
+from wm_env.export.by_ray import recorded_by_ray
 from wm_env.export.episode import play_episode, save_recording
 from wm_env.model.storage.atomic import remove_leftovers, write_atomic
 from wm_env.model.storage.facts import read_json
@@ -70,12 +71,13 @@ class Job:
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
 
-def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
+def collect(job: Job, episodes: int, workers: int, ray: str | None = None) -> Iterator[Path]:
     """Yield the folder of every episode: first those that `job.out` holds, then others as they are finished.
 
-    Each worker process loads the world once. Left early, by an interruption too, it drops the episodes in
-    work. Raises `FileExistsError` where `job.out` holds episodes of another recording, and `ValueError` where
-    the world has other weights than the episodes that are there.
+    ray: None for processes of this machine, "local" or an address for Ray actors (`by_ray`). Each worker
+    process loads the world once. Left early, by an interruption too, it drops the episodes in work. Raises
+    `FileExistsError` where `job.out` holds episodes of another recording, and `ValueError` where the world
+    has other weights than the episodes that are there.
     """
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes={episodes} and workers={workers} must be at least 1")
@@ -83,7 +85,7 @@ def collect(job: Job, episodes: int, workers: int) -> Iterator[Path]:
     missing = [index for index in range(episodes) if not job.folder(index).is_dir()]
     there = [job.folder(index) for index in range(episodes) if index not in set(missing)]
     yield from there
-    for path in _recorded(job, missing, workers):
+    for path in _recorded(job, missing, workers, ray):
         if there and _weights(path) != _weights(there[0]):
             raise ValueError(
                 f"{path.name} in {str(job.out)!r} has weights {_weights(path)}, {there[0].name} has "
@@ -124,8 +126,16 @@ def _check(job: Job) -> None:
     remove_leftovers(job.out, _OURS)
 
 
-def _recorded(job: Job, indices: list[int], workers: int) -> Iterator[Path]:
+def _recorded(job: Job, indices: list[int], workers: int, ray: str | None) -> Iterator[Path]:
     if not indices:
+        return
+    if ray is not None:
+        away = replace(job, out=job.out.resolve())  # an actor has a working directory of its own
+        try:
+            for path in recorded_by_ray(away.record, job.settings, indices, workers, ray):
+                yield job.out / path.name
+        finally:
+            remove_leftovers(job.out, _OURS)
         return
     if workers == 1:
         env = SanaWMEnv(**job.settings)

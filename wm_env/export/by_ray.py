@@ -1,0 +1,87 @@
+"""Episodes recorded by Ray actors: one that dies is replaced, and its episode is begun again.
+
+An episode appears in its folder whole or not at all, so none is lost and none is there twice. The folder has
+to be the same place for all machines.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wm_env.distributed.cluster import enter, need, ray
+from wm_env.env import SanaWMEnv
+
+MOST_DEATHS = 3  # of actors over one episode
+Record = Callable[[int, SanaWMEnv], Path]
+
+
+class Recorder:
+    """What an actor holds: one environment, made when the first episode comes."""
+
+    def __init__(self, settings: str, threads: int = 1) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._settings = settings
+
+    @functools.cached_property
+    def _env(self) -> SanaWMEnv:
+        return SanaWMEnv(**json.loads(self._settings))
+
+    def record(self, record: Record, index: int) -> Path:
+        """Record one episode; return its folder."""
+        return record(index, self._env)
+
+
+def recorded_by_ray(
+    record: Record, settings: Mapping[str, Any], indices: list[int], workers: int, address: str
+) -> Iterator[Path]:
+    """Yield the folder of every episode as it is finished, by `workers` actors.
+
+    record: `(index, environment) -> folder`, picklable. settings: of the environment, as JSON holds them.
+    address: "local" for Ray on this machine, or that of a cluster. Raises what an episode raised, and
+    `OSError` for one over which actors died three times.
+    """
+    started = enter(None if address == "local" else address, workers)
+    idle: list[Any] = []
+    busy: dict[Any, tuple[Any, int]] = {}
+    try:
+        cuda = str(settings.get("device", "cpu")).startswith("cuda")
+        need(workers, float(cuda), 1.0)
+        made = ray().remote(Recorder).options(num_cpus=1, num_gpus=float(cuda))
+        text = json.dumps(dict(settings))
+        idle = [made.remote(text) for _ in range(min(workers, len(indices)))]
+        waiting, deaths = deque(indices), dict.fromkeys(indices, 0)
+        while waiting or busy:
+            while idle and waiting:
+                actor, index = idle.pop(), waiting.popleft()
+                busy[actor.record.remote(record, index)] = (actor, index)
+            (ready,), _ = ray().wait(list(busy), num_returns=1)
+            actor, index = busy.pop(ready)
+            try:
+                folder: Path = ray().get(ready)
+            except ray().exceptions.RayActorError as error:
+                deaths[index] += 1
+                if deaths[index] >= MOST_DEATHS:
+                    raise OSError(
+                        f"{MOST_DEATHS} recording processes died over episode {index}; the same command "
+                        "goes on"
+                    ) from error
+                waiting.appendleft(index)
+                idle.append(made.remote(text))
+            except ray().exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            else:
+                idle.append(actor)
+                yield folder
+    finally:
+        if started:
+            ray().shutdown()  # ends the actors, those at work too
+        else:
+            for actor in [*idle, *(actor for actor, _ in busy.values())]:
+                ray().kill(actor)
