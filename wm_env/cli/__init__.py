@@ -82,6 +82,11 @@ COMMANDS = {
         "what more pictures of a place are worth to a world",
         "finished rows are kept; the same command goes on",
     ),
+    "bench annotate": Command(
+        "wm_env.cli.bench_annotate:BenchAnnotate",
+        "poses that are found in films, against the truth",
+        "finished films and tracks are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",
