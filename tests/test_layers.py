@@ -96,6 +96,8 @@ FILES = {
         "shared by benchmarks": "records provenance glossary page row_file worlds walks seen",
         "fidelity": """fidelity.rows fidelity.imagination fidelity.standing fidelity.figure
             fidelity.imagination_report fidelity.report fidelity.score fidelity.run fidelity""",
+        "annotate": """annotate.films annotate.rows annotate.report annotate.score annotate.figure
+            annotate.run annotate""",
         "context": "context.rows context.report context.score context.run context",
         "drift": """drift.bins drift.rollouts drift.survival drift.revisit drift.pose_estimate drift.telemetry
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes

@@ -15,7 +15,7 @@ from wm_env.annotation.recipe import Filters
 from wm_env.annotation.values import Scale, Structure, Track
 
 WINDOWS = 16
-AROUND = 4  # frames on both sides of a step
+AROUND = 2  # frames on both sides of a step
 STILL = 0.002  # of the median depth: a step that is smaller is none
 SEEN = 12  # frames whose sharpness is measured
 
@@ -28,9 +28,9 @@ class Measures:
     observations over the width, the median, and that of the worst of 16 windows. agree, agree_worst: share of
     observations nearer than `Filters.within`. observations: points seen in a frame, median. parallax_deg:
     angle of the rays to a point, median. path: length over the median depth. speed: metres per second, 95th
-    percentile. jump: largest step over the median step around it. turn_deg: largest turn between frames.
-    sharp: 10th percentile over frames. fov_deg: horizontal, median. zoom: largest change of the focal length
-    over its median. scale_interval: width of the scale's 95% interval over the scale.
+    percentile. jump: largest step over those before and after it, and the median of all. turn_deg: largest
+    turn between frames. sharp: 10th percentile over frames. fov_deg: horizontal, median. zoom: largest change
+    of the focal length over its median. scale_interval: width of the scale's 95% interval over the scale.
     """
 
     share_placed: float
@@ -102,10 +102,10 @@ def measure(
 
 
 def _jump(step: np.ndarray, still: float) -> float:
-    """Return the largest step over what is usual around it: the median of its neighbours and of all."""
-    padded = np.pad(step, AROUND, mode="edge")
+    """Return the largest step over its neighbours and the median of all: who starts to walk does not jump."""
+    padded = np.pad(step, AROUND)
     around = np.stack([padded[at : at + len(step)] for at in range(2 * AROUND + 1) if at != AROUND])
-    usual = np.maximum(np.maximum(np.median(around, axis=0), np.median(step)), still)
+    usual = np.maximum(np.maximum(around.max(0), np.median(step)), still)
     return float((step / usual).max())
 
 

@@ -30,7 +30,7 @@ from wm_env.annotation.measures import measure
 from wm_env.annotation.page import clip_page
 from wm_env.annotation.recipe import Recipe, load_recipe
 from wm_env.annotation.scale import KnownDistance, ScaleFrom, prepare, scale_of
-from wm_env.annotation.shots import find_shots, is_short, scene_scores
+from wm_env.annotation.shots import cuts_of, find_shots, is_short, scene_scores
 from wm_env.annotation.store import PAGES, Store, digest_of, film_facts, track_arrays, track_from
 from wm_env.annotation.structure import triangulate
 from wm_env.annotation.values import ClipRow, Matches, Scale, Shot, Track
@@ -185,19 +185,23 @@ def _one_film(
 
 
 def _shots(source: Source, store: Store, settings: Settings, facts: dict[str, Any]) -> list[Shot]:
-    """Return the shots of a film; its scene scores are kept."""
+    """Return the shots of a film; its cuts are kept."""
     rate = film_rate(source.path, settings.fps)
+    asked = settings.recipe.frames
     if source.path.is_dir():
-        scores = np.zeros(count_pictures(source.path))
+        count, cuts = count_pictures(source.path), []
     else:
-        digest = digest_of({"stage": "shots", **facts})
+        digest = digest_of({"stage": "shots", **facts, **asdict(asked)})
         kept = store.stage(f"{source.name}.shots", digest)
-        scores = kept["scores"] if kept else scene_scores(source.path)
         if kept is None:
-            store.keep(f"{source.name}.shots", digest, {"scores": scores})
-    return find_shots(
-        scores, film=str(source.path), name=source.name, fps=rate, settings=settings.recipe.frames
-    )
+            scores = scene_scores(source.path)
+            kept = {
+                "frames": np.array(len(scores)),
+                "cuts": np.array(cuts_of(source.path, scores, asked), int),
+            }
+            store.keep(f"{source.name}.shots", digest, kept)
+        count, cuts = int(kept["frames"]), kept["cuts"].tolist()
+    return find_shots(count, cuts, film=str(source.path), name=source.name, fps=rate, settings=asked)
 
 
 def _work(source: Source, shots: list[Shot] | None, settings: Settings) -> Iterator[_Work]:

@@ -21,7 +21,7 @@ DEFAULT = Path(__file__).with_name("recipe.toml")
 @dataclass(frozen=True, kw_only=True)
 class Frames:
     """rate: frames per second. longest_side: pixels. shortest, longest: frames. cut_score, cut_least: in
-    [0, 1]. cut_ratio: times the scores around.
+    [0, 1]. cut_ratio: times the scores around. cut_alike: correlation.
     """
 
     rate: float
@@ -31,6 +31,7 @@ class Frames:
     cut_score: float
     cut_least: float
     cut_ratio: float
+    cut_alike: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,13 @@ from wm_env.model.storage.facts import number, shown
 NEAR = 12  # points around a pixel
 WITHIN = 0.006  # of the width: error of points that are trusted
 DEPTH_FRAMES = 16  # that a depth network looks at
-LEVEL_DEG = 25.0  # a floor is at most so steep against the cameras' mean height
+LEVEL_DEG = 5.0  # a floor is at most so steep against what the cameras hold for down
+UPRIGHT = 0.001  # weight of the cameras' own down against their horizon
 THICK = 0.015  # of the median depth: how far a point of a plane is off it
 BENEATH = 0.03  # share of the points below the camera that may lie beneath a floor: wrong ones
-STEEPER_DEG = 5.0  # between a slope that is tried and that of the points
+OWN_SLOPE = 60  # points from which on a floor says itself how it lies, at most
+STEEPER_DEG = 3.0  # off the slope that was tried
+TILTED = 0.3  # of its votes that a plane loses at the steepest slope
 RESAMPLES = 1000
 
 
@@ -226,21 +229,20 @@ def place_of(pixel: np.ndarray, row: int, track: Track, structure: Structure, wi
 def camera_height(track: Track, structure: Structure) -> float:
     """Return the median height of the cameras over the floor, in units of the track.
 
-    The floor is the plane with the most points, over slopes around the cameras' mean height and over offsets,
-    among those that have hardly any points beneath, which no table has. Raises `ValueError` where there is
-    none.
+    The floor is the plane with the most points, over slopes around what is down (`level_down`) and over
+    offsets, among those that have hardly any points beneath, which no table has. Raises `ValueError` where
+    there is none.
     """
     width = float(2 * track.intrinsics[0, 2])
     seen = np.unique(structure.point[sound(structure, WITHIN * width)])
     points, cameras = structure.points[seen], track.c2w[:, :3, 3]
-    down = track.c2w[:, :3, 1].mean(0)
-    down /= np.linalg.norm(down)
+    down = level_down(track)
     thick = THICK * float(np.median(structure.depth[np.isfinite(structure.error)]))
     under = (points - cameras.mean(0)) @ down > 0
     below, angle = points[under], structure.angle_deg[seen][under]
     if len(below) < 3 * NEAR:
         raise ValueError("no scale: too few points lie below the camera to find the floor; film some of it")
-    votes, best, held = 0, down, np.zeros(len(below), bool)
+    votes, best, held = 0.0, down, np.zeros(len(below), bool)
     for normal in _around(down):
         fall, lowest = below @ normal, float((cameras @ normal).max())
         order = np.sort(fall)
@@ -248,26 +250,38 @@ def camera_height(track: Track, structure: Structure) -> float:
         within = np.searchsorted(order, offset + thick) - np.searchsorted(order, offset - thick)
         beneath = len(order) - np.searchsorted(order, offset + 2 * thick)
         within = np.where(beneath < BENEATH * len(order), within, 0)
-        if within.max(initial=0) > votes:
-            votes, best = int(within.max()), normal
+        tilt = np.degrees(np.arccos(min(1.0, float(normal @ down))))
+        if within.max(initial=0) * (1 - TILTED * tilt / LEVEL_DEG) > votes:
+            votes, best = within.max() * (1 - TILTED * tilt / LEVEL_DEG), normal
             held = np.abs(fall - offset[np.argmax(within)]) < thick
-    if votes < NEAR:
+    if held.sum() < NEAR:
         raise ValueError("no scale: no level plane was found below the camera; film some of the floor")
     middle, axis = _plane(below[held], angle[held])
-    if abs(float(axis @ best)) < np.cos(np.radians(STEEPER_DEG)):
-        axis = best  # too narrow a strip of floor says nothing of its slope
+    if held.sum() < OWN_SLOPE or abs(float(axis @ best)) < np.cos(np.radians(STEEPER_DEG)):
+        axis = best  # a narrow strip of floor says nothing of its slope
     height = float(np.median(np.abs((cameras - middle) @ axis)))
     if height <= 0:
         raise ValueError("no scale: the floor that was found goes through the camera")
     return height
 
 
+def level_down(track: Track) -> np.ndarray:
+    """Return what is down for cameras that look up and down and around, but are hardly rolled, `(3,)`.
+
+    Their x axes lie in the horizon: d = argmin mean (x_i . d)^2 + `UPRIGHT` mean |y_i - d|^2, so that y, down
+    in the picture, decides where the camera never turns.
+    """
+    across, own = track.c2w[:, :3, 0], track.c2w[:, :3, 1]
+    down = np.linalg.solve(across.T @ across / len(across) + UPRIGHT * np.eye(3), own.mean(0))
+    return np.asarray(down / np.linalg.norm(down))
+
+
 def _around(down: np.ndarray) -> list[np.ndarray]:
-    """Return directions `(3,)` up to `LEVEL_DEG` from one, the nearest first, about two degrees apart."""
+    """Return directions `(3,)` up to `LEVEL_DEG` from one, the nearest first, about a degree apart."""
     aside = np.linalg.svd(down[None])[2][1:]  # (2, 3), across
     found = [down]
-    for tilt in np.radians(np.arange(2.0, LEVEL_DEG, 2.0)):
-        for turn in np.linspace(0, 2 * np.pi, max(6, round(180 * float(tilt))), endpoint=False):
+    for tilt in np.radians(np.arange(1.0, LEVEL_DEG + 0.5, 1.0)):
+        for turn in np.linspace(0, 2 * np.pi, max(6, round(360 * float(tilt))), endpoint=False):
             across = np.cos(turn) * aside[0] + np.sin(turn) * aside[1]
             found.append(np.cos(tilt) * down + np.sin(tilt) * across)
     return found

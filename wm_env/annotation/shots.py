@@ -1,22 +1,27 @@
 """Shots of a film: stretches between the cuts that ffmpeg's scene score finds.
 
 The score of a frame is min(mafd, |mafd - mafd of the frame before|) / 100, mafd the mean absolute difference
-to the frame before (ffmpeg, filter `select`); a cut is a frame with at least `cut_score`, or one with at
-least `cut_least` that stands out of what is around it, as between two rooms that look alike.
+to the frame before (ffmpeg, filter `select`). A cut is a frame with at least `cut_score`; or one with at
+least `cut_least` that stands out of what is around it, as a cut between rooms that look alike and a camera
+that starts to turn both do: then the middle of neither of the two frames may be found in the other,
+
+    alike = max over shifts of the normalised cross-correlation of a's middle with b,   both 64 pixels wide
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from wm_env.annotation.recipe import Frames
 from wm_env.annotation.values import Shot
-from wm_env.model.data.clip_files import check_film
+from wm_env.model.data.clip_files import ClipFiles, check_film
 from wm_env.model.storage.film import Ffmpeg, ffmpeg_name
 
 _SCORE = re.compile(rb"lavfi\.scene_score=([\d.]+)")
@@ -43,15 +48,16 @@ def scene_scores(film: Path) -> np.ndarray:
     return np.array([0.0, *found[1:]])
 
 
-def find_shots(scores: np.ndarray, *, film: str, name: str, fps: float, settings: Frames) -> list[Shot]:
-    """Return the shots of a film, by its `scene_scores` `(F,)`, cut so that none is longer than allowed.
+def find_shots(
+    frames: int, cuts: Sequence[int], *, film: str, name: str, fps: float, settings: Frames
+) -> list[Shot]:
+    """Return the shots of a film of so many frames, cut so that none is longer than allowed.
 
-    film: its path. name: what clips are called, NAME-000 and so on. fps: its frames per second. Shots that
-    are too short are among them (`is_short`).
+    cuts: frames that begin another shot. film: its path. name: what clips are called, NAME-000 and so on.
+    fps: its frames per second. Shots that are too short are among them (`is_short`).
     """
-    cuts = [0, *cuts_of(scores, settings), len(scores)]
     shots: list[Shot] = []
-    for begin, end in pairwise(cuts):
+    for begin, end in pairwise([0, *cuts, frames]):
         kept = kept_frames(begin, end, fps, settings.rate)
         rate = fps if len(kept) == end - begin else settings.rate
         for at in range(0, len(kept), settings.longest):
@@ -60,18 +66,47 @@ def find_shots(scores: np.ndarray, *, film: str, name: str, fps: float, settings
     return shots
 
 
-def cuts_of(scores: np.ndarray, settings: Frames) -> list[int]:
+def cuts_of(film: Path, scores: np.ndarray, settings: Frames) -> list[int]:
     """Return the frames that begin another shot, by the scores `(F,)`; never the first one."""
-    found = []
-    for at in range(1, len(scores)):
-        around = np.concatenate([scores[max(1, at - AROUND) : at], scores[at + 2 : at + 2 + AROUND]])
-        usual = float(np.median(around)) if len(around) else 1.0
-        # the score of frame 1 is its whole difference, there is none before to compare with
-        alone = at > 1 and scores[at] >= max(settings.cut_least, settings.cut_ratio * usual)
-        highest = scores[at] >= scores[max(1, at - 1) : at + 2].max()
-        if scores[at] >= settings.cut_score or (alone and highest):
-            found.append(at)
-    return found
+    sure = {at for at in range(1, len(scores)) if scores[at] >= settings.cut_score}
+    maybe = {at for at in range(1, len(scores)) if _stands_out(scores, at, settings)} - sure
+    if maybe:
+        before = None
+        for at, frame in enumerate(ClipFiles().frames(film)):
+            if at in maybe and before is not None and alike(before, frame) < settings.cut_alike:
+                sure.add(at)
+            before = frame
+    return sorted(sure)
+
+
+def _stands_out(scores: np.ndarray, at: int, settings: Frames) -> bool:
+    """Return whether the score of a frame is high, the highest near it, and far above what is around it."""
+    if at < 2:  # that of frame 1 is its whole difference: there is none before to compare with
+        return False
+    around = np.concatenate([scores[max(1, at - AROUND) : at], scores[at + 2 : at + 2 + AROUND]])
+    usual = float(np.median(around)) if len(around) else 1.0
+    high = scores[at] >= max(settings.cut_least, settings.cut_ratio * usual)
+    return bool(high and scores[at] >= scores[at - 1 : at + 2].max())
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how well the middle of a frame is found in the other, in [-1, 1], the better of both ways.
+
+    one, other: uint8 `(h, w, 3)`. The same place a frame later has above 0.9, another room below 0.7.
+    """
+    a, b = (
+        np.asarray(Image.fromarray(frame).convert("L").resize((64, 64), Image.Resampling.BOX), np.float64)
+        for frame in (one, other)
+    )
+    return max(_found(a[16:48, 16:48], b), _found(b[16:48, 16:48], a))
+
+
+def _found(part: np.ndarray, whole: np.ndarray) -> float:
+    """Return the largest normalised cross-correlation of a part with any place of a picture."""
+    places = np.lib.stride_tricks.sliding_window_view(whole, part.shape)  # (33, 33, 32, 32)
+    mean, spread = places.mean((2, 3), keepdims=True), places.std((2, 3), keepdims=True)
+    unit = (part - part.mean()) / (part.std() + 1)
+    return float(((places - mean) / (spread + 1) * unit).mean((2, 3)).max())
 
 
 def kept_frames(begin: int, end: int, fps: float, rate: float) -> tuple[int, ...]:

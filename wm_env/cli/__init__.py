@@ -87,6 +87,11 @@ COMMANDS = {
         "whether a world's trust and surprise are right",
         "finished parts are kept; the same command goes on",
     ),
+    "bench annotate": Command(
+        "wm_env.cli.bench_annotate:BenchAnnotate",
+        "poses that are found in films, against the truth",
+        "finished films and tracks are kept; the same command goes on",
+    ),
     "bench published": Command(
         "wm_env.cli.bench_published:Published",
         "run a SANA-WM-Bench folder in the published layout",

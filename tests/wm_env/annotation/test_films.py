@@ -17,7 +17,7 @@ import torch
 import wm_env
 from wm_env.annotation import DepthModel, KnownDistance, PathLength, load_recipe, matching, pipeline
 from wm_env.annotation.lens import steady_lens
-from wm_env.annotation.shots import cuts_of, find_shots, is_short, kept_frames, scene_scores
+from wm_env.annotation.shots import alike, cuts_of, find_shots, is_short, kept_frames, scene_scores
 from wm_env.annotation.values import Matches, Track
 from wm_env.cli import main
 from wm_env.model.data.posed_clip import PosedClip
@@ -39,9 +39,11 @@ def write_film(path: Path, shots: list[tuple[int, int]], fps: float = 16) -> Pat
 
 
 def test_shots_are_what_lies_between_the_cuts_and_short_ones_are_among_them(tmp_path: Path) -> None:
-    scores = scene_scores(write_film(tmp_path / "film.mp4", [(40, 20), (12, 180), (35, 90)]))
-    assert len(scores) == 87 and scores[0] == 0 and cuts_of(scores, FRAMES) == [40, 52]
-    shots = find_shots(scores, film="film.mp4", name="film", fps=16, settings=FRAMES)
+    film = write_film(tmp_path / "film.mp4", [(40, 20), (12, 180), (35, 90)])
+    scores = scene_scores(film)
+    cuts = cuts_of(film, scores, FRAMES)
+    assert len(scores) == 87 and scores[0] == 0 and cuts == [40, 52]
+    shots = find_shots(87, cuts, film="film.mp4", name="film", fps=16, settings=FRAMES)
     assert [(shot.clip, shot.first, shot.last) for shot in shots] == [
         ("film-000", 0, 39),
         ("film-001", 40, 51),
@@ -50,16 +52,27 @@ def test_shots_are_what_lies_between_the_cuts_and_short_ones_are_among_them(tmp_
     assert [is_short(shot, FRAMES) for shot in shots] == [False, True, False]
 
 
-def test_a_cut_between_two_places_that_look_alike_stands_out_of_what_is_around_it() -> None:
-    quiet, busy = np.full(60, 0.003), np.full(60, 0.05)
-    for scores in (quiet, busy):
-        scores[30], scores[31] = 0.16, 0.13
-    assert cuts_of(quiet, FRAMES) == [30] and cuts_of(busy, FRAMES) == []
+def test_a_cut_between_places_that_look_alike_is_told_from_a_camera_that_starts_to_move(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(0).integers(60, 160, (2, 16, 48, 3)).repeat(8, 1).repeat(8, 2)
+    moved = [np.roll(noise[0], -24 * max(0, at - 20), axis=1) for at in range(26)]
+    other = [noise[1]] * 14
+    with film_file(tmp_path / "film.mp4", fps=16, crf=10) as add:
+        for frame in [*moved, *other]:
+            add(frame[:, :256].astype(np.uint8))
+    scores = scene_scores(tmp_path / "film.mp4")
+    for at in (21, 26):
+        scores[at] = 0.16  # high, and alone: what a start and a cut both have
+    scores[[20, 22, 25, 27]] = 0.0
+    assert cuts_of(tmp_path / "film.mp4", scores, replace(FRAMES, cut_score=0.9)) == [26]
+    assert alike(moved[20][:, :256].astype(np.uint8), moved[21][:, :256].astype(np.uint8)) > 0.9
+    assert alike(moved[25][:, :256].astype(np.uint8), other[0][:, :256].astype(np.uint8)) < 0.7
 
 
 def test_a_long_shot_is_cut_into_clips_that_follow_each_other() -> None:
     settings = replace(FRAMES, longest=50)
-    shots = find_shots(np.zeros(120), film="f", name="f", fps=16, settings=settings)
+    shots = find_shots(120, [], film="f", name="f", fps=16, settings=settings)
     assert [(shot.first, shot.last) for shot in shots] == [(0, 49), (50, 99), (100, 119)]
 
 
