@@ -31,7 +31,18 @@ COMMANDS = (
     *("record", "save", "restore", "branch", "take", "policy"),
 )
 _NEARER = "metres nearer the goal, 10 for reaching it"
-LEARNED = ("weights", "refiner", "dtype", "ablate", "offload", "frame_size")  # settings the twin has not
+LEARNED = (
+    "weights",
+    "refiner",
+    "dtype",
+    "ablate",
+    "offload",
+    "frame_size",
+    "precision",
+    "refiner_history",
+    "window",
+    "camera_dtype",
+)  # settings the twin has not
 REWARDS = {  # what a reward counts; another task's is its own affair
     "explore": "floor seen for the first time, m2",
     "follow": "0 on the reference walk, less off it",
