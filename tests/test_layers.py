@@ -98,8 +98,8 @@ FILES = {
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
             drift.page drift.run drift""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
-        "published": """published.folder published.report published.rows published.score published.results
-            published.run published""",
+        "published": """published.folder published.table published.report published.rows published.film
+            published.score published.results published.run published""",
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped
