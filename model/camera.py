@@ -7,6 +7,7 @@ of Plücker maps (poses at pixel-frame rate, docs/reference/transformer.md#pluck
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,11 +47,17 @@ def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
         z = unit(R d),  x = unit(R[:,1] x z),  y = unit(z x x),  Rw = rows (x, y, z)
         to_ray = [Rw | -Rw t],  to_world = [Rw^T | t]
 
-    with `d` the pinhole ray through the integer grid point (no half-pixel offset).
+    with `d` the pinhole ray through the integer grid point (no half-pixel offset). In float32, or in bfloat16
+    where the conditions are, as the published pipeline does, whose focal lengths take a way through degrees.
     """
     with torch.autocast(conditions.device.type, enabled=False):  # geometry stays float32 under bf16 training
         batch, frames, _ = conditions.shape
-        conditions = conditions.float()
+        if conditions.dtype is torch.bfloat16:
+            conditions = torch.cat(
+                [conditions[..., :16], _through_degrees(conditions, height, width)], dim=-1
+            )
+        else:
+            conditions = conditions.float()
         c2w = conditions[..., :16].reshape(batch, frames, 4, 4)
         rotation, position = c2w[..., :3, :3], c2w[..., :3, 3]
         rays = _unit(pixel_rays(conditions[..., 16:], height, width, offset=0.0)).flatten(
@@ -64,7 +71,23 @@ def ray_transforms(conditions: Tensor, height: int, width: int) -> Rays:
         t = position[:, :, None].expand_as(z)
         to_ray = assemble(world_to_ray, -(world_to_ray @ t[..., None])[..., 0])
         to_world = assemble(world_to_ray.transpose(-1, -2), t)
-        return Rays(to_ray, to_world)
+        return Rays(to_ray.float(), to_world.float())
+
+
+def _through_degrees(conditions: Tensor, height: int, width: int) -> Tensor:
+    """Return intrinsics `(B, T, 4)` whose focal lengths went through a field of view in degrees, and back.
+
+    Exact in float32; in bfloat16, with its grid of 1/4 to 1/2 degree, 35.75 becomes 36 and 19.875 becomes
+    19.75 at 40 columns (docs/reference/transformer.md#ray-transforms).
+    """
+    focal, centre = conditions[..., 16:18], conditions[..., 18:]
+
+    def back(x: Tensor, size: int) -> Tensor:
+        degrees = 2 * torch.rad2deg(torch.atan(size / x / 2))
+        return 0.5 * size / torch.tan(degrees / 180 * math.pi / 2)
+
+    focals = [back(focal[..., i : i + 1], size) for i, size in enumerate((width, height))]
+    return torch.cat([*focals, centre], dim=-1)
 
 
 def apply_per_token(matrices: Tensor, x: Tensor) -> Tensor:
@@ -141,11 +164,12 @@ def camera_input(
     frame_size: tuple[int, int],
     grid: tuple[int, int],
     windows: Windows,
+    dtype: torch.dtype = torch.float32,
 ) -> CameraInput:
     """Return the conditioning of latent frames from the poses of their pixel frames: the only builder of it.
 
     c2w `(B, F, 4, 4)` relative to the start, metres. intrinsics `(B, 4)`, or `(B, F, 4)` one per frame, in
-    pixels of `frame_size` (height, width); grid: latent (rows, columns). In float32.
+    pixels of `frame_size` (height, width); grid: latent (rows, columns). In float32, cast to `dtype` at last.
     """
     poses = c2w.float()
     latent = scale_intrinsics(intrinsics, frame_size, grid)  # no half-pixel shift
@@ -153,7 +177,8 @@ def camera_input(
         latent = latent[:, None].expand(-1, poses.shape[1], -1)  # (B, F, 4)
     rays = plucker_rays(poses, latent, *grid)  # (B, F, 6, h, w)
     pose, window = (placed(frames, poses.device) for frames in windows)
-    return CameraInput(camera_conditions(poses[:, pose], latent[:, pose]), pack_windows(rays, window))
+    conditions = camera_conditions(poses[:, pose], latent[:, pose])
+    return CameraInput(conditions.to(dtype), pack_windows(rays, window).to(dtype))
 
 
 def pack_windows(rays: Tensor, windows: Tensor) -> Tensor:

@@ -65,11 +65,13 @@ class CachedEncoder:
     """An encoder behind a folder of files, one per prompt; the encoder is loaded on the first miss.
 
     load: returns the encoder. key: its `key`, known without loading it. keep: hold on to it after a miss, or
-    load it again for the next one.
+    load it again for the next one. variant: what features depend on besides the key, "" for nothing.
     """
 
-    def __init__(self, load: Callable[[], PromptEncoder], key: str, folder: Path, *, keep: bool) -> None:
-        self._load, self.key, self.folder, self._keep = load, key, folder, keep
+    def __init__(
+        self, load: Callable[[], PromptEncoder], key: str, folder: Path, *, keep: bool, variant: str = ""
+    ) -> None:
+        self._load, self.key, self.folder, self._keep, self._variant = load, key, folder, keep, variant
         self._encoder: PromptEncoder | None = None
 
     def encode(self, prompts: Sequence[str]) -> TextTokens:
@@ -93,7 +95,8 @@ class CachedEncoder:
 
     def path(self, prompt: str) -> Path:
         """Return the file of a prompt."""
-        digest = hashlib.sha256(json.dumps([self.key, prompt]).encode()).hexdigest()
+        named = [self.key, prompt, *([self._variant] if self._variant else [])]
+        digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
 
     @staticmethod
@@ -123,8 +126,17 @@ def gemma2_key(component: Component) -> str:
     return "gemma2-" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+Placement = Callable[[Any], None]
+"""Puts a network that is loaded and frozen on the CPU where it computes."""
+
+
 def load_gemma2(
-    component: Component, *, preamble: str, device: str, dtype: torch.dtype, length: int = PROMPT_TOKENS
+    component: Component,
+    *,
+    preamble: str,
+    place: Placement,
+    dtype: torch.dtype,
+    length: int = PROMPT_TOKENS,
 ) -> Gemma2Encoder:
     """Return the encoder of a Gemma-2 folder (weights and tokenizer)."""
     try:
@@ -133,9 +145,8 @@ def load_gemma2(
         raise ImportError(f"the text encoder needs transformers; {INSTALL}") from error
     model = Gemma2Model.from_pretrained(component.path, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(component), local_files_only=True)
-    return Gemma2Encoder(
-        model.to(device).eval(), tokenizer, preamble=preamble, key=gemma2_key(component), length=length
-    )
+    place(model.eval().requires_grad_(False))
+    return Gemma2Encoder(model, tokenizer, preamble=preamble, key=gemma2_key(component), length=length)
 
 
 def cached_gemma2(
@@ -143,15 +154,19 @@ def cached_gemma2(
     *,
     preamble: str,
     folder: Path,
-    device: str,
+    place: Placement,
     dtype: torch.dtype,
     keep: bool,
     length: int = PROMPT_TOKENS,
+    variant: str = "",
 ) -> CachedEncoder:
-    """Return the cached encoder of a Gemma-2 folder; nothing is loaded yet."""
+    """Return the cached encoder of a Gemma-2 folder; nothing is loaded yet.
+
+    variant: what else its features depend on, such as a precision.
+    """
     key = Gemma2Encoder(None, None, preamble=preamble, key=gemma2_key(component), length=length).key
 
     def load() -> Gemma2Encoder:
-        return load_gemma2(component, preamble=preamble, device=device, dtype=dtype, length=length)
+        return load_gemma2(component, preamble=preamble, place=place, dtype=dtype, length=length)
 
-    return CachedEncoder(load, key, folder, keep=keep)
+    return CachedEncoder(load, key, folder, keep=keep, variant=variant)

@@ -51,7 +51,7 @@ FILES = {
         "files on disk": """storage.atomic storage.facts storage.array_files storage.folder
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts placement geometry intrinsics kinematics pixels state
-            world text gemma png pictures marked_pages plain_arrays isolation options workers""",
+            world text visiting gemma png pictures marked_pages plain_arrays isolation options workers""",
         "depth": "contact depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
             metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics.forecasts metrics""",
@@ -65,8 +65,9 @@ FILES = {
             scenes.raycast scenes.free_space scenes.paths""",
         "embedded worlds": "rollout_state rollout embedded cards",
         "trust": "signals seen_directions trust_model surprise_null trust_calibration surprise",
-        "released worlds": """released.names released.stage1 released.parts released.rollout released.presets
-            released.clip released.download released.plan released.report released.measure.budget
+        "released worlds": """released.names released.precision released.quantise released.stage1
+            released.parts released.rollout released.variants released.sizes released.plan released.room
+            released.presets released.clip released.download released.report released.measure.budget
             released.measure.record released.measure.runner released.measure.step released.measure.parts
             released.measure.pages released.measure.against_diffusers released.measure.__main__""",
         "data": """data.clip data.lens data.recorded data.layouts.pictures data.layouts.video
@@ -106,8 +107,8 @@ FILES = {
         "trust": """trust.samples trust.violations trust.settings trust.fit trust.films trust.report
             trust.score trust.run trust""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
-        "published": """published.folder published.report published.rows published.score published.results
-            published.run published""",
+        "published": """published.folder published.table published.report published.rows published.film
+            published.score published.results published.run published""",
     },
     "agents": {
         "players": """evaluate scripted planning goal_features key_combinations episode_starts shipped

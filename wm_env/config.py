@@ -73,6 +73,12 @@ class EnvConfig:
     dtype: "float32" or "bfloat16" of a learned world's products; None is float32 for the embedded worlds.
     offload: parts of a released world that stay on the CPU and visit the device for their turn.
     frame_size: (height, width) of a released world, multiples of 32; None is 704x1280.
+    precision: of a released world's larger weights: "bf16" as `dtype` says, "int8", "fp8" or "nvfp4", or a
+        word for some parts as in "refiner=int8,text=int8".
+    refiner_history: latent frames that a released world's refiner remembers, 1 to 10.
+    window: chunks that a released world's softmax blocks look back on, 1 to 42; None is 2 for the streaming
+        model and 10 for the chunk-causal one, which was trained with all, 40 in a minute.
+    camera_dtype: "float32", or "bfloat16" to round a released world's cameras as the published code does.
     """
 
     world: Any = "tiny"
@@ -103,6 +109,10 @@ class EnvConfig:
     dtype: str | None = None
     offload: tuple[Offload, ...] = ("text",)
     frame_size: tuple[int, int] | None = None
+    precision: str = "bf16"
+    refiner_history: int = 10
+    window: int | None = None
+    camera_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if not number(self.temperature, 0, MAX_TEMPERATURE):
@@ -137,6 +147,10 @@ class EnvConfig:
             "ablate": self.ablate,
             "offload": tuple(self.offload),
             "frame_size": None if self.frame_size is None else tuple(self.frame_size),
+            "precision": self.precision,
+            "refiner_history": self.refiner_history,
+            "window": self.window,
+            "camera_dtype": self.camera_dtype,
         }
         plain = {field.name: field.default for field in fields(self)}
         options = {name: value for name, value in asked.items() if value != plain[name]}
@@ -250,6 +264,10 @@ class EnvSettings(TypedDict, total=False):
     dtype: str | None
     offload: tuple[Offload, ...]
     frame_size: tuple[int, int] | None
+    precision: str
+    refiner_history: int
+    window: int | None
+    camera_dtype: str
 
 
 def configured(settings: Mapping[str, Any], others: Sequence[str]) -> EnvConfig:

@@ -149,7 +149,25 @@ class Attention(nn.Module):
         return self.out(out.transpose(1, 2).flatten(2))
 
 
+class LayerCall(NamedTuple):
+    """What all layers of one call share.
+
+    modulation `(B, T, 6, C)`. caption `(B, L, C)` and text_bias `(B, 1, 1, L)`. here, at_sink: rotations of
+    the call's tokens and of the sink. valid: mask of the keys, None where all count. tokens: N.
+    """
+
+    modulation: Tensor
+    caption: Tensor
+    text_bias: Tensor
+    here: Rotation
+    at_sink: Rotation | None
+    valid: Tensor | None
+    tokens: int
+
+
 class Layer(nn.Module):
+    """One block of the module docstring."""
+
     def __init__(self, cfg: LTX2Config) -> None:
         super().__init__()
         self.eps = cfg.eps
@@ -159,6 +177,38 @@ class Layer(nn.Module):
 
     def norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype)
+
+    def forward(
+        self, x: Tensor, call: LayerCall, past: LayerMemory | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Return the new `x` `(B, M, C)`, and its keys not rotated, keys rotated and values."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            m.repeat_interleave(call.tokens, dim=1)
+            for m in (self.modulation + call.modulation).to(x.dtype).unbind(2)
+        )  # (B, M, C)
+        a = self.norm(x) * (1 + scale1) + shift1
+        q, k, v = self.attn.project(a, a)
+        q, turned = rotate(q, call.here), rotate(k, call.here)
+        x = x + gate1 * self._self_attention(q, turned, v, past, call)
+        q, text_k, text_v = self.cross.project(self.norm(x), call.caption)
+        x = x + self.cross.attend(q, text_k, text_v, call.text_bias)
+        b = self.norm(x) * (1 + scale2) + shift2
+        x = x + gate2 * self.contract(F.gelu(self.expand(b), approximate="tanh"))
+        return x, (k, turned, v)
+
+    def _self_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, past: LayerMemory | None, call: LayerCall
+    ) -> Tensor:
+        if past is None:  # the sink sees itself, the rest sees everything
+            n = call.tokens
+            sink = F.scaled_dot_product_attention(q[:, :, :n], k[:, :, :n], v[:, :, :n])
+            rest = F.scaled_dot_product_attention(q[:, :, n:], k, v) if q.shape[2] > n else None
+            out = sink if rest is None else torch.cat([sink, rest], dim=2)
+            return self.attn.out(out.transpose(1, 2).flatten(2))
+        assert call.at_sink is not None
+        all_k = torch.cat([rotate(past.sink_k, call.at_sink), past.k, k], dim=2)
+        all_v = torch.cat([past.sink_v, past.v, v], dim=2)
+        return self.attn.attend(q, all_k, all_v, call.valid)
 
 
 class LTX2Refiner(nn.Module):
@@ -184,8 +234,9 @@ class LTX2Refiner(nn.Module):
         frames: Tensor,
         span: Span,
         memory: RefinerMemory | None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """Return the velocity `(B, M, Cl)` and every layer's (k not rotated, k rotated, v) of these tokens.
+        keep: bool = False,
+    ) -> tuple[Tensor, tuple[LayerMemory, ...]]:
+        """Return the velocity `(B, M, Cl)`, and with `keep` every layer's memory after these tokens.
 
         tokens `(B, M, Cl)`; timestep `(B, T)` in [0, 1000], not truncated; frames `(B, T)` int64 positions.
         memory None: frame 0 of the call is a sink that attends to itself, the others attend to all.
@@ -204,54 +255,21 @@ class LTX2Refiner(nn.Module):
             F.gelu(self.caption_in(text.tokens.to(x.dtype)), approximate="tanh")
         )  # (B, L, C)
         text_bias = ((1 - text.mask.to(x.dtype)) * -10_000.0)[:, None, None]  # (B, 1, 1, L)
+        call = LayerCall(modulation, caption, text_bias, here, at_sink, valid, rows * columns)
 
-        keys = []
+        after = []
         for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
             past = None if memory is None else memory.layers[i]
-            shift1, scale1, gate1, shift2, scale2, gate2 = (
-                m.repeat_interleave(rows * columns, dim=1)
-                for m in (layer.modulation + modulation).to(x.dtype).unbind(2)
-            )  # (B, M, C)
-            a = layer.norm(x) * (1 + scale1) + shift1
-            q, k, v = layer.attn.project(a, a)
-            q, turned = rotate(q, here), rotate(k, here)
-            x = x + gate1 * self._self_attention(
-                layer.attn, q, turned, v, past, at_sink, valid, rows * columns
-            )
-            q, text_k, text_v = layer.cross.project(layer.norm(x), caption)
-            x = x + layer.cross.attend(q, text_k, text_v, text_bias)
-            b = layer.norm(x) * (1 + scale2) + shift2
-            x = x + gate2 * layer.contract(F.gelu(layer.expand(b), approximate="tanh"))
-            keys.append((k, turned, v))
+            x, (k, turned, v) = layer(x, call, past)
+            if keep:  # at once: the keys of all layers together are larger than a layer's memory
+                after.append(_remembered(past, k, turned, v, self.cfg.history_frames, rows * columns))
 
         shift, scale = (
             m.repeat_interleave(rows * columns, dim=1).to(x.dtype)
             for m in (self.head_modulation + time[:, :, None]).unbind(2)
         )
         x = F.layer_norm(x, (x.shape[-1],), eps=self.cfg.eps) * (1 + scale) + shift
-        return self.head(x), keys
-
-    @staticmethod
-    def _self_attention(
-        attn: Attention,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        past: LayerMemory | None,
-        at_sink: Rotation | None,
-        valid: Tensor | None,
-        tokens: int,
-    ) -> Tensor:
-        if past is None:  # the sink sees itself, the rest sees everything
-            sink = F.scaled_dot_product_attention(q[:, :, :tokens], k[:, :, :tokens], v[:, :, :tokens])
-            rest = F.scaled_dot_product_attention(q[:, :, tokens:], k, v) if q.shape[2] > tokens else None
-            out = sink if rest is None else torch.cat([sink, rest], dim=2)
-            return attn.out(out.transpose(1, 2).flatten(2))
-        assert at_sink is not None
-        all_k = torch.cat([rotate(past.sink_k, at_sink), past.k, k], dim=2)
-        all_v = torch.cat([past.sink_v, past.v, v], dim=2)
-        return attn.attend(q, all_k, all_v, valid)
+        return self.head(x), tuple(after)
 
 
 def clip_network(model: LTX2Refiner, text: TextTokens) -> RefinerNetwork:
@@ -267,9 +285,13 @@ def clip_network(model: LTX2Refiner, text: TextTokens) -> RefinerNetwork:
     return network
 
 
-def block_network(model: LTX2Refiner, text: TextTokens) -> RefinerNetwork:
+def block_network(model: LTX2Refiner, text: TextTokens, *, keep: bool = True) -> RefinerNetwork:
     """Return the network of `begin_blocks` and `refine_block`; positions come from its memory, not the span,
-    so that slots of one batch may be at different frames."""
+    so that slots of one batch may be at different frames.
+
+    keep: return the memory with the call's frames; without, the one that was given, for denoising calls,
+    whose memory nobody keeps and which is as large as the one before.
+    """
 
     def network(tokens: Tensor, timestep: Tensor, span: Span, memory: Any) -> tuple[Tensor, RefinerMemory]:
         batch = tokens.shape[0]
@@ -277,28 +299,27 @@ def block_network(model: LTX2Refiner, text: TextTokens) -> RefinerNetwork:
         if memory is None and span.frames != 1:
             raise ValueError(f"block mode begins with one sink frame, not {span.frames}")
         frames = placed(start[:, None] + torch.arange(span.frames), tokens.device)
-        velocity, keys = model(tokens, _per_frame(timestep, span), text, frames, span, memory)
-        cfg = model.cfg
+        velocity, layers = model(tokens, _per_frame(timestep, span), text, frames, span, memory, keep)
+        if not keep:
+            return velocity, memory
         if memory is None:
-            return velocity, RefinerMemory(
-                tuple(_start_layer(k, v, cfg.history_frames) for k, _, v in keys),
-                torch.zeros(batch, dtype=torch.int64),
-                torch.ones(batch, dtype=torch.int64),
-            )
-        kept = cfg.history_frames * span.rows * span.columns
-        layers = tuple(
-            past._replace(k=_append(past.k, k, kept), v=_append(past.v, v, kept))
-            for past, (_, k, v) in zip(memory.layers, keys, strict=True)
-        )
-        filled = (memory.filled + span.frames).clamp_max(cfg.history_frames)
+            none, one = torch.zeros(batch, dtype=torch.int64), torch.ones(batch, dtype=torch.int64)
+            return velocity, RefinerMemory(layers, none, one)
+        filled = (memory.filled + span.frames).clamp_max(model.cfg.history_frames)
         return velocity, RefinerMemory(layers, filled, memory.frame + span.frames)
 
     return network
 
 
-def _start_layer(k: Tensor, v: Tensor, history: int) -> LayerMemory:
-    empty = k.new_zeros(*k.shape[:2], history * k.shape[2], k.shape[3])
-    return LayerMemory(k, v, empty, empty)
+def _remembered(
+    past: LayerMemory | None, k: Tensor, turned: Tensor, v: Tensor, history: int, tokens: int
+) -> LayerMemory:
+    """Return a layer's memory after a call; past None: the call was the sink."""
+    if past is None:
+        empty = k.new_zeros(*k.shape[:2], history * k.shape[2], k.shape[3])
+        return LayerMemory(k, v, empty, empty)
+    kept = history * tokens
+    return past._replace(k=_append(past.k, turned, kept), v=_append(past.v, v, kept))
 
 
 def _append(old: Tensor, new: Tensor, kept: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from wm_env.model.gemma import INSTALL, CachedEncoder, tokenizer_folder
+from wm_env.model.gemma import INSTALL, CachedEncoder, Placement, tokenizer_folder
 from wm_env.model.storage.folder import Component
 from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.text import TextTokens
@@ -50,11 +50,15 @@ def load_gemma3(
     gemma: Component,
     connectors: Component,
     *,
+    place: Placement,
     device: str,
     dtype: torch.dtype,
     length: int = REFINER_TOKENS,
 ) -> Gemma3Encoder:
-    """Return the encoder of a Gemma-3 folder (weights and tokenizer) and a connectors folder."""
+    """Return the encoder of a Gemma-3 folder (weights and tokenizer) and a connectors folder.
+
+    place: puts Gemma where it computes; the connectors go to `device`.
+    """
     try:
         from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
         from transformers import AutoModel, AutoTokenizer
@@ -69,9 +73,8 @@ def load_gemma3(
         module = LTX2TextConnectors(**config)
     weights = connectors.weights()
     load_tensorwise(module, list_tensors(weights), source=str(weights), device=device, dtype=dtype)
-    return Gemma3Encoder(
-        model.to(device).eval(), tokenizer, module.eval(), key=gemma3_key(gemma, connectors), length=length
-    )
+    place(model.eval().requires_grad_(False))
+    return Gemma3Encoder(model, tokenizer, module.eval(), key=gemma3_key(gemma, connectors), length=length)
 
 
 def gemma3_key(gemma: Component, connectors: Component) -> str:
@@ -88,14 +91,17 @@ def cached_gemma3(
     connectors: Component,
     *,
     folder: Path,
+    place: Placement,
     device: str,
     dtype: torch.dtype,
     keep: bool,
     length: int = REFINER_TOKENS,
+    variant: str = "",
 ) -> CachedEncoder:
-    """Return the cached encoder of the two folders; nothing is loaded yet."""
+    """Return the cached encoder of the two folders; nothing is loaded yet. variant: as of Gemma-2's."""
 
     def load() -> Gemma3Encoder:
-        return load_gemma3(gemma, connectors, device=device, dtype=dtype, length=length)
+        return load_gemma3(gemma, connectors, place=place, device=device, dtype=dtype, length=length)
 
-    return CachedEncoder(load, f"{gemma3_key(gemma, connectors)}-{length}", folder, keep=keep)
+    key = f"{gemma3_key(gemma, connectors)}-{length}"
+    return CachedEncoder(load, key, folder, keep=keep, variant=variant)

@@ -6,6 +6,7 @@ A distilled few-step LoRA can be merged while loading, in float32: W + (alpha / 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,10 +157,12 @@ def load_refiner(
     history_frames: int = 10,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    settler: Callable[[LTX2Refiner], Callable[[str, Tensor], Tensor] | None] = lambda _: None,
 ) -> LTX2Refiner:
     """Return the refiner of a folder, loaded strictly and tensor by tensor; audio weights are never read.
 
-    lora: a LoRA file to merge. Raises `ValueError` listing everything that does not fit.
+    lora: a LoRA file to merge. settler: returns `load_tensorwise`'s `settle` for the network. Raises
+    `ValueError` listing everything that does not fit.
     """
     cfg = config_of(component, history_frames=history_frames)
     weights = component.weights()
@@ -185,7 +188,9 @@ def load_refiner(
         return merge(weight, read(change.down), read(change.up), scale)
 
     entries = {table[key]: entry for key, entry in stored.items()}
-    load_tensorwise(model, entries, source=str(weights), device=device, dtype=dtype, change=merged)
+    load_tensorwise(
+        model, entries, source=str(weights), device=device, dtype=dtype, change=merged, settle=settler(model)
+    )
     return model.eval().requires_grad_(False)
 
 

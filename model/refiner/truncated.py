@@ -111,18 +111,21 @@ def refine_block(
     *,
     sigmas: Sequence[float] = REFINER_SIGMAS,
     patch: int = 1,
+    denoise: RefinerNetwork | None = None,
 ) -> tuple[Tensor, RefinerState]:
     """Return the next block `(B, C, n, h, w)` refined, and the state after it; noise is like latents.
 
     Denoising calls read the memory and drop the one returned; one more call on the refined block at
-    timestep 0 gives the memory that is kept.
+    timestep 0 gives the memory that is kept. denoise: the same network for the calls before that one, which
+    need not make a memory; None is `network`.
     """
+    walk = denoise or network
     span = _span(latents, state.frame, patch)
     x = _noised(pack(latents, patch), pack(noise, patch), sigmas[0])
 
     def frames_at_zero(x: Tensor, sigma: float) -> Tensor:
         timestep = torch.full(x.shape[:2], sigma * TIMESTEPS, device=x.device)
-        v, _ = network(x, timestep, span, state.memory)
+        v, _ = walk(x, timestep, span, state.memory)
         return x.float() - sigma * v.float()
 
     x = clean_path(frames_at_zero, x, sigmas)

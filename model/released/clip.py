@@ -72,7 +72,7 @@ def draw_clip(
     size = (image.shape[0], image.shape[1])
     grid = latent_grid(size, parts.vae)
     frames = latent_frames(c2w.shape[0], stride)
-    with parts.at_work("vae"):
+    with parts.at_work("encoder"):
         start = parts.vae.encode(torch.from_numpy(image)[None, None])  # (1, C, 1, h, w)
     noise = _noise(noise_seed, (1, parts.dit.cfg.latent_channels, frames, *grid))
     latents = torch.cat([start.cpu(), noise[:, :, 1:]], dim=2).to(parts.device, parts.dtype)
@@ -90,7 +90,7 @@ def draw_clip(
         noise = _noise(noise_seed + 1, tuple(latents[:, :, 1:].shape)).to(latents)
         with parts.at_work("refiner"):
             latents = refine_clip(clip_network(parts.refiner, text), latents, noise)
-    with parts.at_work("vae"):
+    with parts.at_work("decoder"):
         return parts.vae.decode_clip(latents)[0].cpu()
 
 
@@ -128,7 +128,8 @@ def _camera(
     stride, frames = parts.dit.cfg.temporal_stride, c2w.shape[0]
     poses = relative_to_first(c2w.double()).float()[None].to(parts.device)  # (1, F, 4, 4)
     rows = intrinsics_per_frame(intrinsics, frames).float().to(parts.device)
-    return camera_input(poses, rows[None], size, grid, clip_windows(frames, stride))
+    windows = clip_windows(frames, stride)
+    return camera_input(poses, rows[None], size, grid, windows, parts.camera_dtype)
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -7,10 +7,11 @@ also be a folder (a mirror on disk) or another endpoint that speaks the hub's pr
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,30 +25,56 @@ from wm_env.model.storage.checkpoint import sha256_of
 from wm_env.model.workers import Workers
 
 MANIFEST = "wm-env-download.json"
+_PIECE = 2**20  # bytes copied at a time
 RESERVE = 2**30  # bytes that stay free
+MOVED = (
+    "if it has moved, name it with --repository ORGANISATION/NAME (and --revision), or a copy with --source"
+)
 HUB = "https://huggingface.co"
 FOLDER_REVISION = "folder"  # what a manifest says of a copy from a mirror on disk, which has no commits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One repository and the subfolder of the target it goes to. patterns: files to fetch, all by default."""
+    """One repository and the subfolder of the target it goes to.
+
+    patterns: files to fetch, all by default. expected: file names, or patterns of them, of which each must be
+    there. revision: the commit that is known to fit, None while none is known.
+    """
 
     repository: str
     folder: str = ""
     patterns: tuple[str, ...] = ("*",)
+    expected: tuple[str, ...] = ()
+    revision: str | None = None
 
 
-_TEXT = Package(repository="google/gemma-2-2b-it", folder="text_encoder")
+# The one table of where released weights lie, as published descriptions name it. No repository has been seen
+# from here, so no commit is pinned yet. A name that is not there is told before anything is fetched.
+_TEXT = Package(
+    repository="google/gemma-2-2b-it",
+    folder="text_encoder",
+    expected=("config.json", "*.safetensors", "tokenizer_config.json"),
+)
 _REFINER = Package(
     repository="Lightricks/LTX-2",
     folder="refiner",
     patterns=("transformer/*", "connectors/*", "text_encoder/*", "tokenizer/*", "*distilled-lora*"),
+    expected=("transformer/config.json", "connectors/config.json", "text_encoder/*", "*distilled-lora*"),
 )
+
+
+def _stage1(repository: str, weights: str) -> Package:
+    return Package(repository=f"Efficient-Large-Model/{repository}", expected=(weights, "*.yaml"))
+
+
+_STREAMING = _stage1("SANA-WM_streaming", "sana_dit/model.pt")
+_CHUNK_CAUSAL = _stage1("SANA-WM_chunk_causal", "dit/sana_wm_chunk_causal_1600m_720p.safetensors")
+_BIDIRECTIONAL = _stage1("SANA-WM_bidirectional", "dit/sana_wm_1600m_720p.safetensors")
 PACKAGES: dict[str, tuple[Package, ...]] = {
-    "sana-wm-streaming": (Package(repository="Efficient-Large-Model/SANA-WM_streaming"), _TEXT),
-    "sana-wm-chunk-causal": (Package(repository="Efficient-Large-Model/SANA-WM_chunk_causal"), _TEXT),
-    "sana-wm-bidirectional": (Package(repository="Efficient-Large-Model/SANA-WM_bidirectional"), _TEXT),
+    "sana-wm-streaming": (_STREAMING, _TEXT),
+    "sana-wm-chunk-causal": (_CHUNK_CAUSAL, _TEXT),
+    "sana-wm-bidirectional": (_BIDIRECTIONAL, _TEXT),
     "ltx2-refiner": (_REFINER,),
 }
 
@@ -57,8 +84,9 @@ def download(package: Package, to: Path, *, source: str = HUB, revision: str | N
 
     A process of its own fetches from an endpoint, so scripts call this under `if __name__ == "__main__"`.
     source: endpoint URL, or a folder that holds `ORGANISATION/NAME/...`. revision: a commit, branch or tag;
-    None is the manifest's commit where there is one, else the main branch. Raises `OSError` in one line where
-    the source cannot be reached, the disk is too small, or a file arrives wrong.
+    None is the manifest's commit where there is one, else the package's, else the main branch. Raises
+    `OSError` in one line where the source cannot be reached, a name is not there, the disk is too small, or a
+    file arrives wrong.
     """
     target = to / package.folder
     known = _manifest(target)
@@ -68,6 +96,7 @@ def download(package: Package, to: Path, *, source: str = HUB, revision: str | N
         )
     if revision is None and known is not None and known["revision"] != FOLDER_REVISION:
         revision = known["revision"]
+    revision = revision or package.revision
     if source.startswith(("http://", "https://")):
         manifest = _from_hub(package, target, source, revision)
     else:
@@ -111,6 +140,7 @@ def _from_hub(package: Package, target: Path, endpoint: str, revision: str | Non
         file.rfilename: {"size": file.size, "sha256": file.lfs.sha256 if file.lfs else None}
         for file in siblings
     }
+    _check_names(package, files, what)
     _check_disk(target, files, what)
     _drop_partial(target)  # of a process that was killed
     try:
@@ -150,12 +180,19 @@ def _drop_partial(target: Path) -> None:
 def _one_line(what: str) -> Iterator[None]:
     """Turn whatever the hub's client raises for a failed request into one `OSError` with the way out."""
     from huggingface_hub import get_session
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     # the client's transport (requests, httpx, httpx2) has changed between versions and has its own errors
     transport = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     try:
         yield
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise OSError(f"there is no {what}, or it needs a login ({type(error).__name__}): {MOVED}") from error
     except HfHubHTTPError as error:
         raise OSError(f"cannot download {what}: {' '.join(str(error).split()):.200}") from error
     except (transport.HTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -171,22 +208,22 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
     if not mirror.is_dir():
         raise FileNotFoundError(f"the mirror has no folder {mirror}")
     wanted = sorted(path for path in _matching(mirror, package.patterns) if path.is_file())
-    files = {
-        path.relative_to(mirror).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in wanted
+    names = {path: path.relative_to(mirror).as_posix() for path in wanted}
+    files: dict[str, dict[str, Any]] = {
+        name: {"size": path.stat().st_size, "sha256": None} for path, name in names.items()
     }
+    _check_names(package, files, str(mirror))
     _check_disk(target, files, str(mirror))
-    for path in wanted:
-        name = path.relative_to(mirror)
+    for path, name in names.items():
         there = target / name
-        if there.is_file() and sha256_of(there) == files[name.as_posix()]["sha256"]:
-            continue
+        if there.is_file() and there.stat().st_size == path.stat().st_size:
+            digest = sha256_of(path)
+            if sha256_of(there) == digest:
+                files[name]["sha256"] = digest
+                continue
         there.parent.mkdir(parents=True, exist_ok=True)
         partial = there.with_name(f"{there.name}.part")
-        _continue_copy(path, partial)
-        if sha256_of(partial) != files[name.as_posix()]["sha256"]:  # of another file than the one copied now
-            partial.unlink()
-            _continue_copy(path, partial)
+        files[name]["sha256"] = _continue_copy(path, partial)
         partial.replace(there)
     _check_sizes(target, files)
     return {
@@ -197,11 +234,33 @@ def _from_folder(package: Package, target: Path, source: Path) -> dict[str, Any]
     }
 
 
-def _continue_copy(path: Path, partial: Path) -> None:
-    """Append to `partial` what of `path` it lacks."""
-    with path.open("rb") as source, partial.open("ab") as target:
-        source.seek(target.tell())
-        shutil.copyfileobj(source, target, 2**20)
+def _check_names(package: Package, files: Mapping[str, Any], source: str) -> None:
+    """Raise `OSError` where a file that a package needs is not at the source; fetches nothing."""
+    lost = [name for name in package.expected if not any(fnmatch(file, name) for file in files)]
+    if files and lost:
+        raise OSError(f"{source} holds no {', '.join(lost)}: {MOVED}")
+
+
+def _continue_copy(path: Path, partial: Path) -> str:
+    """Append to `partial` what of `path` it lacks, anew where it is of another file; return its SHA-256.
+
+    The digest is of what was read for the copy: the source is read once.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as source, partial.open("a+b") as target:
+        target.seek(0)
+        while piece := target.read(_PIECE):
+            same = source.read(len(piece))
+            if same != piece:  # of another file than the one copied now
+                target.truncate(0)
+                source.seek(0)
+                digest = hashlib.sha256()
+                break
+            digest.update(same)
+        while piece := source.read(_PIECE):
+            digest.update(piece)
+            target.write(piece)  # appends, wherever it was read
+    return digest.hexdigest()
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,10 +16,22 @@ from wm_env.model.refiner.ltx2 import LTX2Refiner
 from wm_env.model.state import tree_map
 from wm_env.model.text import TextEncoder, TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE
+from wm_env.model.visiting import Visitor
 
-Offload = Literal["text", "vae", "refiner"]
-OFFLOADS: tuple[Offload, ...] = ("text", "vae", "refiner")
+Offload = Literal["text", "text-blocks", "vae", "refiner", "refiner-blocks", "stage1-blocks"]
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+Part = Literal["encoder", "decoder", "refiner"]  # what at_work brings; the autoencoder's halves by themselves
 NEGATIVE_PROMPT = ""
+
+
+def check_offload(offload: Sequence[str]) -> None:
+    """Raise `ValueError` for a part that there is not, and for one that is named whole and in blocks."""
+    unknown = sorted(set(offload) - set(OFFLOADS))
+    if unknown:
+        raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
+    twice = [part for part in ("text", "refiner") if {part, f"{part}-blocks"} <= set(offload)]
+    if twice:
+        raise ValueError(f"offload names {twice[0]} and {twice[0]}-blocks; choose one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +40,8 @@ class ReleasedParts:
 
     negative: encoder of the negative prompt, which has no preamble; only guidance needs one.
     device: where the networks compute. offload: parts that stay on the CPU and visit it for their turn
-    ("text" is the business of the encoders given).
+    ("text" is the business of the encoders given, "-blocks" that of the networks: `visiting.in_turn`).
+    camera_dtype: of poses, intrinsics and Plücker maps that the transformer is given.
     """
 
     dit: DiT
@@ -38,13 +52,12 @@ class ReleasedParts:
     refiner_text: TextEncoder | None = None
     device: str = "cpu"
     offload: tuple[Offload, ...] = ()
+    camera_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if (self.refiner is None) != (self.refiner_text is None):
             raise ValueError("a refiner and its text encoder go together; give both or neither")
-        unknown = sorted(set(self.offload) - set(OFFLOADS))
-        if unknown:
-            raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
+        check_offload(self.offload)
         if self.vae.channels != self.dit.cfg.latent_channels:
             raise ValueError(
                 f"the autoencoder has {self.vae.channels} latent channels, the transformer "
@@ -57,17 +70,30 @@ class ReleasedParts:
             )
 
     @contextmanager
-    def at_work(self, part: Offload) -> Iterator[None]:
+    def at_work(self, part: Part) -> Iterator[None]:
         """Bring an offloaded part to the device for the duration; nothing otherwise."""
-        module: nn.Module | None = {"vae": self.vae.module, "refiner": self.refiner}.get(part)
-        if module is None or part not in self.offload:
+        visitor = self._visitors.get(part)
+        if visitor is None:
             yield
             return
-        module.to(self.device)
+        visitor.arrive(visitor.copies())
         try:
             yield
         finally:
-            module.to("cpu")
+            visitor.leave()
+
+    @functools.cached_property
+    def _visitors(self) -> dict[Part, Visitor]:
+        found: dict[Part, Visitor] = {}
+        if "vae" in self.offload:
+            halves: dict[Part, nn.Module] = {
+                "encoder": self.vae.module.encoder,
+                "decoder": self.vae.module.decoder,
+            }
+            found |= {part: Visitor(module, self.device) for part, module in halves.items()}
+        if "refiner" in self.offload and self.refiner is not None:
+            found["refiner"] = Visitor(self.refiner, self.device)
+        return found
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.gemma import cached_gemma2
 from wm_env.model.refiner.ltx2_text import cached_gemma3
+from wm_env.model.refiner.ltx2_weights import config_of as refiner_config
 from wm_env.model.refiner.ltx2_weights import load_refiner
-from wm_env.model.released.parts import OFFLOADS, Offload, ReleasedParts
-from wm_env.model.released.rollout import ReleasedSampler, ReleasedWorld, streaming_sampler, teacher_sampler
+from wm_env.model.released.parts import Offload, ReleasedParts, check_offload
+from wm_env.model.released.plan import Shapes
+from wm_env.model.released.precision import PLAIN, precisions
+from wm_env.model.released.quantise import check_precision, quantise, settler
+from wm_env.model.released.rollout import ReleasedWorld
+from wm_env.model.released.room import check_room, room
 from wm_env.model.released.stage1 import config_of, load_stage1
+from wm_env.model.released.variants import FRAME_SIZE, RELEASED, STEPPABLE, sampler_of, transformer_config
 from wm_env.model.storage.atomic import expanded
 from wm_env.model.storage.folder import (
     Component,
     ReleasedFolder,
-    Variant,
     choose_stage1,
     look_into,
     only,
@@ -29,20 +34,14 @@ from wm_env.model.storage.folder import (
 from wm_env.model.storage.tensor_files import files_of, sha256_of_files
 from wm_env.model.text import TextEncoder
 from wm_env.model.vae.ltx2 import load_ltx2_vae
+from wm_env.model.visiting import blocks_of, in_turn
 from wm_env.model.world import WorldSpec
 
-RELEASED: dict[str, Variant] = {
-    "sana-wm-streaming": "streaming",
-    "sana-wm-chunk-causal": "chunk-causal",
-    "sana-wm-bidirectional": "bidirectional",
-}
-STEPPABLE = ("sana-wm-streaming", "sana-wm-chunk-causal")
 REFINERS = ("none", "ltx2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FRAME_SIZE = (704, 1280)
 MAX_TRANSLATION, MAX_ROTATION_DEG = 0.025, 0.6  # metres and degrees per pixel frame
 TRAINED_STEPS = 40  # 961 frames, 121 latents
-TEACHER_WINDOW = 10  # chunks; the teacher was trained with all of them, see rollout.py
+MAX_WINDOW = 42  # chunks; more than there are in the longest trained clip
 TEXT_CACHE = "text_cache"
 
 
@@ -54,8 +53,13 @@ class ReleasedSettings:
     refiner: "none" or "ltx2".
     dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
     offload: parts that stay on the CPU and visit the device for their turn; "text" drops the encoder after
-        each new prompt.
+        each new prompt, "-blocks" brings a network block by block.
     frame_size: (height, width), multiples of 32; None is the trained 704x1280.
+    precision: of the larger weights, for all parts or some, see `precision.precisions`.
+    refiner_history: latent frames that the refiner remembers besides the start, 1 to 10.
+    window: chunks in the softmax blocks' window, the first and the latest; None is 2 for the streaming model
+        and 10 for the chunk-causal one, which was trained with all, 40 in a minute.
+    camera_dtype: "float32", or "bfloat16" to round cameras as the published pipeline does.
     """
 
     weights: str | None = None
@@ -63,15 +67,24 @@ class ReleasedSettings:
     dtype: str | None = None
     offload: tuple[Offload, ...] = ("text",)
     frame_size: tuple[int, int] | None = None
+    precision: str = PLAIN
+    refiner_history: int = 10
+    window: int | None = None
+    camera_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.refiner not in REFINERS:
             raise ValueError(f"unknown refiner {self.refiner!r}; valid are {', '.join(REFINERS)}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}; valid are None, {', '.join(DTYPES)}")
-        unknown = sorted(set(self.offload) - set(OFFLOADS))
-        if unknown:
-            raise ValueError(f"unknown offload {unknown}; valid are {', '.join(OFFLOADS)}")
+        check_offload(self.offload)
+        precisions(self.precision)
+        if self.camera_dtype not in DTYPES:
+            raise ValueError(f"unknown camera_dtype {self.camera_dtype!r}; valid are {', '.join(DTYPES)}")
+        if self.window is not None and not 1 <= self.window <= MAX_WINDOW:
+            raise ValueError(f"window={self.window} must be 1 to {MAX_WINDOW} chunks")
+        if not 1 <= self.refiner_history <= 10:
+            raise ValueError(f"refiner_history={self.refiner_history} must be 1 to 10 latent frames")
         size = self.frame_size
         if size is not None and (len(size) != 2 or min(size) < 1 or any(n % 32 for n in size)):
             raise ValueError(f"frame_size={self.frame_size} must be (height, width), multiples of 32 pixels")
@@ -105,17 +118,6 @@ def released_name(folder: Path) -> str | None:
     return next((name for name, variant in RELEASED.items() if variants == {variant}), None)
 
 
-def sampler_of(variant: Variant) -> ReleasedSampler:
-    """Return the released sampler of a variant."""
-    return streaming_sampler() if variant == "streaming" else teacher_sampler()
-
-
-def transformer_config(variant: Variant) -> DiTConfig:
-    """Return the released transformer with the softmax window of a variant."""
-    window = {"streaming": 2, "chunk-causal": TEACHER_WINDOW, "bidirectional": None}[variant]
-    return dataclasses.replace(sana_wm(), window_chunks=window)
-
-
 def load_parts(
     name: str,
     settings: ReleasedSettings,
@@ -132,25 +134,58 @@ def load_parts(
     folder = folder_of(name, settings)
     found = look_into(folder)
     stage1 = choose_stage1(found, variant)
-    cfg = config_of(stage1, transformer_config("bidirectional" if whole_path else variant))
+    default = transformer_config("bidirectional" if whole_path else variant)
+    if settings.window is not None and not whole_path:
+        default = dataclasses.replace(default, window_chunks=settings.window)
+    cfg = config_of(stage1, default)
     vae = _choose_vae(found, causal=not whole_path)
     dtype = DTYPES[settings.dtype or ("float32" if device == "cpu" else "bfloat16")]
-    keep_text = "text" not in settings.offload
-    text, negative = _text_encoders(found, device=device, dtype=dtype, keep=keep_text)
-    refiner_parts = None
+    kinds, offload = precisions(settings.precision), settings.offload
+    refiner_parts, refiner_cfg = None, None
     if settings.refiner == "ltx2":
         refiner_parts = _refiner_files(found)
+        refiner_cfg = refiner_config(refiner_parts[0], history_frames=settings.refiner_history)
+    for precision in sorted(set(kinds.values())):
+        check_precision(precision, device)
+    shapes = Shapes(
+        variant=variant,
+        dit=cfg,
+        refiner=refiner_cfg,
+        frame_size=settings.frame_size or FRAME_SIZE,
+        width=dtype.itemsize,
+    )
+    check_room(name, shapes, precision=settings.precision, offload=offload, room=room(device))
+    text, negative = _text_encoders(found, settings, device=device, dtype=dtype)
 
     refiner, refiner_text = None, None
-    dit = load_stage1(stage1, cfg, device=device, dtype=dtype, impl=resolve_impl(impl, device))
-    vae_device = "cpu" if "vae" in settings.offload else device
+    dit = load_stage1(
+        stage1,
+        cfg,
+        device="cpu" if "stage1-blocks" in offload else device,
+        dtype=dtype,
+        impl=resolve_impl(impl, device),
+        precision=kinds["stage1"],
+    )
+    if "stage1-blocks" in offload:
+        in_turn(dit, list(dit.blocks), device)
+    vae_device = "cpu" if "vae" in offload else device
     if refiner_parts is not None:
         network, lora, gemma, connectors = refiner_parts
-        at = "cpu" if "refiner" in settings.offload else device
-        refiner = load_refiner(network, lora=lora, device=at, dtype=dtype)
-        refiner_text = cached_gemma3(
-            gemma, connectors, folder=folder / TEXT_CACHE, device=device, dtype=dtype, keep=keep_text
+        waits = {"refiner", "refiner-blocks"} & set(offload)
+        refiner = load_refiner(
+            network,
+            lora=lora,
+            history_frames=settings.refiner_history,
+            device="cpu" if waits else device,
+            dtype=dtype,
+            settler=lambda refiner: settler("refiner", refiner, kinds["refiner"]),
         )
+        if "refiner-blocks" in offload:
+            in_turn(refiner, list(refiner.layers), device)
+        refiner_text = cached_gemma3(
+            gemma, connectors, folder=folder / TEXT_CACHE, device=device, dtype=dtype,
+            **_text_settings(settings, device),
+        )  # fmt: skip
     return ReleasedParts(
         dit=dit,
         vae=load_ltx2_vae(vae, device=vae_device, dtype=dtype, tiled=whole_path),
@@ -160,6 +195,7 @@ def load_parts(
         refiner_text=refiner_text,
         device=device,
         offload=settings.offload,
+        camera_dtype=DTYPES[settings.camera_dtype],
     )
 
 
@@ -192,6 +228,21 @@ def load_released_world(
     return ReleasedWorld(spec=spec, parts=parts, sampler=sampler_of(RELEASED[name]))
 
 
+def _text_settings(settings: ReleasedSettings, device: str) -> dict[str, Any]:
+    """Return what the text encoders are told of their place and precision."""
+    precision = precisions(settings.precision)["text"]
+
+    def place(network: Any) -> None:
+        quantise("text", network, precision)
+        if "text-blocks" in settings.offload:
+            in_turn(network, blocks_of(network), device)
+        else:
+            network.to(device)
+
+    keep = not {"text", "text-blocks"} & set(settings.offload)
+    return {"place": place, "keep": keep, "variant": "" if precision == PLAIN else precision}
+
+
 def _choose_vae(found: ReleasedFolder, *, causal: bool) -> Component:
     """Return the autoencoder of the wanted kind where there are two, else the only one."""
     wanted = tuple(c for c in found.vaes if bool(c.config.get("decoder_causal", True)) == causal)
@@ -199,7 +250,7 @@ def _choose_vae(found: ReleasedFolder, *, causal: bool) -> Component:
 
 
 def _text_encoders(
-    found: ReleasedFolder, *, device: str, dtype: torch.dtype, keep: bool
+    found: ReleasedFolder, settings: ReleasedSettings, *, device: str, dtype: torch.dtype
 ) -> tuple[TextEncoder, TextEncoder]:
     """Return the encoder of prompts, behind the preamble, and that of the negative prompt, without it."""
     if found.preamble is None:
@@ -210,7 +261,7 @@ def _text_encoders(
     gemma = only(found.gemma2, "Gemma-2 text encoder (config.json with model_type gemma2)", found.path)
     cache = found.path / TEXT_CACHE
     positive, negative = (
-        cached_gemma2(gemma, preamble=preamble, folder=cache, device=device, dtype=dtype, keep=keep)
+        cached_gemma2(gemma, preamble=preamble, folder=cache, dtype=dtype, **_text_settings(settings, device))
         for preamble in (found.preamble, "")
     )
     return positive, negative

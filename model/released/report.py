@@ -9,8 +9,8 @@ from typing import Any
 
 from wm_env.model.config import DiTConfig, sana_wm
 from wm_env.model.released.download import check_download
-from wm_env.model.released.presets import RELEASED
 from wm_env.model.released.stage1 import check_stage1, config_of, released_entries
+from wm_env.model.released.variants import RELEASED
 from wm_env.model.storage.folder import Component, ReleasedFolder, Stage1File, look_into
 
 

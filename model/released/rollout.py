@@ -18,7 +18,8 @@ given to the network relative to that one, and its latent is the sink. The relea
 latent in training; how well they go on from more is not measured (`wm-env bench context`).
 
 The chunk-causal model was trained with every earlier chunk in the softmax window; here the window is bounded
-(`window_chunks`), so that a state has a constant size and slots at different chunks share a batch.
+(`window_chunks`, up to all chunks of a minute), so that a state has a constant size and slots at different
+chunks share a batch.
 """
 
 from __future__ import annotations
@@ -172,8 +173,9 @@ class ReleasedWorld:
         if contexts:
             c2w = torch.from_numpy(np.stack([one.c2w for one in contexts])).double()
         prompts = [start.prompt for start in starts]
-        with parts.at_work("vae"):
+        with parts.at_work("encoder"):
             latent, seen = parts.vae.encode_next(film[:, :1], None)  # (B, C, 1, h, w)
+        with parts.at_work("decoder"):
             _, decode = parts.vae.decode(latent, None)
         latent = latent.to(parts.device, parts.dtype)
         refiner_text = parts.encode_refiner_text(prompts)
@@ -211,7 +213,9 @@ class ReleasedWorld:
         Nothing is drawn, and the noise goes on where it was.
         """
         check_rigid(c2w)
-        with self.parts.at_work("vae"):  # the film begins here: its first frame stands in for those before
+        with self.parts.at_work(
+            "encoder"
+        ):  # the film begins here: its first frame stands in for those before
             _, seen = self.parts.vae.encode_next(frames[:, :1], None)
         return self._show(state, frames, c2w, seen)
 
@@ -221,7 +225,7 @@ class ReleasedWorld:
         """Return what `observe` does; seen: the encoder's state before the frames."""
         chunk, step = None, self._spec.frames_per_step
         for own, poses in zip(frames.split(step, dim=1), c2w.split(step, dim=1), strict=True):
-            with self.parts.at_work("vae"):
+            with self.parts.at_work("encoder"):
                 latents, seen = self.parts.vae.encode_next(own, seen)
             latents = latents.to(self.parts.device, self.parts.dtype)
             chunk, state = _by_opening(self._commit, state, poses, own, latents)
@@ -275,12 +279,14 @@ class ReleasedWorld:
         memory = state.refiner
         if parts.refiner is not None and state.refiner_text is not None:
             network = block_network(parts.refiner, state.refiner_text)
+            denoise = block_network(parts.refiner, state.refiner_text, keep=False)
             noise = self._noise(state, -1, tuple(x.shape[1:]))
             with parts.at_work("refiner"):
-                x, after = refine_block(network, x, RefinerState(0, memory), noise)
+                x, after = refine_block(network, x, RefinerState(0, memory), noise, denoise=denoise)
             memory = after.memory
-        with parts.at_work("vae"):
+        with parts.at_work("decoder"):
             pixels, decode = parts.vae.decode(x, state.decode)
+        dit, negative = tree_map(_owned, (dit, negative))
         moved = state._replace(
             dit=dit, dit_negative=negative, decode=decode, refiner=memory, chunk=state.chunk + 1
         )
@@ -300,8 +306,9 @@ class ReleasedWorld:
             with parts.at_work("refiner"):
                 refiner = block_network(parts.refiner, state.refiner_text)
                 memory = commit_block(refiner, x, RefinerState(0, memory)).memory
-        with parts.at_work("vae"):
+        with parts.at_work("decoder"):
             _, decode = parts.vae.decode(x, state.decode)
+        dit, negative = tree_map(_owned, (dit, negative))
         moved = state._replace(dit=dit, dit_negative=negative, decode=decode, refiner=memory)
         return Chunk(frames, x[:, :, -1].float(), None), moved
 
@@ -351,7 +358,13 @@ class ReleasedWorld:
             start = torch.eye(4, device=poses.device).expand(poses.shape[0], 1, 4, 4)
             poses = torch.cat([start, poses], dim=1)
         windows = clip_windows(poses.shape[1], stride) if opening else own_windows(cfg.chunk_frames, stride)
-        return camera_input(poses, state.intrinsics, self._spec.frame_size, self.grid, windows)
+        size, dtype = self._spec.frame_size, self.parts.camera_dtype
+        return camera_input(poses, state.intrinsics, size, self.grid, windows, dtype)
+
+
+def _owned(leaf: Tensor) -> Tensor:
+    """Return a tensor of a state with memory of its own: a slice would keep all that it was cut from."""
+    return leaf if leaf.untyped_storage().nbytes() == leaf.nbytes else leaf.clone()
 
 
 def _by_opening(

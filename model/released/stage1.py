@@ -15,6 +15,8 @@ import torch
 from wm_env.model.config import DiTConfig
 from wm_env.model.dit import DiT
 from wm_env.model.released.names import Row, check_shapes, table
+from wm_env.model.released.precision import PLAIN, Precision
+from wm_env.model.released.quantise import settler
 from wm_env.model.storage.folder import Stage1File
 from wm_env.model.storage.tensor_files import Entries, list_tensors, load_tensorwise, without_unit_axes
 
@@ -118,8 +120,9 @@ def load_stage1(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     impl: str = "chunk",
+    precision: Precision = PLAIN,
 ) -> DiT:
-    """Return the transformer of a file, in `dtype` on `device`, frozen.
+    """Return the transformer of a file, in `dtype` on `device`, frozen, its larger weights in `precision`.
 
     Host memory: the weights themselves where `device` is the CPU, and one tensor. Raises `ValueError`.
     """
@@ -131,5 +134,6 @@ def load_stage1(
         for row in rows_of(stage1, cfg)
         if row.ours is not None
     }
-    load_tensorwise(dit, ours, source=str(stage1.path), device=device, dtype=dtype)
+    settle = settler("stage1", dit, precision)
+    load_tensorwise(dit, ours, source=str(stage1.path), device=device, dtype=dtype, settle=settle)
     return dit.eval().requires_grad_(False)

@@ -122,10 +122,12 @@ def load_tensorwise(
     device: str,
     dtype: torch.dtype,
     change: Callable[[str, Tensor], Tensor] | None = None,
+    settle: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give a module built on the meta device its weights one by one, in `dtype` on `device`; strict.
 
-    change: `(name, tensor) -> tensor` applied to each before the cast. Every missing, unexpected and
+    change: `(name, tensor) -> tensor` applied to each before the cast; settle: the same afterwards, where the
+    tensor will stay. Every missing, unexpected and
     misshapen name is listed in one error before anything is read; then values that are not finite are
     refused. Raises `ValueError`.
     """
@@ -144,7 +146,8 @@ def load_tensorwise(
     for name, entry in tensors.items():
         value = _checked(read(entry), name, source)
         value = value if change is None else change(name, value)
-        assign(slots[name], _finite(value.to(dtype), name, source).to(device))
+        value = _finite(value.to(dtype), name, source).to(device)
+        assign(slots[name], value if settle is None else settle(name, value))
         del value  # else it would stay while the next one is read
     left = [name for name, tensor in _all_tensors(module) if tensor.is_meta]
     assert not left, f"{left} have no stored value"
@@ -162,7 +165,8 @@ def assign(slot: tuple[nn.Module, str], value: Tensor) -> None:
 def _checked(value: Tensor, name: str, source: str) -> Tensor:
     if value.dtype not in FLOATS:
         raise ValueError(
-            f"{source}: tensor {name} is {value.dtype}, expected a floating-point dtype of 16 to 64 bits"
+            f"{source}: tensor {name} is {value.dtype}, expected a floating-point dtype of 16 to 64 bits "
+            "(weights are quantised while they are loaded, see precision=)"
         )
     return _finite(value, name, source)
 
@@ -207,7 +211,10 @@ def _list_safetensors(path: Path) -> Entries:
 
 def _safetensors_entry(path: Path, base: int, name: str, item: dict[str, Any], size: int) -> TensorEntry:
     if item["dtype"] not in _DTYPES:
-        raise ValueError(f"weights {path}: tensor {name} has the unknown dtype {item['dtype']!r}")
+        raise ValueError(
+            f"weights {path}: tensor {name} has the unknown dtype {item['dtype']!r}; expected floats "
+            "of 16 to 64 bits (weights are quantised while they are loaded, see precision=)"
+        )
     dtype, shape = _DTYPES[item["dtype"]], tuple(item["shape"])
     begin, end = item["data_offsets"][:2]
     if begin < 0 or min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_env.model.pixels import from_uint8, to_uint8
+from wm_env.model.placement import placed
 from wm_env.model.storage.folder import Component
 from wm_env.model.storage.tensor_files import list_tensors, load_tensorwise
 from wm_env.model.vae.normalisation import LatentScale, denormalise, normalise
@@ -79,17 +80,16 @@ class LTX2VAE:
         self.spatial_ratio = int(config.patch_size) * math.prod(stride[1] for stride in strides)
         self.temporal_ratio = math.prod(stride[0] for stride in strides)
 
-    @property
-    def scale(self) -> LatentScale:
-        return LatentScale(
-            self.module.latents_mean, self.module.latents_std, float(self.module.config.scaling_factor)
-        )
+    def scale(self, device: torch.device) -> LatentScale:
+        """Return the normalisation of latents on `device`; the module's halves may be on different ones."""
+        mean, std = (placed(x, device) for x in (self.module.latents_mean, self.module.latents_std))
+        return LatentScale(mean, std, float(self.module.config.scaling_factor))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Return latents `(B, C, T, h, w)` float32 of frames uint8 `(B, F, H, W, 3)`: the posterior mode."""
-        x = from_uint8(frames.permute(0, 4, 1, 2, 3).to(self.module.device))
+        x = from_uint8(placed(frames, _device(self.module.encoder)).permute(0, 4, 1, 2, 3))
         posterior = self.module.encode(x.to(self.module.dtype)).latent_dist
-        return normalise(posterior.mode().float(), self.scale)
+        return normalise(posterior.mode().float(), self.scale(x.device))
 
     def encode_next(self, frames: Tensor, state: EncodeState | None) -> tuple[Tensor, EncodeState]:
         """Return latents `(B, C, T, h, w)` float32 of the next frames uint8 `(B, F, H, W, 3)`, and the state.
@@ -97,13 +97,17 @@ class LTX2VAE:
         state None: a film begins, F = ratio k + 1 frames give 1 + k latents; otherwise ratio k give k. Equal
         to `encode` of the whole film.
         """
-        x = from_uint8(frames.permute(0, 4, 1, 2, 3).to(self.module.device))
+        x = from_uint8(placed(frames, _device(self.module.encoder)).permute(0, 4, 1, 2, 3))
         mode, state = causal_encode(self.module.encoder, x.to(self.module.dtype), state)
-        return normalise(mode[:, : self.channels].float(), self.scale), state
+        return normalise(mode[:, : self.channels].float(), self.scale(x.device)), state
+
+    def _denormalised(self, latents: Tensor) -> Tensor:
+        z = placed(latents, _device(self.module.decoder), torch.float32)
+        return denormalise(z, self.scale(z.device))
 
     def decode_clip(self, latents: Tensor) -> Tensor:
         """Return frames uint8 `(B, F, H, W, 3)`, F = ratio * (T - 1) + 1, of a whole clip of latents."""
-        z = denormalise(latents.to(self.module.device, torch.float32), self.scale)
+        z = self._denormalised(latents)
         return to_frames(self.module.decode(z.to(self.module.dtype), return_dict=False)[0])
 
     def decode(self, latents: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:
@@ -111,9 +115,13 @@ class LTX2VAE:
 
         state None: latent 0 of a stream is among them and gives 1 frame; all others give `temporal_ratio`.
         """
-        z = denormalise(latents.to(self.module.device, torch.float32), self.scale)
+        z = self._denormalised(latents)
         pixels, state = causal_decode(self.module.decoder, z.to(self.module.dtype), state)
         return to_frames(pixels), state
+
+
+def _device(half: nn.Module) -> torch.device:
+    return next(half.parameters()).device
 
 
 def to_frames(pixels: Tensor) -> Tensor:

@@ -121,3 +121,27 @@ def test_every_group_of_four_numbers_of_a_token_is_multiplied_by_its_matrix() ->
     x = torch.randn(2, 3, 5, 2, 8, generator=generator)  # 2 heads of 2 groups
     expected = torch.einsum("btnij,btnhgj->btnhgi", matrices, x.unflatten(-1, (2, 4))).flatten(-2)
     assert torch.allclose(apply_per_token(matrices, x), expected, atol=CLOSE)
+
+
+def test_bfloat16_cameras_take_their_focal_lengths_through_degrees() -> None:
+    """The two published values, at 40 columns; in float32 nothing moves."""
+    from wm_env.model.camera import _through_degrees
+
+    row = torch.zeros(1, 1, 20)
+    row[..., 16], row[..., 17], row[..., 18:] = 35.75, 19.875, 7.0
+    assert _through_degrees(row.bfloat16(), 40, 40).float().flatten().tolist() == [36.0, 19.75, 7.0, 7.0]
+    torch.testing.assert_close(_through_degrees(row, 40, 40), row[..., 16:])
+
+
+def test_bfloat16_cameras_give_rays_on_its_grid_near_those_of_float32() -> None:
+    c2w = torch.eye(4).repeat(1, 9, 1, 1)
+    c2w[0, :, 2, 3] = 0.3 * torch.arange(9)
+    size, windows = (64, 96), clip_windows(9, 8)
+    focal = torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+    exact = camera_input(c2w, focal, size, (2, 3), windows)
+    rounded = camera_input(c2w, focal, size, (2, 3), windows, torch.bfloat16)
+    assert rounded.conditions.dtype == rounded.plucker.dtype == torch.bfloat16
+    a, b = ray_transforms(exact.conditions, 2, 3), ray_transforms(rounded.conditions, 2, 3)
+    assert b.to_ray.dtype == torch.float32 and torch.equal(b.to_ray, b.to_ray.bfloat16().float())
+    assert not torch.equal(a.to_ray, b.to_ray)
+    torch.testing.assert_close(a.to_ray, b.to_ray, rtol=0, atol=0.03)  # 2^-8 of values up to 2.4, twice

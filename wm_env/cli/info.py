@@ -17,12 +17,22 @@ from wm_env import __version__
 from wm_env.cli.options import Device
 from wm_env.cli.provenance import card_lines, find_card, provenance
 from wm_env.kernels.frame_gdn import resolve_impl
-from wm_env.model.released.plan import plans
-from wm_env.model.released.presets import RELEASED, ReleasedSettings, folder_of
+from wm_env.model.released.plan import BUS, Plan, plans
+from wm_env.model.released.presets import ReleasedSettings, folder_of
 from wm_env.model.released.report import describe, lines
+from wm_env.model.released.variants import RELEASED
 from wm_env.worlds import PRESETS, resolve_world
 
-OPTIONAL = ("stable-baselines3", "sb3-contrib", "pettingzoo", "diffusers", "transformers", "minari", "triton")
+OPTIONAL = (
+    "stable-baselines3",
+    "sb3-contrib",
+    "pettingzoo",
+    "diffusers",
+    "transformers",
+    "minari",
+    "triton",
+    "torchao",
+)
 EXTRAS = {  # a package of each extra
     "rl": "stable-baselines3",
     "marl": "pettingzoo",
@@ -32,6 +42,7 @@ EXTRAS = {  # a package of each extra
     "bench": "matplotlib",
     "data": "minari",
     "annotate": "pycolmap",
+    "quant": "torchao",
 }
 
 
@@ -47,7 +58,7 @@ class Info:
     verify: bool = False
     """With PATH: compare every downloaded file with its recorded SHA-256."""
     plan: bool = False
-    """Say which released preset fits on a GPU and what it leaves out; nothing is loaded."""
+    """Say how each released preset is best run on a GPU and what that gives up; nothing is loaded."""
     vram: float = 24.0
     """With --plan: GPU memory in GiB."""
     verbose: bool = False
@@ -103,22 +114,44 @@ class Info:
             raise ValueError(f"--vram {self.vram} must be a positive number of GiB")
         names = tuple(RELEASED) if self.world is None else (self.world,)
         result: dict[str, Any] = {"vram": self.vram, "worlds": {}}
-        print(f"GPU memory {self.vram:g} GiB; bfloat16, 704x1280, one slot; activations are estimates")
+        print(
+            f"GPU memory {self.vram:g} GiB, a twelfth of it left free; 704x1280, one slot. Weights and "
+            "states are counted; activations and seconds, of a usual card of this size with "
+            f"{BUS / 1e9:g} GB/s over the bus, are estimates"
+        )
         for name in names:
-            ways = plans(name)
+            ways = plans(name, self.vram)
             chosen = next((way for way in ways if way.fits(self.vram)), None)
             result["worlds"][name] = {
                 "fits": chosen is not None,
-                "chosen": None if chosen is None else asdict(chosen),
-                "ways": [{**asdict(way), "peak": way.peak} for way in ways],
+                "chosen": None if chosen is None else _written(chosen),
+                "ways": [_written(way) for way in ways],
             }
-            for way in ways:
-                mark = "->" if way is chosen else "  "
-                how = f"refiner {way.refiner}, offload {' '.join(way.offload)}"
-                print(f"{mark} {name}: {how}: {way.peak:.1f} GiB ({way.leaves_out})")
-            if chosen is None:
-                print(f"   {name}: nothing fits; the smallest needs {min(way.peak for way in ways):.1f} GiB")
+            for refiner in ("ltx2", "none"):
+                print(_best(name, [way for way in ways if way.refiner == refiner], self.vram))
         return result
+
+
+def _written(plan: Plan) -> dict[str, Any]:
+    return {**asdict(plan), "peak": plan.peak}
+
+
+def _best(name: str, ways: list[Plan], vram: float) -> str:
+    """Return the line of the best of some ways to run a world; all have the refiner, or none has."""
+    if not ways:
+        return f"{name}: a whole clip is refined on cards that hold all of it; no plan is made for that"
+    what = f"{name} {'without' if ways[0].refiner == 'none' else 'with'} refiner"
+    best = next((way for way in ways if way.fits(vram)), None)
+    if best is None:
+        least = min(ways, key=lambda way: way.peak)
+        return f"{what}: nothing fits; the smallest needs {least.peak:.1f} GiB ({least.settings()})"
+    time = "" if best.seconds is None else f"about {best.seconds:.1f} s a step, "
+    host = f" and {best.host:.1f} GiB of host memory" if best.host >= 0.05 else ""
+    return (
+        f"{what}: {best.settings()}\n    {best.peak:.1f} GiB{host}, {time}"
+        f"{best.operations / 1e12:.0f} TFLOP, {best.moved / 2**30:.0f} GiB over the bus; "
+        f"gives up: {best.gives_up}"
+    )
 
 
 def summary(facts: Mapping[str, Any]) -> list[str]:

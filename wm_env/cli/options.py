@@ -13,6 +13,7 @@ import tyro
 
 from wm_env.config import EnvConfig
 from wm_env.documented import fields_of
+from wm_env.model.released import parts
 
 _TEXTS = fields_of(EnvConfig)
 
@@ -37,5 +38,9 @@ Ablate = Annotated[Literal["dit", "gdn_state", "memory"] | None, setting("ablate
 Weights = Annotated[Path | None, setting("weights")]
 Refiner = Annotated[Literal["default", "none", "tiny", "ltx2"], setting("refiner")]
 Dtype = Annotated[Literal["float32", "bfloat16"] | None, setting("dtype")]
-Offload = Annotated[tuple[Literal["text", "vae", "refiner"], ...], setting("offload")]
+Offload = Annotated[tuple[parts.Offload, ...], setting("offload")]
 FrameSize = Annotated[tuple[int, int] | None, setting("frame_size")]
+Precision = Annotated[str, setting("precision")]
+RefinerHistory = Annotated[int, setting("refiner_history")]
+Window = Annotated[int | None, setting("window")]
+CameraDtype = Annotated[Literal["float32", "bfloat16"], setting("camera_dtype")]

@@ -12,18 +12,22 @@ from typing import Any
 import torch
 
 from wm_env.cli.options import (
+    CameraDtype,
     Context,
     Device,
     Dtype,
     FrameSize,
     Image,
     Offload,
+    Precision,
     Prompt,
     Refiner,
+    RefinerHistory,
     Scene,
     Split,
     Task,
     Weights,
+    Window,
     World,
 )
 from wm_env.config import EnvConfig
@@ -63,6 +67,10 @@ class Play:
     dtype: Dtype = None
     offload: Offload = ("text",)
     frame_size: FrameSize = None
+    precision: Precision = "bf16"
+    refiner_history: RefinerHistory = 10
+    window: Window = None
+    camera_dtype: CameraDtype = "float32"
     device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch."""
@@ -93,6 +101,10 @@ class Play:
                 "dtype": self.dtype,
                 "offload": self.offload,
                 "frame_size": self.frame_size,
+                "precision": self.precision,
+                "refiner_history": self.refiner_history,
+                "window": self.window,
+                "camera_dtype": self.camera_dtype,
                 "device": self.device,
                 "prompt": self.prompt,
                 "image": None if self.image is None else str(self.image),

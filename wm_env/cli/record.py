@@ -14,18 +14,22 @@ import torch
 
 from wm_env.cli.export import export, exporter_of
 from wm_env.cli.options import (
+    CameraDtype,
     Context,
     Device,
     Dtype,
     FrameSize,
     Image,
     Offload,
+    Precision,
     Prompt,
     Refiner,
+    RefinerHistory,
     Scene,
     Split,
     Task,
     Weights,
+    Window,
     World,
 )
 from wm_env.cli.record_path import Clip, record_clip
@@ -109,6 +113,10 @@ class Record:
     dtype: Dtype = None
     offload: Offload = ("text",)
     frame_size: FrameSize = None
+    precision: Precision = "bf16"
+    refiner_history: RefinerHistory = 10
+    window: Window = None
+    camera_dtype: CameraDtype = "float32"
     device: Device = "cpu"
     threads: int = 1
     """CPU threads of torch; one is fastest at batch 1 on a busy machine."""
@@ -159,6 +167,10 @@ class Record:
             "dtype": self.dtype,
             "offload": self.offload,
             "frame_size": self.frame_size,
+            "precision": self.precision,
+            "refiner_history": self.refiner_history,
+            "window": self.window,
+            "camera_dtype": self.camera_dtype,
         }
 
     def _dataset(self) -> dict[str, Any]:

@@ -38,6 +38,10 @@ LEARNED = (
     "ablate",
     "offload",
     "frame_size",
+    "precision",
+    "refiner_history",
+    "window",
+    "camera_dtype",
     "trust",
 )  # settings the twin has not
 REWARDS = {  # what a reward counts; another task's is its own affair

@@ -30,8 +30,9 @@ from wm_env.model.dit import DiT
 from wm_env.model.refiner.ltx2 import LTX2Config, LTX2Refiner
 from wm_env.model.released.measure.budget import Box
 from wm_env.model.released.parts import ReleasedParts
-from wm_env.model.released.presets import FRAME_SIZE, MAX_TRANSLATION, TRAINED_STEPS, transformer_config
+from wm_env.model.released.presets import MAX_TRANSLATION, TRAINED_STEPS
 from wm_env.model.released.rollout import ReleasedState, ReleasedWorld, streaming_sampler
+from wm_env.model.released.variants import FRAME_SIZE, transformer_config
 from wm_env.model.state import leaves, nbytes
 from wm_env.model.text import TextTokens
 from wm_env.model.vae.ltx2 import LTX2VAE, DecodeState, EncodeState

@@ -256,3 +256,40 @@ def test_a_corrupted_manifest_is_named(tmp_path: Path, content: str) -> None:
     for use in (check_download, lambda folder: download(Package(repository=REPOSITORY), folder)):
         with pytest.raises(ValueError, match="delete it"):
             use(tmp_path)
+
+
+def test_every_name_that_is_expected_is_in_one_table_and_told_when_it_has_moved(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for packages in module.PACKAGES.values():
+        assert all(package.expected and package.repository.count("/") == 1 for package in packages)
+    package = Package(repository=REPOSITORY, expected=("config.yaml", "sana_dit/model.pt"))
+    with pytest.raises(OSError, match=r"holds no sana_dit/model.pt: if it has moved.*--repository"):
+        download(package, tmp_path / "a", source=hub.url)
+    assert not any("/resolve/" in line for line in hub.seen)
+    (tmp_path / "mirror" / REPOSITORY).mkdir(parents=True)
+    (tmp_path / "mirror" / REPOSITORY / "config.yaml").write_text("a")
+    with pytest.raises(OSError, match=r"holds no sana_dit/model.pt"):
+        download(package, tmp_path / "b", source=str(tmp_path / "mirror"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_pinned_commit_is_the_one_that_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    download(Package(repository=REPOSITORY, revision=COMMIT), tmp_path, source=hub.url)
+    assert any(f"revision/{COMMIT}" in line for line in hub.seen)
+
+
+def test_a_copy_reads_its_source_once_and_hashes_what_it_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror" / REPOSITORY
+    mirror.mkdir(parents=True)
+    (mirror / "weights.safetensors").write_bytes(FILES["dit/weights.safetensors"])
+
+    def never(path: Path) -> str:
+        raise AssertionError(f"{path} was read a second time")
+
+    monkeypatch.setattr(module, "sha256_of", never)
+    found = download(Package(repository=REPOSITORY), tmp_path / "to", source=str(tmp_path / "mirror"))
+    expected = hashlib.sha256(FILES["dit/weights.safetensors"]).hexdigest()
+    assert found["files"]["weights.safetensors"]["sha256"] == expected

@@ -14,6 +14,12 @@ from wm_env.model.gemma import cached_gemma2, load_gemma2
 from wm_env.model.storage.folder import Component, look_into
 
 LENGTH = 12
+
+
+def here(network: object) -> None:
+    """Leave the encoder on the CPU, where it was loaded."""
+
+
 PREAMBLE = "describe a\nkitchen :"
 
 
@@ -23,7 +29,7 @@ def component(folder: Path) -> Component:
 
 def test_token_0_and_the_last_positions_behind_the_preamble_are_kept(shared_parts: Path) -> None:
     encoder = load_gemma2(
-        component(shared_parts), preamble=PREAMBLE, device="cpu", dtype=torch.float32, length=LENGTH
+        component(shared_parts), preamble=PREAMBLE, place=here, dtype=torch.float32, length=LENGTH
     )
     tokens, mask = encoder.encode(["sunlit kitchen"])
     ids = [1, 7, 3, 4, 8, 5, 4]  # <bos> describe a kitchen : | sunlit kitchen; the preamble is 5 tokens
@@ -52,7 +58,7 @@ def test_a_known_prompt_needs_no_encoder(
 
     def make(keep: bool) -> text_module.CachedEncoder:
         return cached_gemma2(
-            component(shared_parts), preamble=PREAMBLE, folder=tmp_path, device="cpu", dtype=torch.float32,
+            component(shared_parts), preamble=PREAMBLE, folder=tmp_path, place=here, dtype=torch.float32,
             keep=keep, length=LENGTH,
         )  # fmt: skip
 
@@ -72,7 +78,7 @@ def test_a_known_prompt_needs_no_encoder(
 
 def test_a_damaged_cache_file_is_named(shared_parts: Path, tmp_path: Path) -> None:
     encoder = cached_gemma2(
-        component(shared_parts), preamble="", folder=tmp_path, device="cpu", dtype=torch.float32, keep=False
+        component(shared_parts), preamble="", folder=tmp_path, place=here, dtype=torch.float32, keep=False
     )
     encoder.path("dark").write_bytes(b"not a tensor file")
     with pytest.raises(ValueError, match="corrupted"):

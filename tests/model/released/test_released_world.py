@@ -215,9 +215,40 @@ def test_impossible_input_is_refused_before_compute(refined: ReleasedWorld, pipe
 
 def test_offloaded_parts_give_the_same_frames(refined: ReleasedWorld) -> None:
     parts = dataclasses.replace(refined.parts, offload=("text", "vae", "refiner"))
-    world = ReleasedWorld(spec=refined.spec, parts=parts, sampler=FEW)
+    whole = ReleasedWorld(spec=refined.spec, parts=parts, sampler=FEW)
+    folder = refined.parts.text.folder.parent  # type: ignore[attr-defined]
+    offload = ("text-blocks", "vae", "refiner-blocks", "stage1-blocks")
+    asked = dataclasses.replace(settings(folder, "ltx2"), offload=offload)
+    parts = load_parts("sana-wm-streaming", asked)
+    blocks = ReleasedWorld(spec=refined.spec, parts=parts, sampler=FEW)
     frames = []
-    for each in (refined, world):
+    for each in (refined, whole, blocks):
         _, state = each.begin([begun_with(picture())])
-        frames.append(each.step_chunk(state, walk(1))[0].frames)
-    assert torch.equal(frames[0], frames[1])
+        _, state = each.step_chunk(state, walk(2)[:, :24])
+        frames.append(each.step_chunk(state, walk(2)[:, 24:])[0].frames)
+    assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
+    with pytest.raises(ValueError, match="refiner and refiner-blocks; choose one"):
+        dataclasses.replace(asked, offload=("refiner", "refiner-blocks"))
+
+
+def test_window_and_cameras_of_the_published_pipeline_are_had_on_request(pipelines: Pipelines) -> None:
+    folder = pipelines("chunk-causal")
+    plain = load_parts("sana-wm-chunk-causal", settings(folder))
+    asked = dataclasses.replace(settings(folder), window=40, camera_dtype="bfloat16")
+    parts = load_parts("sana-wm-chunk-causal", asked)
+    assert [len(p.dit.empty_state(1, (2, 3), 4).blocks[3].attention.chunks) for p in (plain, parts)] == [
+        10,
+        40,
+    ]
+    spec = load_released_world("sana-wm-streaming", settings(pipelines("streaming"))).spec
+    sampler = dataclasses.replace(teacher_sampler(steps=1), guidance=1.0)
+    told = []
+    world = ReleasedWorld(spec=spec, parts=parts, sampler=sampler)
+    hook = parts.dit.register_forward_pre_hook(lambda _, given: told.append(given[3].conditions.dtype))
+    _, state = world.begin([begun_with(picture())])
+    world.step_chunk(state, walk(1))
+    hook.remove()
+    assert set(told) == {torch.bfloat16}
+    for odd in ({"window": 0}, {"window": 43}, {"camera_dtype": "half"}, {"precision": "int4"}):
+        with pytest.raises(ValueError, match=str(next(iter(odd)))):
+            dataclasses.replace(settings(folder), **odd)

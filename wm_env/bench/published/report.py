@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wm_env.bench.page import markdown_end
+from wm_env.bench.published.table import Scores, comparison
 from wm_env.bench.records import Record
 
 
@@ -49,18 +50,23 @@ class Revisits(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Record):
-    """The whole of `method_info.json`; resolution: height and width in pixels."""
+    """The whole of `method_info.json`; resolution: height and width in pixels. refiner: a latent refiner that
+    leaves frame 0 as the input image, None without one."""
 
     method: str
     weights_sha256: str | None
     fps: int
     resolution: tuple[int, ...]
     seed: int
+    refiner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Record):
-    """What became of every split: counts of videos, problems by scene, evaluations, and why some are null."""
+    """What became of every split: counts of videos, problems by scene, evaluations, and why some are null.
+
+    scores: ours by split, under the names of the published table, which is in `published`.
+    """
 
     videos: dict[str, int]
     problems: dict[str, dict[str, str]]
@@ -68,6 +74,8 @@ class Outcome(Record):
     evaluations: dict[str, dict[str, Any]]
     poses: dict[str, Any]
     nulls: dict[str, str]
+    scores: dict[str, Scores] = field(default_factory=dict)
+    published: dict[str, dict[str, Scores]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,8 @@ def markdown(report: PublishedReport) -> str:
         ]
         lines.append("| " + " | ".join([split, str(count), *cells]) + " |")
     lines.append("")
+    for split, ours in report.scores.items():
+        lines += [*comparison(split, report.method, ours), ""]
     for split, found in report.problems.items():
         lines += [f"- {split}/{name}: {why}" for name, why in found.items()]
     lines += [f"- `{name}` is missing: {why}" for name, why in report.nulls.items()]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wm_env.bench.published.film import Filming, filming
 from wm_env.bench.published.folder import BenchScene, read_split
 from wm_env.bench.published.report import Info, PublishedReport, markdown
 from wm_env.bench.published.results import EVALUATIONS, Results, read_results, write_results
-from wm_env.bench.published.rows import film_scene, video_path, write_video
+from wm_env.bench.published.rows import video_path, write_video
 from wm_env.bench.published.score import score_revisits
+from wm_env.bench.published.table import PUBLISHED, our_scores
 from wm_env.bench.records import read_json
 from wm_env.bench.row_file import write_json
 from wm_env.model.storage.atomic import check_writable, remove_leftovers, write_text
-from wm_env.model.world import World
 from wm_env.progress import Bar
-from wm_env.worlds import resolve_world
 
 
 def run(
@@ -28,25 +28,27 @@ def run(
     scenes: int | None = None,
     seed: int = 42,
     device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+    sampler_steps: int = 60,
 ) -> PublishedReport:
     """Return the report of a world on the benchmark folder `bench`, everything written into `out`.
 
-    scenes: only the first of each split. seed: noise seed of every scene. Videos that exist are kept; scenes
+    scenes: only the first of each split. seed: noise seed of every scene. options: of the world's family.
+    sampler_steps: of a model that draws a whole clip. Videos that exist are kept; scenes
     that cannot be used are in `problems`, and the rest is scored. Raises `ValueError` for a world that
     renders its own scenes.
     """
-    made = resolve_world(world, device=device)
-    if made.spec.sees_scene:
-        raise ValueError(f"world {made.spec.label!r} renders its own scenes and cannot start from a picture")
     folders = {split: read_split(bench, split) for split in splits}
+    made = filming(world, device, options or {}, sampler_steps)
     out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "method_info.json")
     info = Info(
-        method=made.spec.label,
-        weights_sha256=made.spec.weights_sha256,
-        fps=made.spec.fps,
-        resolution=tuple(made.spec.frame_size),
+        method=made.label,
+        weights_sha256=made.weights_sha256,
+        fps=made.fps,
+        resolution=tuple(made.frame_size),
         seed=seed,
+        refiner=made.refiner,
     )
     _claim(out, info.to_json())
     found: dict[str, dict[str, Any]] = {}
@@ -66,6 +68,10 @@ def run(
         drops_first_frame=results.drops_first_frame,
         evaluations=results.evaluations,
         poses=results.poses,
+        scores={
+            split: our_scores(results.evaluations[split], results.poses[split]) for split in results.videos
+        },
+        published={split: PUBLISHED[split] for split in results.videos},
         nulls={
             f"{split}/{name}": "no evaluator wrote it"
             for split, evaluated in results.evaluations.items()
@@ -99,18 +105,18 @@ def _claim(out: Path, info: dict[str, Any]) -> None:
     write_json(path, info, indent=2)
 
 
-def _film(world: World, scenes: Sequence[BenchScene], out: Path, split: str, seed: int) -> dict[str, str]:
+def _film(world: Filming, scenes: Sequence[BenchScene], out: Path, split: str, seed: int) -> dict[str, str]:
     """Write the videos that are not there yet; return why a scene could not be filmed, by its id."""
     refused = {}
     left = [scene for scene in scenes if not video_path(out, split, scene.id).exists()]
-    total = sum(-(-(len(scene.c2w) - 1) // world.spec.frames_per_step) for scene in left)
+    total = sum(world.steps(scene) for scene in left)
     with Bar(total, split) as bar:
         for scene in left:
             bar.set_postfix_str(scene.id, refresh=False)
             try:
-                frames = film_scene(world, scene, seed, bar.update)
+                frames = world.film(scene, seed, bar.update)
             except ValueError as error:  # a broken picture or an impossible lens
                 refused[scene.id] = str(error)
                 continue
-            write_video(video_path(out, split, scene.id), frames, world.spec.fps)
+            write_video(video_path(out, split, scene.id), frames, world.fps)
     return refused
