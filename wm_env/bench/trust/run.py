@@ -21,7 +21,7 @@ from wm_env.bench.trust.report import Row, TrustReport, main_row, markdown
 from wm_env.bench.trust.samples import plain, samples_of_walks, truth_of
 from wm_env.bench.trust.score import event_of, row_of, table_of, truncation
 from wm_env.bench.trust.settings import TrustSettings
-from wm_env.bench.trust.violations import EVENTS
+from wm_env.bench.trust.violations import CHUNKS, EVENTS
 from wm_env.bench.walks import batches, starts
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.signals import step_with_signals
@@ -95,7 +95,9 @@ def measure(
     """Add to `parts` what is missing there: walks by split, context and batch, events, and the overhead."""
     asked = settings.samples
     jobs = [(split, context) for split in settings.splits for context in asked.contexts]
-    total, done = len(jobs) * asked.scenes * asked.steps, 0
+    surprised = settings.events if isinstance(world, LearnedWorld) and known.surprise is not None else 0
+    of_event = surprised * 2 * CHUNKS
+    total, done = len(jobs) * asked.scenes * asked.steps + len(EVENTS) * of_event, 0
     for split in settings.splits:
         truth = None
         for context in asked.contexts:
@@ -109,9 +111,10 @@ def measure(
                     made = samples_of_walks(world, part, context, asked.batch, two_draws=settings.two_draws)
                     parts[name] = keep(name, plain(made))
                 done += count * asked.steps
-    if settings.events and isinstance(world, LearnedWorld) and known.surprise is not None:
-        for number, event in enumerate(EVENTS):
-            progress(number, len(EVENTS), f"surprise at {event}")
+    if surprised and isinstance(world, LearnedWorld) and known.surprise is not None:
+        for event in EVENTS:
+            progress(done, total, f"surprise at {event}")
+            done += of_event
             if f"surprise/{event}" not in parts:
                 found = surprise_of_pairs(world, known.surprise, event, settings)
                 parts[f"surprise/{event}"] = keep(f"surprise/{event}", found)
