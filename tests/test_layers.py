@@ -104,8 +104,8 @@ FILES = {
             drift.error_split drift.clip_metrics drift.rows_table drift.columns drift.report drift.probes
             drift.rows drift.behaviour drift.score drift.figures drift.figures_walks drift.verdict
             drift.page drift.run drift""",
-        "trust": """trust.samples trust.violations trust.settings trust.fit trust.films trust.report
-            trust.score trust.run trust""",
+        "trust": """trust.samples trust.violations trust.settings trust.fit trust.films trust.figure
+            trust.report trust.score trust.run trust""",
         "throughput": """throughput.rows throughput.report throughput.score throughput.run throughput""",
         "published": """published.folder published.table published.report published.rows published.film
             published.score published.results published.run published""",

@@ -21,7 +21,7 @@ class BenchTrust:
 
     Walks of scenes that the calibration has not seen, by horizon and context, beside three single numbers;
     films in which something impossible happens, against the same films without it. Writes
-    OUT/trust-WORLD.json and .md. The defaults take about 40 minutes on one CPU core.
+    OUT/trust-WORLD.json, .md and .png. The defaults take about 40 minutes on one CPU core.
     """
 
     out: Path

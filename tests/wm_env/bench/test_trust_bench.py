@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import wm_env
 from wm_env.bench.records import load
@@ -134,7 +135,9 @@ def test_a_report_is_measured_once_written_and_read_back(
     assert set(report.surprise) == {"cut"} and report.surprise["cut"].films == 2
     text = paths[0].read_text()
     assert text.split("\n")[2] == f"**{verdict(report)}**" and markdown(report) == text
-    assert load(TrustReport, paths[1]) == report
+    assert load(TrustReport, paths[1]) == report and f"]({paths[2].name})" in text
+    with Image.open(paths[2]) as diagram:
+        assert diagram.size == (408, 408)
     rows = next(tmp_path.glob("*.jsonl")).read_bytes()
     again, _ = run(memory_world, settings, tmp_path, calibration=calibration)
     assert next(tmp_path.glob("*.jsonl")).read_bytes() == rows

@@ -76,7 +76,8 @@ class Event(Record):
 class TrustReport(Report):
     """The whole of `trust-WORLD.json`. appearance, place: rows by "split" and "split, context"; place is
     empty where it is not calibrated. truncation: of the held-out split, by the least trust. surprise: by
-    event. calibration_sha256: of its numbers. overhead_percent: what signals add to a step."""
+    event. calibration_sha256: of its numbers. overhead_percent: what signals add to a step. figure: name of
+    the file with the reliability diagram, beside the page."""
 
     settings: TrustSettings
     calibration_sha256: str
@@ -87,6 +88,7 @@ class TrustReport(Report):
     truncation: tuple[Truncation, ...]
     surprise: dict[str, Event]
     overhead_percent: float
+    figure: str
 
 
 def main_row(report: TrustReport) -> Row:
@@ -149,7 +151,8 @@ def markdown(report: TrustReport) -> str:
     unit = f"RMS error of at most {report.bound:g} grey levels"
     lines += [f"## Appearance: {unit}", "", *_rows(report.appearance)]
     judged = main_row(report)
-    lines += ["", "Reliability, " + report.settings.splits[-1] + " scenes:", ""]
+    lines += ["", f"![Reliability diagram]({report.figure})", ""]
+    lines += ["Reliability, " + report.settings.splits[-1] + " scenes:", ""]
     lines += ["| said | was | frames |", "|---|---|---|"]
     lines += [f"| {one.forecast:.2f} | {one.happened:.2f} | {one.n} |" for one in judged.bins]
     lines += [

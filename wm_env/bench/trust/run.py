@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -14,16 +15,17 @@ import torch
 
 from wm_env.bench.provenance import command_line, provenance
 from wm_env.bench.row_file import append_line, open_parts, rounded, write_json
+from wm_env.bench.trust.figure import reliability_diagram
 from wm_env.bench.trust.films import surprise_of_pairs
-from wm_env.bench.trust.report import Row, TrustReport, markdown
+from wm_env.bench.trust.report import Row, TrustReport, main_row, markdown
 from wm_env.bench.trust.samples import plain, samples_of_walks, truth_of
 from wm_env.bench.trust.score import event_of, row_of, table_of, truncation
 from wm_env.bench.trust.settings import TrustSettings
-from wm_env.bench.trust.violations import EVENTS
+from wm_env.bench.trust.violations import CHUNKS, EVENTS
 from wm_env.bench.walks import batches, starts
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.signals import step_with_signals
-from wm_env.model.storage.atomic import atomic_path, check_writable, remove_leftovers
+from wm_env.model.storage.atomic import atomic_path, check_writable, remove_leftovers, write_atomic
 from wm_env.model.trust_calibration import Calibration, find_calibration
 from wm_env.model.world import World
 from wm_env.worlds import resolve_world
@@ -42,7 +44,7 @@ def run(
     device: str = "cpu",
     progress: Progress = lambda done, total, what: None,
 ) -> tuple[TrustReport, list[Path]]:
-    """Return the report of a world, and the files written: Markdown and JSON in `out`.
+    """Return the report of a world, and the files written: Markdown, JSON and a figure in `out`.
 
     calibration: file of `wm-env trust calibrate`, by default the one beside the weights. progress: called
     with (env steps done, in all, what is measured). Parts that `out` holds of the same world, calibration and
@@ -55,7 +57,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     name = f"trust-{Path(world).name}"
     remove_leftovers(out, re.escape(name))
-    text, table = (check_writable(out / f"{name}.{kind}") for kind in ("md", "json"))
+    text, table, figure = (check_writable(out / f"{name}.{kind}") for kind in ("md", "json", "png"))
     kept = out / f"{name}.jsonl"
     identity = {
         "world": spec.label,
@@ -71,11 +73,15 @@ def run(
         return dict(told)
 
     measure(judged, known, settings, parts, keep, progress)
-    report = scored(judged, known, digest, settings, parts)
+    report = scored(judged, known, digest, settings, parts, figure.name)
     write_json(table, report.to_json(), indent=1)
     with atomic_path(text) as temporary:
         temporary.write_text(markdown(report), encoding="utf-8")
-    return report, [text, table]
+    packed = io.BytesIO()
+    title = f"{report.world}, {settings.splits[-1]} scenes"
+    reliability_diagram(main_row(report).bins, title).save(packed, "PNG", optimize=True)
+    write_atomic(figure, packed.getvalue())
+    return report, [text, table, figure]
 
 
 def measure(
@@ -89,7 +95,9 @@ def measure(
     """Add to `parts` what is missing there: walks by split, context and batch, events, and the overhead."""
     asked = settings.samples
     jobs = [(split, context) for split in settings.splits for context in asked.contexts]
-    total, done = len(jobs) * asked.scenes * asked.steps, 0
+    surprised = settings.events if isinstance(world, LearnedWorld) and known.surprise is not None else 0
+    of_event = surprised * 2 * CHUNKS
+    total, done = len(jobs) * asked.scenes * asked.steps + len(EVENTS) * of_event, 0
     for split in settings.splits:
         truth = None
         for context in asked.contexts:
@@ -103,9 +111,10 @@ def measure(
                     made = samples_of_walks(world, part, context, asked.batch, two_draws=settings.two_draws)
                     parts[name] = keep(name, plain(made))
                 done += count * asked.steps
-    if settings.events and isinstance(world, LearnedWorld) and known.surprise is not None:
-        for number, event in enumerate(EVENTS):
-            progress(number, len(EVENTS), f"surprise at {event}")
+    if surprised and isinstance(world, LearnedWorld) and known.surprise is not None:
+        for event in EVENTS:
+            progress(done, total, f"surprise at {event}")
+            done += of_event
             if f"surprise/{event}" not in parts:
                 found = surprise_of_pairs(world, known.surprise, event, settings)
                 parts[f"surprise/{event}"] = keep(f"surprise/{event}", found)
@@ -114,9 +123,14 @@ def measure(
 
 
 def scored(
-    world: World, known: Calibration, digest: str, settings: TrustSettings, parts: dict[str, dict[str, Any]]
+    world: World,
+    known: Calibration,
+    digest: str,
+    settings: TrustSettings,
+    parts: dict[str, dict[str, Any]],
+    figure: str,
 ) -> TrustReport:
-    """Return the report of all parts."""
+    """Return the report of all parts. digest: of the calibration. figure: name of the diagram's file."""
     own = {name: part for name, part in parts.items() if name.count("/") == 2}
     appearance, place = {}, {}
     for split in settings.splits:
@@ -147,6 +161,7 @@ def scored(
             name: event_of(part["control"], part["event"]) for name, part in events.items() if part["control"]
         },
         overhead_percent=float(parts["overhead"]["percent"]),
+        figure=figure,
     )
 
 
