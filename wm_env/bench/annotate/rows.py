@@ -203,7 +203,7 @@ def damaged(film: Film, other: Film, fault: str, draw: int) -> tuple[np.ndarray,
                 own[:3, 3] = aside * share
                 c2w[frame] = c2w[frame] @ own
         case "mirrored":
-            axis = int(rng.integers(3))
+            axis = int(rng.choice([0, 2]))  # a mirrored height is no fault where nobody climbs or looks up
             mirror = np.diag([-1.0 if own == axis else 1.0 for own in range(4)])
             c2w = mirror @ c2w @ mirror
         case "scaled in the middle":
