@@ -242,6 +242,7 @@ def test_every_bound_has_a_sentence_of_its_own() -> None:
             "the longest run of frames with a pose is 30% of the clip, at least",
         ),
         ("error", 0.01, "the matches are 1.00% of the width off where the poses put them"),
+        ("error_worst", float("inf"), "in one part the matches are more than all of the width off"),
         ("speed", 9.0, "the camera moves at 9.0 m/s, at most 3.0 is asked"),
         ("jump", 99.0, "a step is 99.0 times those around it"),
         ("sharp", 0.0, "the sharpness of the duller frames is 0.00"),
