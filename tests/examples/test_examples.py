@@ -16,6 +16,7 @@ from PIL import Image
 from stable_baselines3 import PPO
 
 from wm_env.agents.planning import Planner, plan
+from wm_env.model.data.posed_clip import PosedClip
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -67,6 +68,23 @@ def test_step_into_a_clip_films_what_was_filmed_and_what_is_imagined(
         np.abs(film[-1].astype(int) - colour).sum(-1) < 90 for colour in ((90, 150, 230), (230, 70, 60))
     )
     assert blue[:, 256:].sum() > 50 and red[:, 256:].sum() > 5  # both paths
+
+
+@pytest.mark.slow
+def test_a_film_is_annotated_checked_stepped_into_and_scored_within_a_decibel_of_its_true_poses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycolmap", reason="poses are found by pycolmap (extra annotate), not installed")
+    path = str(EXAMPLES / "annotate_a_film.py")
+    words = ["--out", str(tmp_path), "--size", "256", "--steps", "8", "--walk", "as"]
+    monkeypatch.setattr(sys, "argv", [path, *words])
+    runpy.run_path(path, run_name="__main__")
+    told = capsys.readouterr().out
+    assert "room-000: accepted" in told and "the poses" in told.replace("whether the poses", "the poses")
+    apart = re.search(r"true ones: ([+-][\d.]+) dB", told)
+    assert apart is not None and abs(float(apart[1])) < 1.0
+    assert len(iio.imread(tmp_path / "walk.mp4")) == 2 * 4
+    assert PosedClip.load(tmp_path / "clips" / "room-000").size == (256, 256)
 
 
 def test_record_writes_a_video_and_a_sheet(tmp_path: Path, run: Callable[..., str]) -> None:

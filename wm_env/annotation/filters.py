@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from wm_env.annotation.measures import Measures
@@ -32,7 +33,8 @@ def reasons(measures: Measures, settings: Filters, *, zoom: bool) -> tuple[str, 
             continue
         if value < bound if least else not value <= bound:
             asked = f"at {'least' if least else 'most'} {form.format(bound)} is asked"
-            found.append(f"{words.format(form.format(value))}, {asked}")
+            said = form.format(value) if math.isfinite(value) else "more than all"
+            found.append(f"{words.format(said)}, {asked}")
     low, high = settings.fov_deg
     if not low <= measures.fov_deg <= high:
         wide = f"{measures.fov_deg:.0f} degrees wide, {low:.0f} to {high:.0f} are asked"

@@ -76,7 +76,7 @@ def measure(
     window = structure.row * WINDOWS // count
     known = free and len(error) > 0
     parts = [window == one for one in range(WINDOWS) if (window == one).any()] if known else []
-    ahead = structure.depth[np.isfinite(structure.error)]
+    ahead = structure.depth[np.isfinite(structure.error) & np.isfinite(structure.depth)]
     depth = float(np.median(ahead)) if free and len(ahead) else None
     step = np.linalg.norm(np.diff(track.c2w[:, :3, 3], axis=0), axis=1)
     focal = track.intrinsics[:, 0]

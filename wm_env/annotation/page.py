@@ -12,7 +12,7 @@ from wm_env.annotation.drawing import curve, path
 from wm_env.annotation.values import ClipRow, Structure, Track
 from wm_env.model.png import png_bytes
 
-THUMBNAILS, SIDE = 6, 160
+THUMBNAILS, SIDE = 6, 140
 _STYLE = (
     "body { font: 15px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2em auto; color: #222 } "
     "table { border-collapse: collapse; font-size: 13px } td { padding: 2px 10px 2px 0 } "
@@ -33,7 +33,7 @@ def clip_page(row: ClipRow, frames: np.ndarray, track: Track | None, structure: 
         _listed([*row.reasons, *row.left_out]),
         f"<p>Frames {row.first} to {row.last} of {html.escape(row.film)}, {row.frames} of them at "
         f"{row.fps:g} per second.</p>",
-        "".join(_thumbnail(frames[at]) for at in _spread(len(frames), THUMBNAILS)),
+        "<p>" + "".join(_thumbnail(frames[at]) for at in _spread(len(frames), THUMBNAILS)) + "</p>",
     ]
     if track is not None:
         parts += _drawn(track, structure, "m" if row.metric else "units")

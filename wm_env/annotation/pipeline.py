@@ -37,6 +37,7 @@ from wm_env.annotation.values import ClipRow, Matches, Scale, Shot, Track
 from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.isolation import undisturbed
 from wm_env.model.storage.atomic import expanded, scratch_folder, write_text
+from wm_env.model.storage.facts import number, shown
 
 Progress = Callable[[int, int, str], None]
 
@@ -69,6 +70,8 @@ class Settings:
             raise ValueError(f"backend={self.backend!r} is unknown; expected {', '.join(BACKENDS)}")
         if self.zoom and self.backend == "given":
             raise ValueError("zoom goes with backend='pycolmap'; given poses bring their camera")
+        if self.fps is not None and not number(self.fps, 0.001, 1e4):
+            raise ValueError(f"fps is {shown(self.fps)}; expected frames per second")
 
 
 @undisturbed()

@@ -237,7 +237,7 @@ def camera_height(track: Track, structure: Structure) -> float:
     seen = np.unique(structure.point[sound(structure, WITHIN * width)])
     points, cameras = structure.points[seen], track.c2w[:, :3, 3]
     down = level_down(track)
-    thick = THICK * float(np.median(structure.depth[np.isfinite(structure.error)]))
+    thick = THICK * float(np.median(structure.depth[np.isfinite(structure.error + structure.depth)]))
     under = (points - cameras.mean(0)) @ down > 0
     below, angle = points[under], structure.angle_deg[seen][under]
     if len(below) < 3 * NEAR:

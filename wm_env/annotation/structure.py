@@ -4,9 +4,10 @@ Features that match are joined to one point (union of pairs); a point p is where
 
     p = argmin sum_s w_s |(I - d_s d_s^T)(p - o_s)|^2,     w_s = 1 / depth_s^2 from the second step on
 
-which is the reprojection error to first order. Nothing is left out for being far off, so the errors speak
-about the poses: they come from no optimisation of them. Angle of the rays, two alike: 2 asin sqrt(l / n), l
-the least eigenvalue of sum_s (I - d_s d_s^T).
+which is the reprojection error to first order. Rays that differ by less than `FAR_DEG`, as those of a camera
+that stands, may meet nowhere: then the point is far away on their mean, if that leaves less. Nothing is left
+out for being far off, so the errors speak about the poses: they come from no optimisation of them. Angle of
+the rays, two alike: 2 asin sqrt(l / n), l the least eigenvalue of sum_s (I - d_s d_s^T).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from wm_env.annotation.values import Matches, Structure, Track
 
 STEPS = 3
+FAR_DEG = 1.0  # of rays that may be taken for parallel
+CAP = 50.0  # pixels; a point is not far away for the sake of one wrong match
 NEAREST = 1e-6
 
 
@@ -58,10 +61,20 @@ def triangulate(matches: Matches, track: Track) -> Structure:
         view = np.einsum("sba,sb->sa", rotation, points[point] - origin)
         weight = 1 / np.maximum(view[:, 2] ** 2, NEAREST)
         weight /= np.maximum(_sums(point, weight, count)[point], 1e-300)
+    error, depth = _error(view, camera, uv), view[:, 2]
+    away = np.einsum("sba,sb->sa", rotation, _sums(point, ray, count)[point])
+    far = _error(away / np.linalg.norm(away, axis=1, keepdims=True), camera, uv)
+    nearer, farther = (_sums(point, np.minimum(one, CAP), count) for one in (error, far))
+    is_far = ((farther < nearer) & (np.degrees(angle) < FAR_DEG))[point]
+    error, depth = np.where(is_far, far, error), np.where(is_far, np.inf, depth)
+    return Structure(points, np.degrees(angle), row, point, uv, error, depth)
+
+
+def _error(view: np.ndarray, camera: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Return the pixels `(S,)` from features to places in the view `(S, 3)`, infinite behind the camera."""
     ahead = np.maximum(view[:, 2], NEAREST)
     shown = camera[:, :2] * view[:, :2] / ahead[:, None] + camera[:, 2:]
-    error = np.where(view[:, 2] > NEAREST, np.linalg.norm(shown - uv, axis=1), np.inf)
-    return Structure(points, np.degrees(angle), row, point, uv, error, view[:, 2])
+    return np.where(view[:, 2] > NEAREST, np.linalg.norm(shown - uv, axis=1), np.inf)
 
 
 def sound(structure: Structure, within: float, least_angle_deg: float = 1.0) -> np.ndarray:

@@ -10,6 +10,7 @@ observations of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -75,7 +76,7 @@ class Structure(NamedTuple):
     points: `(K, 3)` float64 in the unit of the track. angle_deg: `(K,)` spread of the rays to each. row,
     point: `(S,)` int64, the row of the track and the point of an observation. uv: `(S, 2)` pixels. error:
     `(S,)` pixels between it and where the poses put its point, infinite behind the camera. depth: `(S,)`
-    along the view axis, unit of the track.
+    along the view axis, unit of the track; infinite for a point that is far away.
     """
 
     points: np.ndarray
@@ -124,7 +125,11 @@ class ClipRow:
     digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what goes into JSON."""
+        """Return what goes into JSON; numbers that are not finite are null."""
         found = asdict(self)
+        found["measures"] = {
+            name: value if value is None or math.isfinite(value) else None
+            for name, value in self.measures.items()
+        }
         found["scale"] = None if self.scale is None else self.scale._asdict()
         return found

@@ -176,6 +176,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(run: Run, tmp_path: Path
         "film.mp4 --out o --recipe wrong.toml": "unknown 'shortes' in [frames]; did you mean shortest?",
         "film.mp4 --out o --recipe gone.toml": "the recipe 'gone.toml' does not exist",
         "film.mp4 --out o --backend given": "the film has no poses; put film.npz or film.json beside it",
+        "film.mp4 --out o --fps 0": "fps is 0.0; expected frames per second",
         "film.mp4 --out o --backend given --zoom": "zoom goes with backend='pycolmap'",
     }.items():  # fmt: skip
         status, _, complaint = run(words)

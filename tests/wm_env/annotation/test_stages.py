@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from wm_env.annotation.recipe import load_recipe
 from wm_env.annotation.rotation import rotation_only
 from wm_env.annotation.scale import CameraHeight, KnownDistance, PathLength, depth_scale, scale_of
 from wm_env.annotation.structure import sound, triangulate
-from wm_env.annotation.values import Scale, Track
+from wm_env.annotation.values import ClipRow, Scale, Track
 
 RECIPE = load_recipe()
 FRAMES = np.random.default_rng(0).integers(0, 255, (48, 240, 320, 3), np.uint8)  # noise is sharp
@@ -46,6 +47,15 @@ def test_points_are_found_where_they_are_and_true_poses_leave_the_noise() -> Non
     assert len(good) > 200 and float(np.median(away)) < 0.03
     assert float(np.median(STRUCTURE.error)) < 0.4  # pixels; the noise is 0.2 on each axis
     assert float(np.quantile(STRUCTURE.error, 0.99)) < 1.5
+
+
+def test_a_camera_that_stands_for_a_while_is_no_fault_of_its_poses() -> None:
+    c2w = TRUE.c2w.copy()
+    c2w[30:, :3, 3] = c2w[30, :3, 3]  # turns on, goes no further
+    stands = TRUE._replace(c2w=c2w)
+    structure = triangulate(seen.matches_of(stands, seen.room()), stands)
+    late = structure.row > 34
+    assert float((structure.error[late] < 2.0).mean()) > 0.95
 
 
 def test_a_turn_on_the_spot_is_told_from_a_walk_and_its_turns_and_focal_length_are_right() -> None:
@@ -232,6 +242,7 @@ def test_every_bound_has_a_sentence_of_its_own() -> None:
             "the longest run of frames with a pose is 30% of the clip, at least",
         ),
         ("error", 0.01, "the matches are 1.00% of the width off where the poses put them"),
+        ("error_worst", float("inf"), "in one part the matches are more than all of the width off"),
         ("speed", 9.0, "the camera moves at 9.0 m/s, at most 3.0 is asked"),
         ("jump", 99.0, "a step is 99.0 times those around it"),
         ("sharp", 0.0, "the sharpness of the duller frames is 0.00"),
@@ -246,6 +257,16 @@ def test_every_bound_has_a_sentence_of_its_own() -> None:
         (why,) = reasons(replace(good, **{name: value}), RECIPE.filters, zoom=False)
         assert why.startswith(says), name
     assert reasons(replace(good, zoom=0.2), RECIPE.filters, zoom=True) == ()
+
+
+def test_a_row_is_json_whatever_was_measured() -> None:
+    row = ClipRow(clip="a", film="a.mp4", first=0, last=9, fps=16.0, frames=10, status="refused",
+                  measures={"error": float("inf"), "path": None, "jump": 2.0})  # fmt: skip
+    assert json.loads(json.dumps(row.to_json(), allow_nan=False))["measures"] == {
+        "error": None,
+        "path": None,
+        "jump": 2.0,
+    }
 
 
 def test_blurred_frames_are_less_sharp() -> None:

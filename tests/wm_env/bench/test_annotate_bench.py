@@ -57,11 +57,12 @@ def test_every_fault_gives_poses_that_are_rigid_and_wrong(films: list[Film]) -> 
 
     one, other = films
     for fault in FAULTS:
-        for way in (0, 1):
-            c2w, camera = damaged(one, other, fault, way)
+        for draw in range(3):
+            c2w, camera = damaged(one, other, fault, draw)
             check_rigid(torch.from_numpy(c2w))
             same = np.allclose(c2w, one.c2w) and np.allclose(camera, one.intrinsics)
             assert c2w.shape == one.c2w.shape and not same, fault
+            assert np.array_equal(damaged(one, other, fault, draw)[0], c2w)
 
 
 def _row(kind: str, **others: Any) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.storage.array_files import read_arrays
 
 LAG = 8  # frames between poses whose relative translation is compared
-MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 FAULTS = ("drift", "mirrored", "scaled in the middle", "spliced", "wrong focal length")
-DRIFT_DEG, DRIFT_METRES, FASTER, FOCAL = 20.0, 0.4, (3.0, 0.4), (1.4, 0.7)
+DRIFT_DEG, DRIFT_METRES = 20.0, 0.4  # from the first frame to the last
+FASTER, FOCAL = 2.5, 1.3  # or as many times less
 WRONG_DEG, WRONG_PATH, WRONG_FOCAL = 2.0, 0.05, 0.05  # of an accepted clip whose poses are wrong
 
 
@@ -182,29 +182,39 @@ def relative_error(places: np.ndarray, true: np.ndarray) -> float | None:
     return float(np.median(np.linalg.norm(way - wanted, axis=1)[moving] / length[moving]))
 
 
-def damaged(film: Film, other: Film, fault: str, way: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return poses `(F, 4, 4)` and intrinsics `(F, 4)` of a film with a fault; way: 0 or 1, which amount."""
-    c2w, camera = film.c2w.copy(), film.intrinsics.copy()
-    count, half = len(c2w), len(c2w) // 2
+def damaged(film: Film, other: Film, fault: str, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return poses `(F, 4, 4)` and intrinsics `(F, 4)` of a film with a fault.
+
+    draw: decides the amount, at least that of the constants above and up to half as much again, its direction
+    and the frame at which a path is scaled or spliced, in the middle third.
+    """
+    rng = np.random.default_rng(draw)
+    c2w, camera, count = film.c2w.copy(), film.intrinsics.copy(), len(film.c2w)
+    more, way = rng.uniform(1.0, 1.5), draw % 2
+    at = int(rng.integers(count // 3, 2 * count // 3))
     match fault:
         case "drift":
-            for at in range(count):
-                angle = np.radians(DRIFT_DEG) * at / (count - 1) * (1 - 2 * way)
+            aside = rng.normal(size=3)
+            aside *= DRIFT_METRES * more / np.linalg.norm(aside)
+            for frame, share in enumerate(np.linspace(0, 1, count)):
+                angle = np.radians(DRIFT_DEG * more) * share * (1 - 2 * way)
                 c, s = np.cos(angle), np.sin(angle)
                 own = np.array([[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 0], [0, 0, 0, 1.0]])
-                own[:3, 3] = np.array([DRIFT_METRES, 0, 0]) * at / (count - 1)
-                c2w[at] = c2w[at] @ own
+                own[:3, 3] = aside * share
+                c2w[frame] = c2w[frame] @ own
         case "mirrored":
-            c2w = MIRROR @ c2w @ MIRROR
+            axis = int(rng.choice([0, 2]))  # a mirrored height is no fault where nobody climbs or looks up
+            mirror = np.diag([-1.0 if own == axis else 1.0 for own in range(4)])
+            c2w = mirror @ c2w @ mirror
         case "scaled in the middle":
             step = np.diff(c2w[:, :3, 3], axis=0)
-            step[half:] *= FASTER[way]
+            step[at:] *= FASTER * more if way else 1 / (FASTER * more)
             c2w[1:, :3, 3] = c2w[0, :3, 3] + np.cumsum(step, axis=0)
         case "spliced":
-            back = np.linalg.inv(other.c2w[half]) @ other.c2w[half:count]
-            c2w[half:] = c2w[half] @ back[: count - half]
+            back = np.linalg.inv(other.c2w[at]) @ other.c2w[at:count]
+            c2w[at:] = c2w[at] @ back[: count - at]
         case "wrong focal length":
-            camera[:, :2] *= FOCAL[way]
+            camera[:, :2] *= FOCAL * more if way else 1 / (FOCAL * more)
         case _:
             raise AssertionError(fault)
     return c2w, camera

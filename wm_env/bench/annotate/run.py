@@ -122,12 +122,10 @@ def _tracks(
         fault = FAULTS[number % len(FAULTS)]
         place = number // len(FAULTS)
         own = good[place % len(good)]
-        other = moving[(moving.index(own) + 1 + place // len(good)) % len(moving)]
-        if other == own:
-            other = moving[(moving.index(own) + 1) % len(moving)]
-        poses, camera = damaged(films[own], films[other], fault, place % 2)
+        others = [name for name in moving if name != own]
+        other = others[place % len(others)]
+        poses, camera = damaged(films[own], films[other], fault, place)
         progress(number, f"{fault} {place}")
-
         make = partial(judged, films[own], out / "annotated", poses, camera, settings)
         tracks[f"wrong {number}"] = {"fault": fault, **measured(f"wrong {number}", make)}
     return tracks
