@@ -149,10 +149,10 @@ def held_bytes(value: Tensor) -> int:
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """Return the longest list of parts in a network: its transformer blocks, whatever they are called."""
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    lists = [list(module) for module in network.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ValueError(f"a {type(network).__name__} has no list of blocks")
-    return list(max(lists, key=lambda blocks: len(blocks)))
+    return max(lists, key=len)
 
 
 def _copy(value: Tensor, device: torch.device) -> Tensor:
