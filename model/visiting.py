@@ -35,8 +35,10 @@ class Visitor:
             for name, value in (*owner._parameters.items(), *owner._buffers.items())
             if value is not None
         ]
-        self.host = [self._kept(_value(slot)) for slot in self._slots]
-        self.leave()
+        self.host: list[Tensor] = []
+        for slot in self._slots:  # one by one: the host never holds two copies of all of them
+            self.host.append(self._kept(_value(slot)))
+            _assign(slot, self.host[-1])
 
     @property
     def nbytes(self) -> int:
@@ -86,8 +88,9 @@ class _Turns:
         for old in [old for old in self.there if old not in (i, following, self._newest_done(i))]:
             self._drop(old)
         self._send_for(i)
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_event(self._come.pop(i))
+        come = self._come.pop(i, None)  # None where it has stayed since its last turn
+        if self._stream is not None and come is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(come)
         self.visitors[i].arrive(self.there[i])
         self._send_for(following)
 
@@ -149,10 +152,10 @@ def held_bytes(value: Tensor) -> int:
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """Return the longest list of parts in a network: its transformer blocks, whatever they are called."""
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    lists = [list(module) for module in network.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ValueError(f"a {type(network).__name__} has no list of blocks")
-    return list(max(lists, key=lambda blocks: len(blocks)))
+    return max(lists, key=len)
 
 
 def _copy(value: Tensor, device: torch.device) -> Tensor:

@@ -41,6 +41,7 @@ ENCODER_PARAMETERS, DECODER_PARAMETERS = 694e6, 528e6
 VAE_STATE_BYTES = 595e6
 STAGE1_ACTIVATIONS = 1.5 * GIB
 REFINER_ACTIVATIONS = 1.5 * GIB
+REFINER_CLIP_ACTIVATIONS = 14.0 * GIB  # a minute at once
 DECODE_ACTIVATIONS = 3.0 * GIB
 DECODE_OPERATIONS = 20e12  # of 3 latents
 EFFICIENCY = 0.4  # of a card's rate
@@ -161,12 +162,12 @@ def _ways(world: str) -> Iterator[tuple[str, int, str, tuple[Offload, ...]]]:
     texts: tuple[Offload, ...] = ("text", "text-blocks")
     vaes: tuple[tuple[Offload, ...], ...] = ((), ("vae",))
     stage1: tuple[tuple[Offload, ...], ...] = ((), ("stage1-blocks",))
-    if world in STEPPABLE:
-        refiners: tuple[tuple[Offload, ...], ...] = ((), ("refiner",), ("refiner-blocks",))
-        for history, precision, text, vae, own, one in itertools.product(
-            HISTORIES, (PLAIN, "refiner=int8", "int8"), texts, vaes, refiners, stage1
-        ):
-            yield "ltx2", history, precision, (text, *vae, *own, *one)
+    refiners: tuple[tuple[Offload, ...], ...] = ((), ("refiner",), ("refiner-blocks",))
+    histories = HISTORIES if world in STEPPABLE else HISTORIES[:1]
+    for history, precision, text, vae, own, one in itertools.product(
+        histories, (PLAIN, "refiner=int8", "int8"), texts, vaes, refiners, stage1
+    ):
+        yield "ltx2", history, precision, (text, *vae, *own, *one)
     for precision, text, vae, one in itertools.product((PLAIN, "int8"), texts, vaes, stage1):
         yield "none", HISTORIES[0], precision, (text, *vae, *one)
 
@@ -175,7 +176,8 @@ def plan_of(
     world: str, shapes: Shapes, *, precision: str, offload: tuple[Offload, ...], vram: float = 24.0
 ) -> Plan:
     """Return what one way to run a pipeline of given sizes needs."""
-    kinds, steps, area = precisions(precision), world in STEPPABLE, shapes.area
+    kinds, area = precisions(precision), shapes.area
+    steps = world in STEPPABLE and shapes.dit.window_chunks is not None  # else it draws whole clips
     guided = sampler_of(RELEASED[world]).guidance != 1.0
     halves = 2 if guided else 1
     dit = stage1_weights(shapes.dit, kinds["stage1"], shapes.width)
@@ -237,7 +239,7 @@ def plan_of(
             resident += network.total
             seconds += work / rate
         extra = network.total if "refiner" in offload else 0.0
-        visits.append(REFINER_ACTIVATIONS * area + extra)
+        visits.append((REFINER_ACTIVATIONS if steps else REFINER_CLIP_ACTIVATIONS) * area + extra)
     for model in texts:
         weights = model.weights(kinds["text"], shapes.width)
         visits.append(weights.in_turn if "text-blocks" in offload else weights.total)

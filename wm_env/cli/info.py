@@ -138,8 +138,6 @@ def _written(plan: Plan) -> dict[str, Any]:
 
 def _best(name: str, ways: list[Plan], vram: float) -> str:
     """Return the line of the best of some ways to run a world; all have the refiner, or none has."""
-    if not ways:
-        return f"{name}: a whole clip is refined on cards that hold all of it; no plan is made for that"
     what = f"{name} {'without' if ways[0].refiner == 'none' else 'with'} refiner"
     best = next((way for way in ways if way.fits(vram)), None)
     if best is None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from wm_env.model.config import sana_wm
 from wm_env.model.released import presets
 from wm_env.model.released.measure.step import TOY, Networks, begun, poses
 from wm_env.model.released.parts import Offload
@@ -122,6 +123,16 @@ def test_a_card_of_24_gib_holds_the_refiner_and_one_of_12_all_else() -> None:
     small = next(plan for plan in plans("sana-wm-streaming", 12.0) if plan.fits(12.0))
     assert small.refiner == "none" and small.peak <= 11 and small.precision == "bf16"
     assert "frames" in small.gives_up and small.seconds is not None and small.moved > 0
+
+
+@pytest.mark.slow
+def test_whole_clips_are_planned_without_a_state() -> None:
+    clip = dataclasses.replace(shapes_of("sana-wm-chunk-causal", "ltx2"), dit=sana_wm())
+    clip = dataclasses.replace(clip, dit=dataclasses.replace(clip.dit, window_chunks=None))
+    plan = plan_of("sana-wm-chunk-causal", clip, precision="bf16", offload=("text", "refiner"))
+    assert plan.seconds is None and 40 < plan.peak < 60
+    best = next(plan for plan in plans("sana-wm-bidirectional", 80.0) if plan.fits(80.0))
+    assert best.refiner == "ltx2" and best.offload != ("text",)
 
 
 def test_each_way_to_save_memory_saves_some() -> None:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from wm_env.bench.published import read_results, read_video, video_path
-from wm_env.bench.published.table import PUBLISHED
+from wm_env.bench.published.run import paths
+from wm_env.bench.published.table import PUBLISHED, Scores, comparison, our_scores
 from wm_env.cli import main
 from wm_env.model.intrinsics import intrinsics_from_fov
 from wm_env.model.scenes.paths import start_pose
@@ -95,7 +96,19 @@ def test_the_published_protocol_goes_from_weights_to_a_comparison(
     assert video.stat().st_mtime_ns == made
     ours = report["scores"]["simple_60s"]
     assert (ours["rot_err"], ours["cammc"], ours["diq"]) == (4.5, 2.0, 1.25)
-    page = (out / "report.md").read_text()
+    page = paths(out)[0].read_text()
     assert "| simple_60s | RotErr |" in page and "| SANA-WM + refiner | 4.5 | 1.39 |" in page
     assert f"| **{report['method']}** | 4.5 | - | 2 |" in page
     assert read_results(out).info["resolution"] == list(SIZE)
+
+
+def test_what_no_evaluator_wrote_stays_open_in_the_comparison() -> None:
+    poses = {"a": {"RotErr": 4.0}, "b": {"RotErr": 6.0}, "broken": 3}
+    written = {"vbench_scores": {"overall": 80.5}, "revisit_consistency": None, "summary": [1]}
+    ours = our_scores(written, poses)
+    assert ours == Scores(rot_err=5.0, overall=80.5)
+    assert our_scores({}, None) == Scores()
+    lines = comparison("hard_60s", "tiny", ours)
+    assert len(lines) == 2 + len(PUBLISHED["hard_60s"]) + 1
+    assert lines[-1] == "| **tiny** | 5 | - | - | 80.5 | - | - | - | - |"
+    assert all(line.count("|") == lines[0].count("|") for line in lines)

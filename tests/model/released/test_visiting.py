@@ -58,6 +58,14 @@ def test_the_rest_stays_and_a_block_is_there_only_while_it_is_called() -> None:
     assert {layer[1].running_mean.device.type for layer in network.layers} == {"cpu"}
 
 
+def test_two_blocks_stay_once_they_are_there() -> None:
+    network, x = frozen(), torch.randn(3, 6)
+    network.layers = network.layers[:2]
+    expected = network(x)
+    turns = in_turn(network, list(network.layers), "cpu")
+    assert all(torch.equal(network(x), expected) for _ in range(3)) and len(turns.there) == 2
+
+
 def test_a_visitor_brings_all_weights_and_takes_nothing_back() -> None:
     network = frozen()
     visitor = Visitor(network, "meta")

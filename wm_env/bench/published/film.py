@@ -86,9 +86,13 @@ class WholePath:
         picture = start_image(str(scene.image), scene.intrinsics, self.frame_size)
         c2w, lens = self._path(scene), torch.tensor(picture.intrinsics, dtype=torch.float64)
         check_clip(picture.pixels, lens, c2w, self.parts.dit.cfg.temporal_stride)
+
+        def step() -> None:
+            tick(1)
+
         frames = draw_clip(
             self.parts, self.sampler, variant=self.variant, image=picture.pixels,  # type: ignore[arg-type]
-            intrinsics=lens, c2w=c2w, prompt=scene.prompt, noise_seed=seed, progress=lambda: tick(1),
+            intrinsics=lens, c2w=c2w, prompt=scene.prompt, noise_seed=seed, progress=step,
         )  # fmt: skip
         return frames[: len(scene.c2w)]
 
