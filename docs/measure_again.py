@@ -87,6 +87,11 @@ NUMBERS: tuple[Measured, ...] = (
         world="tiny-pure",
     ),
     Measured(
+        file="docs/performance/trust-tiny.json",
+        command="wm-env bench trust --out docs/performance",
+        minutes=40,
+    ),
+    Measured(
         file="docs/performance/context_steps.json",
         command="docs/measure_context_steps.py",
         minutes=3,
