@@ -92,6 +92,12 @@ NUMBERS: tuple[Measured, ...] = (
         minutes=40,
     ),
     Measured(
+        file="docs/performance/trust-tiny-pure.json",
+        command="wm-env bench trust --world tiny-pure --out docs/performance",
+        minutes=35,
+        world="tiny-pure",
+    ),
+    Measured(
         file="docs/performance/context_steps.json",
         command="docs/measure_context_steps.py",
         minutes=3,
