@@ -87,6 +87,17 @@ NUMBERS: tuple[Measured, ...] = (
         world="tiny-pure",
     ),
     Measured(
+        file="docs/performance/trust-tiny.json",
+        command="wm-env bench trust --out docs/performance",
+        minutes=40,
+    ),
+    Measured(
+        file="docs/performance/trust-tiny-pure.json",
+        command="wm-env bench trust --world tiny-pure --out docs/performance",
+        minutes=35,
+        world="tiny-pure",
+    ),
+    Measured(
         file="docs/performance/context_steps.json",
         command="docs/measure_context_steps.py",
         minutes=3,

@@ -57,7 +57,7 @@ def surprise_of(
     clip: PosedClip | str | Path,
     *,
     calibration: str | Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Surprise:
     """Return how unexpected every chunk of a film is to a world, given the film before it and the camera.
 
@@ -86,10 +86,14 @@ def surprise_of(
     c2w = relative_to_first(torch.from_numpy(np.array(film.c2w))[None].double())
     start = Start(image=film.frames[0], intrinsics=taken.intrinsics, prompt=taken.caption or "", noise_seed=0)
     frames = torch.from_numpy(np.array(film.frames))[None]
-    seen = watch_films(judged, [start], frames, c2w, progress)
+    seen = watch_films(judged, [start], frames, c2w, progress or _silent)
     step = judged.spec.frames_per_step
     first = np.arange(1, frames.shape[1] - step + 1, step)
     return told(known.surprise, judged, seen, first)
+
+
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""
 
 
 def learned(world: World) -> LearnedWorld:
@@ -131,7 +135,7 @@ def watch_films(
     starts: list[Start],
     frames: Tensor,
     c2w: Tensor,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = _silent,
 ) -> Seen:
     """Return the errors of all chunks of films: frames uint8 `(B, 1 + K n, h, w, 3)`.
 
@@ -146,7 +150,7 @@ def watch_on(
     state: Any,
     frames: Tensor,
     c2w: Tensor,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = _silent,
 ) -> tuple[Seen, Any]:
     """Return the same from a state onwards, frame 0 left out, and the state after it."""
     step = world.spec.frames_per_step

@@ -22,6 +22,7 @@ from wm_env.bench.published import PublishedReport, markdown
 from wm_env.bench.published import report as published_report
 from wm_env.bench.records import load
 from wm_env.bench.throughput import report as throughput_report
+from wm_env.bench.trust import report as trust_report
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGES = sorted((DOCS / "reports").rglob("report.html"))
@@ -160,7 +161,7 @@ def test_every_word_that_a_report_uses_is_explained_and_every_explanation_is_use
     reports = (
         drift_page,
         transfer_page,
-        *(fidelity_report, context_report, throughput_report, published_report),
+        *(fidelity_report, context_report, throughput_report, published_report, trust_report),
     )
     used = {word for report in reports for word in report.WORDS}
     assert used == set(glossary.TERMS)
