@@ -29,7 +29,7 @@ class Horizon(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Record):
-    """One split and context, or all contexts of a split; intervals resample walks.
+    """One split and context, or all contexts of a split; intervals resample scenes.
 
     walks, frames: how many. within: share of frames within the bound. skill, ece: of the probability. auroc:
     for "error above the median of its steps", mean over horizons. baselines: the same of one number alone.
@@ -52,7 +52,7 @@ class Row(Record):
 class Truncation(Record):
     """Walks that end where trust falls below `least`, beside walks that all end after as many steps.
 
-    kept: share of frames kept. trusted, fixed: their mean error. gain: fixed minus trusted, walks resampled.
+    kept: share of frames kept. trusted, fixed: their mean error. gain: fixed minus trusted, scenes resampled.
     """
 
     least: float
@@ -190,7 +190,7 @@ def markdown(report: TrustReport) -> str:
     lines += [
         "",
         f"Signals cost {report.overhead_percent:.1f}% of a step. Single numbers are taken in the direction "
-        "that suits them. Intervals: 95% bootstrap over walks, or pairs of films.",
+        "that suits them. Intervals: 95% bootstrap over scenes, or pairs of films.",
         "",
     ]
     return "\n".join([*lines, *markdown_end(report.settings, provenance_lines(report), WORDS)])

@@ -135,15 +135,15 @@ def scored(
     appearance, place = {}, {}
     for split in settings.splits:
         of_split = {name: part for name, part in own.items() if name.startswith(f"{split}/")}
-        groups = {split: list(of_split.values())}
+        groups = {split: of_split}
         for context in settings.samples.contexts:
-            chosen = [part for name, part in of_split.items() if name.split("/")[1] == context]
+            chosen = {name: part for name, part in of_split.items() if name.split("/")[1] == context}
             groups[f"{split}, {context}"] = chosen
         for name, group in groups.items():
             appearance[name] = _row(group, "appearance", known)
             if known.place is not None:
                 place[name] = _row(group, "place", known)
-    last = [part for name, part in own.items() if name.startswith(f"{settings.splits[-1]}/")]
+    last = {name: part for name, part in own.items() if name.startswith(f"{settings.splits[-1]}/")}
     table = table_of(last, "appearance", known.appearance.probability)
     cuts = [truncation(table, least) for least in settings.floors]
     events = {name.split("/")[1]: part for name, part in parts.items() if name.startswith("surprise/")}
@@ -165,7 +165,7 @@ def scored(
     )
 
 
-def _row(group: list[dict[str, Any]], target: str, known: Calibration) -> Row:
+def _row(group: dict[str, dict[str, Any]], target: str, known: Calibration) -> Row:
     model = known.appearance if target == "appearance" else known.place
     assert model is not None
     return row_of(table_of(group, target, model.probability), model.bound)

@@ -27,7 +27,8 @@ TWO_DRAWS = "disagreement"
 class Table:
     """Samples of some walks with the probability that was given to them.
 
-    signals: columns by name. error, step, walk, forecast `(N,)`.
+    signals: columns by name. error, step, walk, forecast `(N,)`. scene `(N,)`: walks of one scene are
+    resampled together; None where every walk has one of its own.
     """
 
     def __init__(
@@ -37,14 +38,16 @@ class Table:
         step: np.ndarray,
         walk: np.ndarray,
         forecast: np.ndarray,
+        scene: np.ndarray | None = None,
     ) -> None:
         self.signals, self.error, self.step, self.walk = signals, error, step, walk
         self.forecast = forecast
         self.bin = np.searchsorted([last for _, last in BINS], step)
-        self._rows = {one: np.flatnonzero(walk == one) for one in np.unique(walk)}
+        self.scene = walk if scene is None else scene
+        self._rows = {one: np.flatnonzero(self.scene == one) for one in np.unique(self.scene)}
 
     def resampled(self, seed: int) -> np.ndarray:
-        """Return the samples `(N',)` of as many walks drawn with replacement."""
+        """Return the samples `(N',)` of as many scenes drawn with replacement."""
         names = list(self._rows)
         drawn = np.random.default_rng(seed).integers(len(names), size=len(names))
         return np.concatenate([self._rows[names[index]] for index in drawn])
@@ -52,6 +55,11 @@ class Table:
     @property
     def walks(self) -> int:
         """How many walks there are."""
+        return len(np.unique(self.walk))
+
+    @property
+    def scenes(self) -> int:
+        """How many scenes they are in."""
         return len(self._rows)
 
 
@@ -118,14 +126,14 @@ def _horizon(
 
 
 def _band(table: Table, measure: Callable[[np.ndarray], float | None]) -> Band:
-    """Return a number of all samples with its interval over walks drawn with replacement."""
+    """Return a number of all samples with its interval over scenes drawn with replacement."""
     mean = measure(np.arange(len(table.error)))
-    if mean is None or table.walks < MIN_SCENES:
-        return Band(mean, None, None, table.walks)
+    if mean is None or table.scenes < MIN_SCENES:
+        return Band(mean, None, None, table.scenes)
     drawn = [measure(table.resampled(seed)) for seed in range(RESAMPLES)]
     known = [value for value in drawn if value is not None]
     lo, hi = np.percentile(known, [2.5, 97.5])
-    return Band(mean, float(lo), float(hi), table.walks)
+    return Band(mean, float(lo), float(hi), table.scenes)
 
 
 def truncation(table: Table, least: float) -> Truncation | None:
@@ -156,13 +164,16 @@ def truncation(table: Table, least: float) -> Truncation | None:
     if found is None:
         return None
     mine, fixed, share = found
-    gain = Band(fixed - mine, None, None, walks)
-    if walks >= MIN_SCENES:
+    of_walk = table.scene[order].reshape(walks, steps)[:, 0]
+    groups = [np.flatnonzero(of_walk == one) for one in np.unique(of_walk)]
+    gain = Band(fixed - mine, None, None, len(groups))
+    if len(groups) >= MIN_SCENES:
         rng = np.random.default_rng(0)
-        drawn = [both(rng.integers(walks, size=walks)) for _ in range(5 * RESAMPLES)]
+        scenes = [rng.integers(len(groups), size=len(groups)) for _ in range(5 * RESAMPLES)]
+        drawn = [both(np.concatenate([groups[index] for index in one])) for one in scenes]
         differences = [one[1] - one[0] for one in drawn if one is not None]
         lo, hi = np.percentile(differences, [2.5, 97.5])
-        gain = Band(fixed - mine, float(lo), float(hi), walks)
+        gain = Band(fixed - mine, float(lo), float(hi), len(groups))
     return Truncation(least=least, kept=share, trusted=mine, fixed=fixed, gain=gain)
 
 
@@ -185,9 +196,30 @@ def event_of(control: Sequence[float], event: Sequence[float]) -> Event:
 
 
 def table_of(
-    parts: Sequence[Mapping[str, Any]], target: str, probability: Callable[[Any], np.ndarray]
+    parts: Mapping[str, Mapping[str, Any]], target: str, probability: Callable[[Any], np.ndarray]
 ) -> Table:
-    """Return rows of a file, parts of walks, as a table. target: appearance or place."""
+    """Return parts of walks by "split/context/batch" as a table. target: appearance or place.
+
+    Walk n of a context is in scene n of its split, whatever the context.
+    """
+    names, seen = list(parts), dict.fromkeys(name.rpartition("/")[0] for name in parts)
+    scenes = []
+    for kind in seen:
+        first = 0
+        for name in names:
+            if name.rpartition("/")[0] == kind:
+                scenes.append(np.array(parts[name]["walk"]) + first)
+                first += max(parts[name]["walk"]) + 1
+    parts = {name: parts[name] for kind in seen for name in names if name.rpartition("/")[0] == kind}
+    return _table(list(parts.values()), target, probability, np.concatenate(scenes))
+
+
+def _table(
+    parts: Sequence[Mapping[str, Any]],
+    target: str,
+    probability: Callable[[Any], np.ndarray],
+    scene: np.ndarray,
+) -> Table:
     before = np.cumsum([0, *(max(part["walk"]) + 1 for part in parts)])
     signals = {
         name: np.concatenate([part["signals"][name] for part in parts]) for name in parts[0]["signals"]
@@ -198,4 +230,5 @@ def table_of(
         step=np.concatenate([part["step"] for part in parts]),
         walk=np.concatenate([np.array(part["walk"]) + n for part, n in zip(parts, before, strict=False)]),
         forecast=probability(signals),
+        scene=scene,
     )
