@@ -28,6 +28,15 @@ METRICS = {  # of a training's end, on clips of the split `val`; the number at t
     **{f"contrast_{n}": f"contrast of a rollout over that of the truth at frame {n}" for n in (4, 16, 64)},
     **{f"decoded_{n}": f"PSNR of a rollout at frame {n}, as decoded, dB" for n in (4, 16, 64)},
     **{f"refined_{n}": f"PSNR of a rollout at frame {n}, refined, dB" for n in (4, 16, 64)},
+    "val_loss": "held-out loss of its stage",
+    "val_pure": "the same, drawn from noise alone",
+    "val_late": "the same after a long walk of its own",
+}
+KINDS = {  # of the stages of a recipe, in words
+    "images": "single frames of ever new rooms",
+    "clips": "walks through ever new rooms",
+    "rollouts": "the world's own walks, with the truth as aim",
+    "few_steps": "its own walks, drawn in few steps as in many",
 }
 
 # links are written from the root of the repository, as all citations in code are, and made relative in `page`
@@ -86,10 +95,9 @@ agents, benchmarks of drift and transfer. The scenes have a renderer, so every r
 
 ## Limits
 
-- {size}x{size} pixels and one kind of place. What the start picture does not show is invented, mostly as a
-  coloured blur.
-- Quality falls with the horizon: at frame 64 ({horizon:g} s) a rollout has {contrast:.0%} of the true
-  contrast.
+- {size}x{size} pixels and one kind of place. What the start picture does not show is invented, softly, and is
+  not what is there.
+- Quality falls with the horizon{contrast}.
 - Depth is predicted from the start picture. Other pictures than renderings of such rooms were not measured.
 - {limit}
 - Not for decisions about real places, vehicles or people.
@@ -152,7 +160,7 @@ def page(card: Card) -> str:
             t["hardware"],
             t["torch"],
             t["seed"],
-            f"`{t['commit'][:12]}`",
+            f"`{(t['commit'] or 'unknown')[:12]}`",
         )
         for title, t in trainings(parts)
     )
@@ -182,12 +190,38 @@ def page(card: Card) -> str:
         training=table(("training", "steps", "seconds", "hardware", "torch", "seed", "commit"), training_rows)
         + f"\n\nTogether {total:.0f} seconds."
         + (f" The refiner saw {data['clips']} clips of {data['frames']} frames." if data else ""),
-        origin="" if init is None else f"The transformer was continued from the world\n`{init}`.\n",
+        origin=_stages(card)
+        + ("" if init is None else f"The transformer was continued from the world\n`{init}`.\n"),
         metrics=table(("training", "metric", "value"), metric_rows),
-        horizon=64 / FPS,
-        contrast=card["metrics"]["contrast_64"],
+        contrast=_late_contrast(card),
         limit=LIMIT_MEMORY if dit.memory_channels else LIMIT_PURE,
     )
+
+
+def _stages(card: Card) -> str:
+    """Return a table of the stages that the transformer was trained in; nothing where the card has none."""
+    if not card.get("stages"):
+        return ""
+    rows = [
+        (
+            f"`{one['name']}`",
+            KINDS.get(one["kind"], one["kind"]),
+            one["steps"],
+            f"{one['seconds'] / 3600:.2f}",
+        )
+        for one in card["stages"]
+    ]
+    hours = sum(one["seconds"] for one in card["stages"]) / 3600
+    head = ("stage", "on", "steps", "core-hours")
+    return f"The transformer was trained in stages, {hours:.1f} core-hours:\n\n{table(head, rows)}\n\n"
+
+
+def _late_contrast(card: Card) -> str:
+    """Return how much contrast is left after four seconds, in words; nothing where the card does not say."""
+    if "contrast_64" not in card["metrics"]:
+        return ""
+    share = card["metrics"]["contrast_64"]
+    return f": at frame 64 ({64 / FPS:g} s) a rollout has {share:.0%} of the true\n  contrast"
 
 
 def write_pages(folder: Path) -> list[Path]:

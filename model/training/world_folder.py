@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,12 @@ def export_world(
     metrics: Mapping[str, Any] | None = None,
     memory_reading: Reading = "composed",
     prompts: Prompts = "any",
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Write `out/NAME.safetensors` (bfloat16) and its card from trained parts; return the SHA-256."""
+    """Write `out/NAME.safetensors` (bfloat16) and its card from trained parts; return the SHA-256.
+
+    stages: what the transformer was trained in, one after the other: name, kind, steps, seconds, metrics.
+    """
     parts = {"dit": dit, "vae": vae} | ({} if refiner is None else {"refiner": refiner})
     tensors: dict[str, Tensor] = {}
     cards: dict[str, Any] = {}
@@ -56,6 +60,7 @@ def export_world(
         prompts=prompts,
     )
     card = {"name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {})}
+    card |= {"stages": [dict(stage) for stage in stages]} if stages else {}
     return save_checkpoint(out / f"{name}.safetensors", tensors, card, dtype=torch.bfloat16)
 
 

@@ -113,6 +113,24 @@ def trained_steps(stage: Stage) -> int:
     return WorldLossConfig(**stage.loss).frames - 1
 
 
+def history_of(name: str, recipe: Recipe, place: Place, carried: Carried) -> list[dict[str, Any]]:
+    """Return what a stage's weights were trained in, from the first stage on: name, kind, steps, seconds and
+    metrics of each, of this machine or of the one that its file came from."""
+    found: list[dict[str, Any]] = []
+    stages = {stage.name: stage for stage in recipe.stages}
+    here: str | None = name
+    while here is not None:
+        card = place.out / here / "card.json"
+        facts = carried.stages.get(here, {})
+        if card.is_file():
+            run = json.loads(card.read_text(encoding="utf-8"))
+            facts = {"steps": run["steps"], "seconds": run["wall_seconds"], "metrics": run["metrics"]}
+        own = {key: facts.get(key) for key in ("steps", "seconds", "metrics")}
+        found.insert(0, {"name": here, "kind": stages[here].kind, **own})
+        here = stages[here].start
+    return found
+
+
 def _walk_config(stage: Stage) -> OwnWalkConfig:
     return FewStepConfig(**stage.loss) if stage.kind == "few_steps" else OwnWalkConfig(**stage.loss)
 
@@ -142,6 +160,8 @@ def assemble(transformer: str, recipe: Recipe, place: Place, carried: Carried, r
         sampler=sampler_of(stage),
         trained_steps=trained_steps(stage),
         metrics=carried.stages.get(transformer, {}).get("metrics", {}),
+        prompts="captions",  # of rendered rooms, and nothing else
+        stages=history_of(transformer, recipe, place, carried),
     )
     load_embedded(folder)  # strict: what was written is a world
     return folder
