@@ -89,10 +89,9 @@ def vector_snapshot_from_bytes(data: bytes) -> VectorSnapshot:
         own = {name.removeprefix(begin): x for name, x in tensors.items() if name.startswith(begin)}
         slots.append(Snapshot(config=content["config"], facts=facts, tensors=own))
     count = len(slots)
-    for name, kind in (("elapsed", int), ("ended", bool)):
-        check_fact(
-            content, name, lambda value, kind=kind: _all(value, count, kind), f"{count} values, one a slot"
-        )
+    wanted = f"{count} values, one a slot"
+    check_fact(content, "elapsed", lambda value: _all(value, count, int), wanted)
+    check_fact(content, "ended", lambda value: _all(value, count, bool), wanted)
     return VectorSnapshot(
         slots=tuple(slots),
         elapsed=tuple(content["elapsed"]),
