@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 export MALLOC_MMAP_THRESHOLD_ := 8000000000
 
-.PHONY: demo test test-fast lint types first-hour lerobot clean
+.PHONY: demo test test-fast test-rllib lint types first-hour lerobot clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -28,6 +28,14 @@ test-fast: $(VENV)/.installed-dev
 # Twenty things that a newcomer does, in an empty folder; .ci/readme does them in a fresh clone.
 first-hour: $(VENV)/.installed-dev
 	$(BIN)/python tests/first_hour/first_hour.py
+
+# RLlib in an environment of its own, for it pins Gymnasium 1.2.2: what every world promises, and a few PPO iterations.
+test-rllib:
+	mkdir -p build
+	$(PYTHON) -m venv build/rllib
+	build/rllib/bin/pip install --quiet --disable-pip-version-check "ray[rllib]==2.60.0" pytest hypothesis .
+	OMP_NUM_THREADS=1 build/rllib/bin/python -m pytest tests/contract tests/wm_env/test_env.py tests/wm_env/test_vector.py
+	build/rllib/bin/python tests/first_hour/rllib_trains.py
 
 # LeRobot's own reader on an export, in an environment of its own: it pins another torch, 8 GB with CUDA. Not in CI.
 lerobot: $(VENV)/.installed-dev

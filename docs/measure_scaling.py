@@ -8,9 +8,9 @@ moments of a run, beside the same run undisturbed; every frame is compared.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -176,8 +176,6 @@ def recorders() -> list[int]:
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """Return the report. quick: a run of minutes, whose numbers mean little."""
-    import tempfile
-
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     found = rates(2 if quick else 9, 4 if quick else 12)
     with tempfile.TemporaryDirectory() as folder:
@@ -195,10 +193,4 @@ def measure(quick: bool = False) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--quick", action="store_true")
-    chosen, rest = parser.parse_known_args()
-    import sys
-
-    sys.argv[1:] = rest
-    write(__doc__, OUT, lambda: measure(chosen.quick))
+    write(__doc__, OUT, measure, quick=lambda: measure(quick=True))

@@ -215,7 +215,7 @@ class LearnedWorld:
                 both.latent, levels, both.text, both.camera, self._without_ablated(state.dit),
                 memory=both.memory, chunks=causal(2),
             )  # fmt: skip
-        committed = tree_map(lambda leaf: _float32(leaf[:, 0]), states)
+        committed = tree_map(lambda leaf: _float32(leaf[:, 0]).clone(), states)  # not a view of both
         if self.ablate == "dit":
             return pending.latent[:, :, 0], committed
         first = velocity[:, :, 1:]

@@ -23,7 +23,8 @@ def silent(source: str) -> Iterator[int]:
                 yield node.lineno
         elif name == "open":
             owner = node.func.value if isinstance(node.func, ast.Attribute) else None
-            if isinstance(owner, ast.Name) and owner.id in ("Image", "os", "zipfile", "tarfile"):
+            names = getattr(owner, "id", None), getattr(owner, "attr", None)  # of NAME.open, MODULE.NAME.open
+            if set(names) & {"Image", "os", "zipfile", "tarfile", "Database"}:
                 continue
             place = 0 if owner is not None else 1  # Path.open(mode), open(path, mode)
             mode = node.args[place] if len(node.args) > place else None

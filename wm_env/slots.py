@@ -9,10 +9,16 @@ slot answers for itself, `OF_ALL` the facts that are equal in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+
 from wm_env.model.names import did_you_mean
+from wm_env.model.storage.facts import shown
+from wm_env.modes import as_prompt
 
 
 def _rendered(envs: Any) -> tuple[Any, ...]:
@@ -86,3 +92,52 @@ class SlotCalls:
 def _unknown(name: str) -> str:
     known = (*OF_SLOTS, *OF_ALL)
     return f"slots have no {name!r}{did_you_mean(name, known) or '.'} There are {', '.join(known)}"
+
+
+def mask_of_slots(mask: Any, num_envs: int, begun: bool) -> np.ndarray:
+    """Return which slots a reset is of, bool `(num_envs,)`, all where `mask` is None.
+
+    begun: whether there are episodes. Raises `ValueError` for what is no such mask, `ResetNeeded` where the
+    first reset leaves a slot out.
+    """
+    if mask is None:
+        return np.ones(num_envs, bool)
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,):
+        raise ValueError(f"options['reset_mask'] must be a numpy bool array of shape ({num_envs},)")
+    if not mask.any():
+        raise ValueError("options['reset_mask'] selects no slot")
+    if not begun and not mask.all():
+        raise ResetNeeded("the first reset starts every slot; call reset() without a reset_mask")
+    return mask
+
+
+def seeds_of_slots(seed: Any, num_envs: int) -> list[int | None]:
+    """Return a seed for every slot: an integer counts up from slot to slot, None seeds none."""
+    if seed is None:
+        return [None] * num_envs
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        return [int(seed) + slot for slot in range(num_envs)]
+    scalar = isinstance(seed, np.ndarray) and seed.ndim != 1
+    if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes) or scalar:
+        raise ValueError(f"seed={shown(seed)} is neither an integer nor one for each env")
+    if len(seed) != num_envs:
+        raise ValueError(f"{len(seed)} seeds were given for {num_envs} envs")
+    return [int(one) if isinstance(one, np.integer) else one for one in seed]
+
+
+def prompts_of_slots(prompts: Any, num_envs: int) -> list[str | None]:
+    """Return a prompt for every slot, None where it keeps its own; one text is for all."""
+    array = isinstance(prompts, np.ndarray) and prompts.ndim == 1
+    if not isinstance(prompts, str | list | tuple) and not array:
+        raise ValueError(f"prompts are a {type(prompts).__name__}; expected a text, or one for each env")
+    told = [prompts] * num_envs if isinstance(prompts, str) else list(prompts)
+    if len(told) != num_envs:
+        raise ValueError(f"{len(told)} prompts were given for {num_envs} envs")
+    return [None if prompt is None else as_prompt(prompt) for prompt in told]
+
+
+def check_none_ended(ended: np.ndarray, mode: AutoresetMode) -> None:
+    """Raise `ResetNeeded` where a slot has ended and nothing resets it by itself."""
+    if mode is AutoresetMode.DISABLED and ended.any():
+        slots = np.flatnonzero(ended).tolist()
+        raise ResetNeeded(f"slots {slots} have ended; reset them with options['reset_mask']")

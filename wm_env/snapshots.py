@@ -67,8 +67,13 @@ class Snapshot:
         """Return the content of that file, which `snapshot_from_bytes` reads."""
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
         content = {"format": FORMAT, "config": dict(self.config), "facts": dict(self.facts)}
-        text = json.dumps({**content, "sha256": content_sha256(tensors, content)}, allow_nan=False)
-        return save_bytes(tensors, {_METADATA_KEY: text})
+        return sealed(tensors, content, _METADATA_KEY)
+
+
+def sealed(tensors: Mapping[str, Tensor], content: Mapping[str, Any], key: str) -> bytes:
+    """Return safetensors with a description as JSON under `key`, and in it the SHA-256 over both."""
+    text = json.dumps({**content, "sha256": content_sha256(tensors, content)}, allow_nan=False)
+    return save_bytes(dict(tensors), {key: text})
 
 
 YOUNGER = ("context_frames",)  # counts that snapshots of 0.1 lack, and that were 0
@@ -105,7 +110,7 @@ def snapshot_from_bytes(data: bytes, source: str = "the snapshot's bytes") -> Sn
         tensors = load_bytes(data)  # copies of their own, no map of the file
     except SafetensorError as error:
         raise ValueError(f"{source} is not a readable snapshot: {brief(error)}") from error
-    text = _metadata(data).get(_METADATA_KEY)
+    text = metadata_of(data).get(_METADATA_KEY)
     if text is None:
         raise ValueError(f"{source} is a safetensors file but not a snapshot of wm_env")
     content = parse_json(text, f"the description in {source}")
@@ -155,8 +160,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         raise ValueError(f"generator: {error}") from error
 
 
-def _metadata(data: bytes) -> dict[str, Any]:
-    """Return the metadata of a safetensors file that has been read."""
+def metadata_of(data: bytes) -> dict[str, Any]:
+    """Return the metadata of safetensors that have been read."""
     length = struct.unpack("<Q", data[:8])[0]
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 

@@ -104,7 +104,8 @@ class SanaWMEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Move all slots for one chunk."""
-        seen, reward, terminated, truncated, _ = self._envs.step(tensordict.get(self.action_key))
+        answer: Any = self._envs.step(tensordict.get(self.action_key))  # tensors, for output="torch"
+        seen, reward, terminated, truncated, _ = answer
         return TensorDict(
             {
                 **self._named(seen),

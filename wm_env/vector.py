@@ -38,10 +38,10 @@ from wm_env.model.names import unknown
 from wm_env.model.state import put, repeat, select
 from wm_env.model.storage import facts
 from wm_env.model.world import World
-from wm_env.modes import RENDER_MODES, as_prompt, autoreset_mode_of, copied, frame_rate
+from wm_env.modes import RENDER_MODES, autoreset_mode_of, copied, frame_rate
 from wm_env.outputs import handed
 from wm_env.profiling import Tally, TimedWorld, check_threads, cpu_threads
-from wm_env.slots import SlotCalls
+from wm_env.slots import SlotCalls, check_none_ended, mask_of_slots, prompts_of_slots, seeds_of_slots
 from wm_env.snapshots import Moment, Snapshot, pack, unpack
 from wm_env.whole import WholeSnapshots
 
@@ -132,8 +132,8 @@ class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]
         """
         self._check_open()
         options = dict(as_options(options))
-        mask = self._mask(options.pop("reset_mask", None))
-        seeds = self._seed_list(seed)
+        mask = mask_of_slots(options.pop("reset_mask", None), self.num_envs, self._state is not None)
+        seeds = seeds_of_slots(seed, self.num_envs)
         asked = reset_options(self._defaults, options, self._world.spec)
         check_reset_options(self._rules, asked)
         chosen = {
@@ -156,9 +156,7 @@ class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move every slot for one chunk; ended slots are handled by the autoreset mode."""
         state = self._current()
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
-            ended = np.flatnonzero(self._ended).tolist()
-            raise ResetNeeded(f"slots {ended} have ended; reset them with options['reset_mask']")
+        check_none_ended(self._ended, self.autoreset_mode)
         command = self._rules.actions.command(actions, self.num_envs)
         started = time.perf_counter()
         restarting = self._ended.copy()  # NEXT_STEP only: the other modes never leave an ended slot here
@@ -258,13 +256,7 @@ class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
         state = self._current()
-        array = isinstance(prompts, np.ndarray) and prompts.ndim == 1
-        if not isinstance(prompts, str | list | tuple) and not array:
-            raise ValueError(f"prompts are a {type(prompts).__name__}; expected a text, or one for each env")
-        told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
-        if len(told) != self.num_envs:
-            raise ValueError(f"{len(told)} prompts were given for {self.num_envs} envs")
-        told = [None if prompt is None else as_prompt(prompt) for prompt in told]
+        told = prompts_of_slots(prompts, self.num_envs)
         self._state = state._replace(world=self._rules.world.set_prompt(state.world, told))
         self._prompts = [old if new is None else new for old, new in zip(self._prompts, told, strict=True)]
 
@@ -364,29 +356,6 @@ class SanaWMVectorEnv(WholeSnapshots, SlotCalls, VectorEnv[Any, Any, np.ndarray]
             generator, self._seeds[slot] = seeding.np_random(None)
             self._generators[slot] = generator
         return generator
-
-    def _mask(self, mask: Any) -> np.ndarray:
-        if mask is None:
-            return np.ones(self.num_envs, bool)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ValueError(f"options['reset_mask'] must be a numpy bool array of shape ({self.num_envs},)")
-        if not mask.any():
-            raise ValueError("options['reset_mask'] selects no slot")
-        if self._state is None and not mask.all():
-            raise ResetNeeded("the first reset starts every slot; call reset() without a reset_mask")
-        return mask
-
-    def _seed_list(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
-            return [int(seed) + slot for slot in range(self.num_envs)]
-        scalar = isinstance(seed, np.ndarray) and seed.ndim != 1
-        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes) or scalar:
-            raise ValueError(f"seed={facts.shown(seed)} is neither an integer nor one for each env")
-        if len(seed) != self.num_envs:
-            raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} envs")
-        return [int(one) if isinstance(one, np.integer) else one for one in seed]
 
     def _check_open(self) -> None:
         if self.closed:

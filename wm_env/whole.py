@@ -9,8 +9,6 @@ What follows equals what followed the first time, bit for bit on a CPU: actions,
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +17,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
 
 from wm_env.model.isolation import undisturbed
 from wm_env.model.state import cat, select
 from wm_env.model.storage.facts import brief, check_fact, content_sha256, parse_json, whole
-from wm_env.snapshots import Snapshot, unpack
+from wm_env.snapshots import Snapshot, metadata_of, sealed, unpack
 
 _METADATA_KEY = "wm_env.vector_snapshot"
 FORMAT = 1
@@ -60,8 +57,7 @@ class VectorSnapshot:
             "ended": list(self.ended),
             "settings": self.settings,
         }
-        text = json.dumps({**content, "sha256": content_sha256(tensors, content)}, allow_nan=False)
-        return save_bytes(tensors, {_METADATA_KEY: text})
+        return sealed(tensors, content, _METADATA_KEY)
 
 
 @undisturbed()
@@ -72,10 +68,9 @@ def vector_snapshot_from_bytes(data: bytes) -> VectorSnapshot:
     """
     try:
         tensors = load_bytes(data)
-        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-    except (SafetensorError, struct.error, ValueError) as error:
+    except SafetensorError as error:
         raise ValueError(f"these bytes are no snapshot of a vector environment: {brief(error)}") from error
-    text = (header.get("__metadata__") or {}).get(_METADATA_KEY)
+    text = metadata_of(data).get(_METADATA_KEY)
     if text is None:
         raise ValueError("these bytes are safetensors, but no snapshot of a vector environment of wm_env")
     content = parse_json(text, "the description of a vector snapshot")
@@ -89,10 +84,9 @@ def vector_snapshot_from_bytes(data: bytes) -> VectorSnapshot:
         own = {name.removeprefix(begin): x for name, x in tensors.items() if name.startswith(begin)}
         slots.append(Snapshot(config=content["config"], facts=facts, tensors=own))
     count = len(slots)
-    for name, kind in (("elapsed", int), ("ended", bool)):
-        check_fact(
-            content, name, lambda value, kind=kind: _all(value, count, kind), f"{count} values, one a slot"
-        )
+    wanted = f"{count} values, one a slot"
+    check_fact(content, "elapsed", lambda value: _all(value, count, int), wanted)
+    check_fact(content, "ended", lambda value: _all(value, count, bool), wanted)
     return VectorSnapshot(
         slots=tuple(slots),
         elapsed=tuple(content["elapsed"]),

@@ -59,7 +59,9 @@ def export_world(
         memory_reading=memory_reading,
         prompts=prompts,
     )
-    card = {"name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {})}
+    card: dict[str, Any] = {
+        "name": name, "world": world.to_dict(), "parts": cards, "metrics": dict(metrics or {}),
+    }  # fmt: skip
     card |= {"stages": [dict(stage) for stage in stages]} if stages else {}
     return save_checkpoint(out / f"{name}.safetensors", tensors, card, dtype=torch.bfloat16)
 

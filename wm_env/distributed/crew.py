@@ -7,7 +7,7 @@ since. A new actor that is given both stands where the old one stood.
 from __future__ import annotations
 
 import math
-import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +24,7 @@ class Member:
 
     log: calls that changed its environment since `kept`, the bytes of its newest snapshot (None: since it
     was made). pending: a snapshot under way and the length of the log when it was asked for. every: steps
-    between snapshots. step_seconds: mean of its steps. failures: deaths in a row.
+    between snapshots. failures: deaths in a row.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,17 +33,8 @@ class Member:
         self.log: list[Call] = []
         self.kept: bytes | None = None
         self.pending: tuple[Any, int] | None = None
-        self.step_seconds = 0.0
         self.failures = 0
         self.last = ""
-
-
-class RayWorker(Worker):
-    """The worker as an actor."""
-
-    def pid(self) -> int:
-        """Return its process."""
-        return os.getpid()
 
 
 class Crew:
@@ -68,6 +59,7 @@ class Crew:
         self.members = [Member(number) for number in range(workers)]
         self._slots, self._options, self._settings = slots, dict(options), dict(settings)
         self._every, self._most_failures, self._start_seconds = every, most_failures, start_seconds
+        self._step_seconds = 0.0  # running mean over the steps of all
 
     def make(self) -> list[dict[str, Any]]:
         """Make all actors and their environments at once; return what each says of its own."""
@@ -84,11 +76,12 @@ class Crew:
         return facts
 
     def _actor(self, member: Member) -> Any:
-        remote = ray().remote(RayWorker)
+        remote = ray().remote(Worker)
         return remote.options(**self._options).remote(member.number, self._slots)
 
     def change(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return what every worker answers to a call that changes it; all have made it, or none."""
+        started = time.perf_counter()
         refs = [
             getattr(member.actor, method).remote(*args)
             for member, args in zip(self.members, arguments, strict=True)
@@ -108,8 +101,13 @@ class Crew:
                 refused = refused or error
         if refused is not None:
             for member in changed:
-                self._go_back(member)
+                self.get(member, member.actor.make.remote(self._settings))
+                self._go_on(member)
             raise refused
+        if method == "step":
+            spent = time.perf_counter() - started
+            known = self._step_seconds
+            self._step_seconds = spent if known == 0 else 0.9 * known + 0.1 * spent
         for member, args in zip(self.members, arguments, strict=True):
             self.keep(member, (method, args))
         return answers
@@ -163,21 +161,18 @@ class Crew:
             member.actor = self._actor(member)
             try:
                 facts = self.get(member, member.actor.make.remote(self._settings), self._start_seconds)
-                self._go_back(member)
+                self._go_on(member)
             except ray().exceptions.RayActorError as error:
                 member.last = str(error).strip().split("\n")[0]
             else:
                 return facts
 
-    def _go_back(self, member: Member) -> None:
-        """Put a worker where its snapshot and its log say that it stands; without a snapshot from anew."""
+    def _go_on(self, member: Member) -> None:
+        """Put a worker whose environment is new where its snapshot and its log say that it stands."""
         if member.kept is not None:
             self.get(member, member.actor.restore.remote(member.kept))
-        else:
-            self.get(member, member.actor.make.remote(self._settings))
         for method, args in member.log:
-            last = getattr(member.actor, method).remote(*args)
-            self.get(member, last)
+            self.get(member, getattr(member.actor, method).remote(*args))
 
     def keep(self, member: Member, call: Call) -> None:
         """Note what a worker has done, and see to its snapshots."""
@@ -203,8 +198,8 @@ class Crew:
         member.log = member.log[told:]
         if self._every is not None:
             member.every = self._every
-        elif member.step_seconds > 0:
-            member.every = min(MOST_STEPS, max(1, math.ceil(seconds / (SHARE * member.step_seconds))))
+        elif self._step_seconds > 0:
+            member.every = min(MOST_STEPS, max(1, math.ceil(seconds / (SHARE * self._step_seconds))))
 
     def close(self) -> None:
         """End all actors."""

@@ -7,7 +7,6 @@ CPU, at equal thread counts).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from wm_env.distributed.worker import Fragment, Policy
 from wm_env.model.embedded import EMBEDDED, world_path
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.storage.facts import as_integer, shown, whole
+from wm_env.slots import check_none_ended, mask_of_slots, prompts_of_slots, seeds_of_slots
 from wm_env.snapshots import Snapshot
 from wm_env.vector import MOST_ENVS
 
@@ -117,7 +117,7 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Start episodes in all slots, or in those of `options["reset_mask"]`, as the local one does."""
         self._check_open()
         options = dict(options or {})
-        mask = self._mask(options.pop("reset_mask", None))
+        mask = mask_of_slots(options.pop("reset_mask", None), self.num_envs, self._begun)
         seeds = self._seeds(seed, mask)
         if options:
             self.crew.get(self.crew.members[0], self.crew.members[0].actor.check_reset.remote(options))
@@ -131,16 +131,10 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move every slot for one chunk; the steps of all workers overlap."""
         self._check_begun()
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
-            ended = np.flatnonzero(self._ended).tolist()
-            raise ResetNeeded(f"slots {ended} have ended; reset them with options['reset_mask']")
+        check_none_ended(self._ended, self.autoreset_mode)
         self._actions.command(actions, self.num_envs)  # raises before any worker moves
         rows = np.asarray(actions)
-        started = time.perf_counter()
         answers = self.crew.change("step", [(self._part(rows, w),) for w in range(self.workers)])
-        for member in self.crew.members:
-            spent = (time.perf_counter() - started) - member.step_seconds
-            member.step_seconds += spent if member.step_seconds == 0 else 0.1 * spent
         seen, rewards, terminated, truncated, infos = zip(*answers, strict=True)
         ends = np.concatenate(terminated), np.concatenate(truncated)
         self._ended = ends[0] | ends[1]
@@ -186,11 +180,7 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def set_prompt(self, prompts: str | Sequence[str | None]) -> None:
         """Tell every slot (or each its own; None keeps it) a new prompt, from the next chunk on."""
         self._check_begun()
-        if not isinstance(prompts, str | list | tuple):
-            raise ValueError(f"prompts are a {type(prompts).__name__}; expected a text, or one for each env")
-        told = [prompts] * self.num_envs if isinstance(prompts, str) else list(prompts)
-        if len(told) != self.num_envs:
-            raise ValueError(f"{len(told)} prompts were given for {self.num_envs} envs")
+        told = prompts_of_slots(prompts, self.num_envs)
         self.crew.change("ask", [("set_prompt", self._part(told, w)) for w in range(self.workers)])
 
     def snapshot(self, slot: int) -> Snapshot:
@@ -243,29 +233,9 @@ class RayVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _infos(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return gather_infos(parts, [self.envs_per_worker] * self.workers)
 
-    def _mask(self, mask: Any) -> np.ndarray:
-        if mask is None:
-            return np.ones(self.num_envs, bool)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ValueError(f"options['reset_mask'] must be a numpy bool array of shape ({self.num_envs},)")
-        if not mask.any():
-            raise ValueError("options['reset_mask'] selects no slot")
-        if not self._begun and not mask.all():
-            raise ResetNeeded("the first reset starts every slot; call reset() without a reset_mask")
-        return mask
-
     def _seeds(self, seed: Any, mask: np.ndarray) -> list[int | None]:
         """Return a seed for every slot; one without any so far is given one, so that it can be told again."""
-        if seed is None:
-            seeds: list[Any] = [None] * self.num_envs
-        elif isinstance(seed, int | np.integer) and not isinstance(seed, bool):
-            seeds = [int(seed) + slot for slot in range(self.num_envs)]
-        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes):
-            if len(seed) != self.num_envs:
-                raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} envs")
-            seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
-        else:
-            raise ValueError(f"seed={shown(seed)} is neither an integer nor one for each env")
+        seeds = seeds_of_slots(seed, self.num_envs)
         for slot in np.flatnonzero(mask):
             if seeds[slot] is None and not self._seeded[slot]:
                 seeds[slot] = int(seeding.np_random(None)[1]) % 2**63

@@ -5,6 +5,7 @@ Nothing here knows Ray: a `Worker` is a plain object, and `RayVectorEnv` makes a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -70,6 +71,10 @@ class Worker:
         if self._envs is None:
             raise RuntimeError(f"worker {self.number} was asked before it was made")
         return self._envs
+
+    def pid(self) -> int:
+        """Return the process that this runs in."""
+        return os.getpid()
 
     def check_reset(self, options: Mapping[str, Any]) -> None:
         """Raise what a reset with these options would raise before it changes anything."""

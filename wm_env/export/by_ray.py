@@ -6,56 +6,44 @@ to be the same place for all machines.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wm_env.distributed.cluster import enter, need, ray
-from wm_env.env import SanaWMEnv
 
 MOST_DEATHS = 3  # of actors over one episode
-Record = Callable[[int, SanaWMEnv], Path]
 
 
 class Recorder:
-    """What an actor holds: one environment, made when the first episode comes."""
+    """What an actor is: a process that records what it is told."""
 
-    def __init__(self, settings: str, threads: int = 1) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._settings = settings
-
-    @functools.cached_property
-    def _env(self) -> SanaWMEnv:
-        return SanaWMEnv(**json.loads(self._settings))
-
-    def record(self, record: Record, index: int) -> Path:
+    def record(self, record: Callable[[int], Path], index: int) -> Path:
         """Record one episode; return its folder."""
-        return record(index, self._env)
+        torch.set_num_threads(1)
+        return record(index)
 
 
 def recorded_by_ray(
-    record: Record, settings: Mapping[str, Any], indices: list[int], workers: int, address: str
+    record: Callable[[int], Path], indices: list[int], workers: int, address: str, device: str
 ) -> Iterator[Path]:
     """Yield the folder of every episode as it is finished, by `workers` actors.
 
-    record: `(index, environment) -> folder`, picklable. settings: of the environment, as JSON holds them.
-    address: "local" for Ray on this machine, or that of a cluster. Raises what an episode raised, and
-    `OSError` for one over which actors died three times.
+    record: `index -> folder`, picklable; an environment is its own process's affair. address: "local" for Ray
+    on this machine, or that of a cluster. device: of the world; a CUDA one takes a GPU an actor. Raises what
+    an episode raised, and `OSError` for one over which actors died three times.
     """
     started = enter(None if address == "local" else address, workers)
     idle: list[Any] = []
     busy: dict[Any, tuple[Any, int]] = {}
     try:
-        cuda = str(settings.get("device", "cpu")).startswith("cuda")
-        need(workers, float(cuda), 1.0)
-        made = ray().remote(Recorder).options(num_cpus=1, num_gpus=float(cuda))
-        text = json.dumps(dict(settings))
-        idle = [made.remote(text) for _ in range(min(workers, len(indices)))]
+        gpus = float(device.startswith("cuda"))
+        need(workers, gpus, 1.0)
+        made = ray().remote(Recorder).options(num_cpus=1, num_gpus=gpus)
+        idle = [made.remote() for _ in range(min(workers, len(indices)))]
         waiting, deaths = deque(indices), dict.fromkeys(indices, 0)
         while waiting or busy:
             while idle and waiting:
@@ -73,7 +61,7 @@ def recorded_by_ray(
                         "goes on"
                     ) from error
                 waiting.appendleft(index)
-                idle.append(made.remote(text))
+                idle.append(made.remote())
             except ray().exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
             else:

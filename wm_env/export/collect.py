@@ -132,7 +132,8 @@ def _recorded(job: Job, indices: list[int], workers: int, ray: str | None) -> It
     if ray is not None:
         away = replace(job, out=job.out.resolve())  # an actor has a working directory of its own
         try:
-            for path in recorded_by_ray(away.record, job.settings, indices, workers, ray):
+            record, device = functools.partial(_record, away), str(job.settings.get("device", "cpu"))
+            for path in recorded_by_ray(record, indices, workers, ray, device):
                 yield job.out / path.name
         finally:
             remove_leftovers(job.out, _OURS)
