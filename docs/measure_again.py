@@ -104,6 +104,7 @@ NUMBERS: tuple[Measured, ...] = (
     ),
     Measured(file="docs/performance/context_check.json", command="docs/measure_context_check.py", minutes=20),
     Measured(file="docs/performance/contact.json", command="docs/measure_contact.py", minutes=5),
+    Measured(file="docs/performance/goals.json", command="docs/measure_goals.py", minutes=2),
     Measured(file="docs/performance/turns.json", command="docs/measure_turns.py", minutes=5),
     Measured(
         file="docs/performance/throughput.json",

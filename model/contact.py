@@ -70,12 +70,7 @@ class RememberingWorld(Protocol):
 
 def obstacles(seen: Surfaces, camera: Tensor, intrinsics: Tensor) -> Obstacles:
     """Return what stands around a camera at `camera` `(B, 3)`, by depth pictures with intrinsics `(B, 4)`."""
-    height, width = seen.depth.shape[2:]
-    every = max(1, max(height, width) // SIDE)
-    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, None, ::every, ::every]
-    points = (rays.to(seen.depth) * seen.depth[:, :, ::every, ::every, None]).flatten(2, 3)
-    c2w = seen.c2w.to(points)
-    points = points @ c2w[..., :3, :3].mT + c2w[..., None, :3, 3]  # (B, S, P, 3)
+    points = points_of(seen, intrinsics, SIDE)
     camera = camera.to(points)[:, None, None]
     down = points[..., 1] - camera[..., 1]  # y points down
     away = (points - camera)[..., [0, 2]].norm(dim=-1)
@@ -84,6 +79,19 @@ def obstacles(seen: Surfaces, camera: Tensor, intrinsics: Tensor) -> Obstacles:
     near = away.topk(min(MOST, away.shape[1]), dim=1, largest=False)
     flat = points[..., [0, 2]].flatten(1, 2).gather(1, near.indices[..., None].expand(-1, -1, 2))
     return Obstacles(flat, torch.isfinite(near.values))
+
+
+def points_of(seen: Surfaces, intrinsics: Tensor, side: int) -> Tensor:
+    """Return the points `(B, S, P, 3)` of depth pictures, relative to the start.
+
+    intrinsics: `(B, 4)` in pixels of the pictures. side: pixels of a side that are looked at.
+    """
+    height, width = seen.depth.shape[2:]
+    every = max(1, max(height, width) // side)
+    rays = pixel_rays(intrinsics.float(), height, width, 0.5)[:, None, ::every, ::every]
+    points = (rays.to(seen.depth) * seen.depth[:, :, ::every, ::every, None]).flatten(2, 3)
+    c2w = seen.c2w.to(points)
+    return points @ c2w[..., :3, :3].mT + c2w[..., None, :3, 3]
 
 
 def clearance(around: Obstacles, places: Tensor) -> Tensor:

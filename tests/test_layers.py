@@ -52,7 +52,7 @@ FILES = {
             storage.film storage.weight_names storage.tensor_files storage.checkpoint""",
         "values": """names config chunks frame_counts placement geometry intrinsics kinematics pixels state
             world text visiting gemma png pictures marked_pages plain_arrays isolation options workers""",
-        "depth": "contact depth_estimator",
+        "depth": "contact open_ground depth_estimator",
         "metrics": """metrics.images metrics.appearance metrics.edges metrics.motion metrics.camera
             metrics.warping metrics.intervals metrics.frechet metrics.told_apart metrics.forecasts metrics""",
         "judge of pictures": "judge.network",

@@ -200,7 +200,8 @@ def initial(rules: EpisodeRules, episodes: Sequence[Episode]) -> State:
         trust=None if rules.trust is None else begin_trust(rules.trust, rules.world, told),
     )
     seeds = [episode.task_seed for episode in episodes]
-    task = rules.task.begin(task_context(rules, state), seeds)
+    context = task_context(rules, state)._replace(surfaces=_known_at_start(rules, state, chunk))
+    task = rules.task.begin(context, seeds)
     check_state(f"task {rules.task.name}: begin: the state", task, batch)
     return state._replace(task=task)
 
@@ -335,10 +336,21 @@ def task_context(rules: EpisodeRules, state: State) -> TaskContext:
     )
 
 
+def _known_at_start(rules: EpisodeRules, state: State, chunk: Chunk) -> Surfaces | None:
+    """Return the depth pictures that are known at a start without a scene, by which tasks set goals."""
+    if bool(state.has_scene.all()) or (chunk.depth is None and rules.estimator is None):
+        return None
+    depth = _depth_of(rules, chunk) if state.depth is None else state.depth
+    return _surfaces(rules, state._replace(depth=depth))
+
+
 def _newest_depth(rules: EpisodeRules, chunk: Chunk) -> Tensor | None:
     """Return the depth `(B, h, w)` of a chunk's last frame where these rules keep it."""
-    if not rules.keeps_depth:
-        return None
+    return _depth_of(rules, chunk) if rules.keeps_depth else None
+
+
+def _depth_of(rules: EpisodeRules, chunk: Chunk) -> Tensor:
+    """Return the depth `(B, h, w)` of a chunk's last frame, by the world or the estimator."""
     if rules.estimator is not None:
         return kept(rules.output, rules.estimator(chunk.frames[:, -1])).contiguous()
     if chunk.depth is None:

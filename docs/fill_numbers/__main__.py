@@ -30,6 +30,7 @@ from of_fidelity import (
     turn,
 )
 from of_hardness import hardness
+from of_scaling import growth
 from of_weights import weights
 from written import Files, band, interval, listed, made, span
 
@@ -107,6 +108,7 @@ PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "docs/performance/reliability.md": hardness,
     "docs/performance/distillation.md": student_numbers,
     "docs/reports/README.md": reports,
+    "docs/scaling.md": lambda files: growth(),
     "docs/glossary.md": lambda files: {"words": glossary.table()},
 }
 

@@ -117,6 +117,15 @@ def contact(files: Files) -> str:
     return lines(["depth", "context", "right", "missed", "wrong", "precision", "recall"], rows)
 
 
+def goals(files: Files) -> str:
+    """Return how many places that a world's depth calls open can be reached, by depth and context."""
+    rows = []
+    for row in files.goals["rows"]:
+        shares = [f"{100 * row[name]:.0f}%" for name in ("reached", "reached_slim")]
+        rows.append([row["depth"], row["context"], *shares, str(row["scenes"])])
+    return lines(["depth", "context", "reached", "by a body of 0.25 m", "scenes with such places"], rows)
+
+
 Check = tuple[str, bool]
 """Where a target is looked at, and whether it is met there."""
 
@@ -266,6 +275,8 @@ def fidelity(files: Files) -> dict[str, str]:
         "return": returns(files),
         "contact": contact(files),
         "contact-scenes": str(files.contact["settings"]["scenes"]),
+        "goals": goals(files),
+        "goals-scenes": str(files.goals["settings"]["scenes"]),
         "context-steps": span([row["ratio"] for row in files.context_steps["rows"]], 2),
         "return-scenes": str(files.context("tiny")["settings"]["scenes"]),
         "targets": targets(files),

@@ -33,6 +33,10 @@ class Files:
         return self("docs/performance/contact.json")
 
     @property
+    def goals(self) -> Any:
+        return self("docs/performance/goals.json")
+
+    @property
     def context_steps(self) -> Any:
         return self("docs/performance/context_steps.json")
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.model.contact import Surfaces
 from wm_env.model.kinematics import KeyMotion
 
 RENAMED = {"Situation": "TaskContext", "Verdict": "TaskOutcome"}  # names of 0.1
@@ -28,7 +29,8 @@ class TaskContext(NamedTuple):
     scene: the true scenes (a placeholder where `has_scene` `(B,)` is False). start_c2w: `(B, 4, 4)` float64,
     absolute start poses. c2w: `(B, K, 4, 4)` float64, the chunk's poses relative to the start. intrinsics:
     `(B, 4)` float64 in pixels of `frame_size` `(height, width)`. collided: `(B,)` bool. motion: the speeds of
-    the world's key walker.
+    the world's key walker. surfaces: the depth pictures that the world knows, relative to the start; given
+    to `begin` alone, where a slot has no scene and the world gives depth.
     """
 
     scene: Any
@@ -39,6 +41,7 @@ class TaskContext(NamedTuple):
     frame_size: tuple[int, int]
     collided: Tensor
     motion: KeyMotion
+    surfaces: Surfaces | None = None
 
     def absolute(self) -> Tensor:
         """Return the chunk's poses `(B, K, 4, 4)` in the axes of the scene."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_env.model.contact import Surfaces
+from wm_env.model.open_ground import BEGIN, open_ground
 from wm_env.model.scenes.free_space import DistanceField, distance_field, is_free
 from wm_env.model.scenes.paths import EYE_HEIGHT
 from wm_env.model.state import select
@@ -129,9 +131,17 @@ def draw_goal(
     """Return a goal `(3,)` float64 on foot between `near` and `far` metres from the start of `slot`.
 
     In a scene it is a free place that can be reached; where none is that far away, the farthest of many.
+    Without one it is a place that the world's own depth shows to be free and reachable, or the farthest of
+    these; where the world gives no depth, or stands before a wall, anywhere around.
     """
     start = context.absolute()[slot, -1]
     if not bool(context.has_scene[slot]):
+        known = _open_places(context, slot, far)
+        distance = known.norm(dim=-1)
+        if len(known) and float(distance.max()) > BEGIN:
+            wanted = ((distance >= near) & (distance <= far)).nonzero()[:, 0]
+            chosen = wanted[int(generator.integers(len(wanted)))] if len(wanted) else distance.argmax()
+            return start[:3, :3] @ known[chosen] + start[:3, 3]
         radius, angle = generator.uniform(near, far), generator.uniform(-math.pi, math.pi)
         offset = torch.tensor([radius * math.sin(angle), 0.0, radius * math.cos(angle)], dtype=torch.float64)
         return start[:3, 3] + offset
@@ -143,6 +153,14 @@ def draw_goal(
     if len(wanted) == 0:
         return places[int(torch.where(torch.isfinite(distance), distance, -1.0).argmax())]
     return places[int(wanted[int(generator.integers(len(wanted)))])]
+
+
+def _open_places(context: TaskContext, slot: int, far: float) -> Tensor:
+    """Return the places `(n, 3)` relative to the newest pose that a world's own depth shows to be open."""
+    if context.surfaces is None:
+        return torch.zeros(0, 3, dtype=torch.float64)
+    own = Surfaces(*(leaf[slot : slot + 1] for leaf in context.surfaces))
+    return open_ground(own, context.intrinsics[slot : slot + 1], far)
 
 
 def _reachable(field: DistanceField, scene: Any, generator: np.random.Generator) -> Tensor:

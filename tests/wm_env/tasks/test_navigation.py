@@ -13,6 +13,7 @@ import torch
 from wm_env.agents.scripted import go_to_goal
 from wm_env.core import task_context
 from wm_env.env import SanaWMEnv
+from wm_env.model.contact import Surfaces
 from wm_env.model.kinematics import KEYS
 from wm_env.model.scenes.layouts import HEAD_RADIUS
 from wm_env.model.scenes.materials import BEACON_COLORS
@@ -217,6 +218,31 @@ def test_imagenav_wants_the_place_and_the_heading_of_its_picture() -> None:
         aside[0, 3] = metres
         place = turned(there._replace(c2w=there.c2w @ aside), degrees)
         assert bool(ImageNav().step(task, place)[0].route.success) == success, (degrees, metres)
+
+
+def test_goals_on_a_users_picture_lie_on_ground_that_its_depth_shows(pure_world: str) -> None:
+    """An eighth of the turn either way is in the picture; without depth a goal is anywhere around."""
+
+    ahead = np.full((64, 64, 3), 90, np.uint8)
+    env = SanaWMEnv(world=pure_world, task=PointNav(near=1.0, far=2.0), image=ahead)
+    rows = ((torch.arange(64) + 0.5 - 32) / 32).abs()
+    hall = (1.4 / rows.clamp_min(1e-3)).clamp_max(3.0)[:, None].repeat(1, 64)
+    env.reset(seed=0)
+    context = seen_by(env)
+    still = torch.eye(4, dtype=torch.float64).expand(1, 1, 4, 4)
+    for metres, bound in ((hall, 2.0), (hall.clamp_max(1.2), 0.8)):
+        known = context._replace(surfaces=Surfaces(metres[None, None], still, torch.ones(1, 1).bool()))
+        goals = torch.cat([env.config.task.begin(known, [seed]).goal for seed in range(40)])
+        assert float(goals[:, 2].max()) <= bound + 0.01 and float(goals.norm(dim=-1).min()) > 0.99
+        assert float(goals.norm(dim=-1).max()) <= 2.0
+        assert bool((goals[:, 0].abs() <= goals[:, 2] * 1.15 + 0.05).all())
+        assert torch.equal(env.config.task.begin(known, [7]).goal, goals[7:8])
+    anywhere = torch.cat([env.config.task.begin(context, [seed]).goal for seed in range(40)])
+    assert float(anywhere[:, 2].min()) < -1.0
+    before_a_wall = context._replace(
+        surfaces=Surfaces(hall[None, None].clamp_max(0.4), still, torch.ones(1, 1).bool())
+    )
+    assert torch.equal(env.config.task.begin(before_a_wall, [3]).goal[0], anywhere[3])
 
 
 def test_pointnav_from_a_users_image_pays_the_way_in_a_straight_line(pure_world: str) -> None:
