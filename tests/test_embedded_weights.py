@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from wm_env import SanaWMVectorEnv
 from wm_env.bench.walks import roll, starts, steps_around, walks
 from wm_env.model.embedded import EMBEDDED, load_embedded, world_path
 from wm_env.model.metrics import psnr
@@ -111,3 +114,38 @@ def test_a_card_says_where_the_weights_come_from() -> None:
         card = load_card(world_path(name))
         for part in card["parts"].values():
             assert {"settings", "commit", "steps", "hardware", "wall_seconds", "torch"} <= set(part)
+
+
+def deviation_and_colour(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return contrast and saturation `(...)` of pictures `(..., h, w, 3)` in grey levels."""
+    frames = frames.astype(float)
+    contrast = frames.std((-3, -2)).mean(-1)
+    return contrast, (frames.max(-1) - frames.min(-1)).mean((-2, -1))
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_from_pictures_unlike_its_training_a_world_stays_within_the_contrast_of_rooms(name: str) -> None:
+    """Noise, stripes, a sky, plain red, cells: with prompts as told these once grew to coloured blocks."""
+    rooms = deviation_and_colour(SanaWMVectorEnv(32, world="twin").reset(seed=list(range(32)))[0])
+    most = [float(statistic.max()) for statistic in rooms]
+    rng, (y, x) = np.random.default_rng(0), np.indices((64, 64))
+    cells = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    pictures = (
+        rng.integers(0, 256, (64, 64, 3), dtype=np.uint8),
+        np.repeat(((x + y) // 4 % 2 * 255).astype(np.uint8)[..., None], 3, -1),
+        np.stack([120 + 1.5 * y, 160 + 0 * y, 255 - 2.5 * y], -1).clip(0, 255).astype(np.uint8),
+        np.full((64, 64, 3), (255, 0, 0), np.uint8),
+        cells,
+    )
+    for number, picture in enumerate(pictures):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that they are unlike is what this is about
+            env = SanaWMVectorEnv(2, world=name, image=picture)
+            env.reset(seed=0)
+        keys = np.random.default_rng(number).integers(0, 9, (8, 2)).repeat(6, 0)
+        shown = [deviation_and_colour(env.step(row)[0]) for row in keys]
+        contrast, colour = (np.stack(part)[8:] for part in zip(*shown, strict=True))
+        assert contrast.max() <= 1.1 * most[0] and contrast.mean() > 5, number
+        assert colour[-16:].mean() <= most[1], number

@@ -76,11 +76,12 @@ def test_batched_learned_frames_are_within_a_grey_level_of_solo_ones(pure_world:
 def test_the_twin_shows_the_truth_in_the_latents_of_a_learned_world() -> None:
     learned, twin = (gym.make("SanaWM-v0", world=world, obs_type="latent") for world in ("tiny", "twin"))
     assert learned.observation_space == twin.observation_space
-    start, true_start = learned.reset(seed=1)[0], twin.reset(seed=1)[0]
-    np.testing.assert_allclose(start, true_start, atol=1e-5)
-    after, true_after = learned.step(1)[0], twin.step(1)[0]
-    moved = np.abs(true_after - true_start).mean()
-    assert np.abs(after - true_after).mean() < moved  # nearer the truth than where the camera came from
+    for turn in (3, 4):  # a step forward moves latents by less than what a world draws of its own
+        start, true_start = learned.reset(seed=1)[0], twin.reset(seed=1)[0]
+        np.testing.assert_allclose(start, true_start, atol=1e-5)
+        after, true_after = learned.step(turn)[0], twin.step(turn)[0]
+        moved = np.abs(true_after - true_start).mean()
+        assert np.abs(after - true_after).mean() < 0.8 * moved  # nearer the truth than whence the camera came
 
 
 def test_bfloat16_products_leave_the_state_in_float32_and_the_pictures_alike(memory_world: str) -> None:
