@@ -34,6 +34,7 @@ from wm_env.model.camera import CameraInput, ray_transforms
 from wm_env.model.chunks import ONE, Chunks
 from wm_env.model.config import DiTConfig
 from wm_env.model.layers import FeedForward, RMSNorm, each_clip, modulate, rotary, timestep_features
+from wm_env.model.names import unknown
 from wm_env.model.placement import placed
 from wm_env.model.state import BlockState, DiTState, GDNState, KVChunk, WindowState
 from wm_env.model.text import TextTokens
@@ -131,7 +132,7 @@ class DiT(nn.Module):
     def __init__(self, cfg: DiTConfig, impl: str = "chunk", recompute: bool = False) -> None:
         super().__init__()
         if impl not in IMPLEMENTATIONS:
-            raise ValueError(f"impl={impl!r} is unknown; choose one of {IMPLEMENTATIONS}")
+            raise ValueError(unknown("impl", impl, IMPLEMENTATIONS))
         width = cfg.hidden
         self.cfg = cfg
         self.recompute = recompute

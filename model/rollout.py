@@ -36,12 +36,14 @@ from wm_env.model.contact import Surfaces
 from wm_env.model.context_depth import consistent
 from wm_env.model.dit import DiT
 from wm_env.model.flow import euler_path
+from wm_env.model.names import unknown
 from wm_env.model.pixels import metric_depth, to_pixels, to_rgb, within_range
 from wm_env.model.placement import placed
 from wm_env.model.point_memory import MemoryState, memory_tokens, read_memory, start_memory, write_memory
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout_state import (
     ABLATIONS,
+    PROMPTS,
     READINGS,
     Ablation,
     ChunkInput,
@@ -86,9 +88,11 @@ class LearnedWorld:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if memory_reading not in READINGS:
-            raise ValueError(f"memory_reading={memory_reading!r} is unknown; choose one of {READINGS}")
+            raise ValueError(unknown("memory_reading", memory_reading, READINGS))
+        if prompts not in PROMPTS:
+            raise ValueError(unknown("prompts", prompts, PROMPTS))
         if ablate is not None and ablate not in ABLATIONS:
-            raise ValueError(f"ablate={ablate!r} is unknown; choose one of {ABLATIONS} or None")
+            raise ValueError(unknown("ablate", ablate, ABLATIONS, "None"))
         if ablate == "memory" and not dit.cfg.memory_channels:
             raise ValueError("ablate='memory': this world has no 3D memory to remove")
         if refiner is not None and not dit.cfg.memory_channels:

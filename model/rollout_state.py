@@ -22,6 +22,7 @@ State = TypeVar("State")
 Ablation = Literal["dit", "gdn_state", "memory"]
 Reading = Literal["four", "composed"]
 Prompts = Literal["any", "captions"]
+PROMPTS: tuple[Prompts, ...] = ("any", "captions")
 READINGS: tuple[Reading, ...] = ("four", "composed")
 ABLATIONS: tuple[Ablation, ...] = ("dit", "gdn_state", "memory")
 

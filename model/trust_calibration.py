@@ -137,13 +137,20 @@ def calibration_path(world: str | Path) -> Path | None:
     return weights.with_name(weights.stem + SUFFIX)
 
 
+def check_not_true(spec: WorldSpec) -> None:
+    """Raise `ValueError` for a renderer: there is nothing to calibrate."""
+    if spec.sees_scene:
+        raise ValueError(f"world {spec.name!r} is a renderer, what it shows is true: leave trust out")
+
+
 def find_calibration(world: Any, spec: WorldSpec, given: str | Path | None = None) -> Calibration:
     """Return the calibration of a world: the file `given`, or the one beside its weights.
 
     world: preset, folder or `World`, as an environment is given it; spec: of the loaded one. An object with
     the weights of a shipped world has the shipped calibration. Raises `FileNotFoundError` saying how to make
-    one, and `ValueError` for one of other weights.
+    one, and `ValueError` for one of other weights and for a renderer.
     """
+    check_not_true(spec)
     path = _where(world, spec, given)
     if path is None:
         raise FileNotFoundError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +122,17 @@ def test_a_card_that_does_not_say_how_to_read_is_of_a_world_that_reads_four(memo
     memory, poses, _ = kept(3)
     seen, _ = world._remembered(memory, poses, CAMERA)
     assert torch.equal(seen, read_memory(memory, poses, CAMERA))
+
+
+@pytest.mark.parametrize("entry", ["memory_reading", "prompts"])
+def test_a_card_with_a_word_that_is_none_is_refused_in_one_short_sentence(
+    memory_world: str, tmp_path: Path, entry: str
+) -> None:
+    tensors, card = next(Path(memory_world).glob("*.safetensors")), next(Path(memory_world).glob("*.json"))
+    (tmp_path / tensors.name).write_bytes(tensors.read_bytes())
+    said = json.loads(card.read_text())
+    said["world"][entry] = "x" * 5000
+    (tmp_path / card.name).write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=rf"unknown {entry} 'x+\.\.\.; valid are") as refused:
+        load_embedded(tmp_path)
+    assert len(str(refused.value)) < 1000

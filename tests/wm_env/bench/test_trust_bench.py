@@ -85,9 +85,12 @@ def test_a_world_without_a_twin_is_calibrated_on_the_ends_of_clips(pure_world: s
         calibrate(world, settings, command="", clips=clips[:2])
 
 
-def test_what_cannot_be_calibrated_is_refused(memory_world: str) -> None:
+def test_what_cannot_be_calibrated_is_refused(memory_world: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a renderer"):
         calibrate(TwinWorld(), FitSettings(samples=FEW), command="")
+    with pytest.raises(ValueError, match="is a renderer, what it shows is true: leave trust out"):
+        run("twin", TrustSettings(samples=FEW), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
     with pytest.raises(ValueError, match=r"12 of 12 samples are within 1000 grey levels"):
         calibrate(load_embedded(memory_world), FitSettings(samples=FEW, bound=1000.0, surprise=0), command="")
     for wrong in ({"scenes": 0}, {"steps": 0}, {"contexts": ("none", "none")}, {"contexts": ("spin",)}):

@@ -34,7 +34,7 @@ from wm_env.model.metrics.intervals import MIN_SCENES
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.surprise import levels
 from wm_env.model.surprise_null import SurpriseNull, fit_null
-from wm_env.model.trust_calibration import Calibration
+from wm_env.model.trust_calibration import Calibration, check_not_true
 from wm_env.model.trust_model import FOLDS, TrustModel, fit_trust
 from wm_env.model.world import World
 from wm_env.surprises import watch_films
@@ -85,8 +85,7 @@ def calibrate(
     samples are on one side of a bound.
     """
     spec = world.spec
-    if spec.sees_scene:
-        raise ValueError(f"world {spec.name!r} is a renderer: what it shows is true")
+    check_not_true(spec)
     if spec.weights_sha256 is None:
         raise ValueError(f"world {spec.name!r} names no weights (weights_sha256) to bind a calibration to")
     null, limit = None, None
