@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from of_imagination import imagined, renewed
 from written import Files, Report, band, bold, lines, listed, made, span
 
 SPLITS = ("val", "heldout")
@@ -267,7 +268,6 @@ def ten_turns(files: Files, digits: int) -> str:
 
 
 def fidelity(files: Files) -> dict[str, str]:
-    gate = files.fidelity("tiny")["splits"]["val"]["gain_over"]["repeat first frame"]["64"]["mean"]
     return {
         "machine": made(*(files.fidelity(world) for world in WORLDS)),
         "rows": fidelity_rows(files),
@@ -275,6 +275,8 @@ def fidelity(files: Files) -> dict[str, str]:
         "return": returns(files),
         "contact": contact(files),
         "contact-scenes": str(files.contact["settings"]["scenes"]),
+        "imagined": imagined(files, WORLDS),
+        "renewed": renewed(files),
         "goals": goals(files),
         "goals-scenes": str(files.goals["settings"]["scenes"]),
         "context-steps": span([row["ratio"] for row in files.context_steps["rows"]], 2),
@@ -283,7 +285,6 @@ def fidelity(files: Files) -> dict[str, str]:
         "turns": turns(files),
         "ten-turns": ten_turns(files, 1),
         "turn-scenes": str(files.turns["settings"]["scenes"]),
-        "over": f"{max(0.0, gate - 5):.1f}",
         "state-16": span(gains_at(files, "tiny", "ablate=gdn_state", "16"), 1),
         "state-away": span(forgets(files, "tiny"), 1, "-"),
     }

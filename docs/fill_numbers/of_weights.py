@@ -34,9 +34,17 @@ def autoencoder(files: Files) -> str:
     return lines(head, rows)
 
 
+def stages(files: Files) -> str:
+    """Return the table of the stages that `tiny`'s transformer went through."""
+    held = files("model/weights/tiny.json")["stages"]
+    rows = [[f"`{one['name']}`", str(one["steps"]), f"{one['seconds'] / 3600:.2f}"] for one in held]
+    hours = sum(one["seconds"] for one in held) / 3600
+    return lines(["stage", "steps", "core-hours"], [*rows, ["together", "", f"{hours:.1f}"]])
+
+
 def weights(files: Files) -> dict[str, str]:
     """Return the numbers of docs/training.md that cards hold, and those of the full turns."""
-    vivid = [part(files, world, "dit") for world in ("tiny-pure", "tiny")]
+    vivid = part(files, "tiny-pure", "dit")
     refiner = part(files, "tiny", "refiner")
     codec = part(files, "tiny", "vae")
     turned = files.turns["turns"]
@@ -47,8 +55,9 @@ def weights(files: Files) -> dict[str, str]:
         "autoencoder": autoencoder(files),
         "depth-off": f"{100 * codec['metrics']['depth_image']:.1f}%",
         "million": f"{codec['values'] / 1e6:.2f}",
-        "vivid-steps": " and ".join(dict.fromkeys(str(one["steps"]) for one in vivid)),
-        "vivid-minutes": " and ".join(f"{one['wall_seconds'] / 60:.0f}" for one in vivid),
+        "vivid-steps": str(vivid["steps"]),
+        "vivid-minutes": f"{vivid['wall_seconds'] / 60:.0f}",
+        "stages": stages(files),
         "refiner-steps": str(refiner["steps"]),
         "refiner-minutes": f"{refiner['wall_seconds'] / 60:.0f}",
     }
