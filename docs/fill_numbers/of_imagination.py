@@ -84,8 +84,8 @@ WANTED = (
 )
 
 
-# The `tiny` that shipped until 27 November 2026 (sha256 497155ab...), by `wm-env bench fidelity --world FOLDER`
-# in the hour in which the present one was measured, on the same machine; val, heldout, in the order of `WANTED`.
+# The `tiny` that shipped until 27 November 2026 (sha256 497155ab...), by `bench fidelity --world FOLDER` in
+# the hour in which the present one was measured, same machine; val, heldout, in the order of `WANTED`.
 BEFORE = (
     (0.588, 0.691),
     (0.705, 0.665),
@@ -113,7 +113,7 @@ def renewed(files: Files) -> str:
         rows.append(
             [one.told, *(", ".join(_written(x, one.digits) for x in values) for values in (before, now))]
         )
-    return lines(["frames 193-256, val and heldout", "before", "now"], rows)
+    return lines(["frames 198-256, val and heldout", "before", "now"], rows)
 
 
 def imagined(files: Files, worlds: tuple[str, ...]) -> str:
@@ -133,7 +133,7 @@ def imagined(files: Files, worlds: tuple[str, ...]) -> str:
             cells.append(f"{told} (**missed**)" if missed else told)
         other = one.found(found[worlds[0], "val"], OTHER)
         rows.append([one.told, one.gate, *cells, "" if other is None else _written(other, one.digits)])
-    return lines(["frames 193-256, val and heldout", "gate", *worlds, "another room, val"], rows)
+    return lines(["frames 198-256, val and heldout", "gate", *worlds, "another room, val"], rows)
 
 
 def _written(value: float | None, digits: int) -> str:
