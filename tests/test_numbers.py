@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,10 +47,13 @@ def test_every_marked_number_is_the_one_in_its_file() -> None:
 def test_a_number_changed_by_hand_is_found_and_filled_again(copy: Path) -> None:
     page = copy / "README.md"
     before = page.read_text()
-    page.write_text(before.replace("<!--=turn-->36<!--/-->", "<!--=turn-->37<!--/-->"))
+    true = re.search(r"<!--=turn-->(\d+)<!--/-->", before)
+    assert true is not None
+    wrong = str(int(true[1]) + 1)
+    page.write_text(before.replace(true[0], f"<!--=turn-->{wrong}<!--/-->"))
     done = fill("--folder", str(copy), "--check")
     assert done.returncode == 1
-    assert "README.md: turn: the page says '37', the files '36'" in done.stdout
+    assert f"README.md: turn: the page says '{wrong}', the files '{true[1]}'" in done.stdout
     assert fill("--folder", str(copy)).returncode == 0 and page.read_text() == before
 
 
