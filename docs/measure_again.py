@@ -124,6 +124,7 @@ NUMBERS: tuple[Measured, ...] = (
         "--out docs/reports/drift-tiny/60s",
         minutes=8,
     ),
+    Measured(file="docs/performance/scaling.json", command="docs/measure_scaling.py", minutes=20),
     Measured(file="docs/performance/agents.json", command="docs/measure_agents.py", minutes=35),
     Measured(
         file="docs/reports/transfer-quick/transfer.json",

@@ -108,7 +108,7 @@ PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "docs/performance/reliability.md": hardness,
     "docs/performance/distillation.md": student_numbers,
     "docs/reports/README.md": reports,
-    "docs/scaling.md": lambda files: growth(),
+    "docs/scaling.md": growth,
     "docs/glossary.md": lambda files: {"words": glossary.table()},
 }
 

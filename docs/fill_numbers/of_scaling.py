@@ -1,11 +1,11 @@
-"""What eight cards with a released world would need, counted from shapes: docs/scaling.md."""
+"""What Ray costs and brings, and what eight cards would need, counted from shapes: docs/scaling.md."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-from written import lines
+from written import Files, lines, made
 
 from wm_env.model.released.plan import (
     BUS,
@@ -65,8 +65,40 @@ def _one_slot(shapes: Shapes) -> Plan:
     return plan_of(WORLD, shapes, precision="bf16", offload=("text-blocks",), vram=CARD)
 
 
-def growth() -> dict[str, str]:
+def growth(files: Files) -> dict[str, str]:
     """Return the numbers of docs/scaling.md."""
+    found = files("docs/performance/scaling.json")
+    rates, fit, costs = found["steps_per_s"], found["model"], found["costs"]
+    kills, recorded = found["kills"], found["recorded"]
+    return {
+        "eight": eight_cards(),
+        "scaling-machine": made(found),
+        "rates": lines(
+            ["setting", "env steps/s", "of one local environment of 16"],
+            [[name, f"{rate:.1f}", f"{rate / rates['local x 16']:.2f}"] for name, rate in rates.items()],
+        ),
+        "one-worker": f"{100 * (1 - rates['1 workers x 16'] / rates['local x 16']):.0f}%",
+        "two-workers": f"{rates['2 workers x 8'] / rates['1 workers x 8']:.2f}",
+        "fit-a": f"{1000 * fit['a_s']:.0f}",
+        "fit-b": f"{1000 * fit['b_s']:.1f}",
+        "fit-told": f"{1000 * fit['told_s']:.0f}",
+        "fit-found": f"{1000 * fit['held_out_s']:.0f}",
+        "snapshot-mb": f"{costs['snapshot_bytes'] / 1e6:.1f}",
+        "snapshot-ms": f"{1000 * costs['snapshot_s']:.0f}",
+        "restore-ms": f"{1000 * costs['restore_s']:.0f}",
+        "answer-kb": f"{costs['answer_bytes'] / 1e3:.0f}",
+        "kills": f"{kills['equal']} of {kills['kills']}",
+        "kill-steps": str(kills["steps"]),
+        "wait": f"{kills['wait_s_median']:.1f}",
+        "wait-worst": f"{kills['wait_s_worst']:.1f}",
+        "load": f"{kills['load_s']:.1f}",
+        "recorded": f"{recorded['folders']} of {recorded['episodes']}",
+        "recorded-kills": str(recorded["kills"]),
+    }
+
+
+def eight_cards() -> str:
+    """Return the table of what eight cards with a released world would need."""
     kinds = {"without refiner": counted("none"), "with refiner": counted("ltx2")}
     rows = []
     for told, cell in (
@@ -85,4 +117,4 @@ def growth() -> dict[str, str]:
         ("  from all hosts to the driver", lambda c: f"{CARDS * c.slots * c.kept / LINK:.0f} s"),
     ):
         rows.append([told, *(cell(one) for one in kinds.values())])
-    return {"eight": lines([f"{CARDS} cards of {CARD:.0f} GiB", *kinds], rows)}
+    return lines([f"{CARDS} cards of {CARD:.0f} GiB", *kinds], rows)
