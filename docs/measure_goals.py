@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure_contact import true_surfaces
 from measuring import write
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from wm_env.model.embedded import load_embedded
 from wm_env.model.open_ground import open_ground
 from wm_env.model.scenes.free_space import distance_field
 from wm_env.model.scenes.paths import trajectory
-from wm_env.model.scenes.raycast import render
 from wm_env.model.state import select
 
 OUT = Path(__file__).parent / "performance" / "goals.json"
@@ -41,20 +41,17 @@ def measure() -> dict[str, Any]:
     spec = worlds["tiny"].spec
     seeds = range(SEED, SEED + SCENES)
     truth = walks(spec, split="val", seeds=seeds, keys=[trajectory("random_walk", 1, seed) for seed in seeds])
+    here = torch.eye(4).double().expand(SCENES, 1, 4, 4)
     rows = []
     for kind in ("none", "turn"):
         for name, world in worlds.items():
             chunk, state = world.begin(starts(world, truth, kind))
-            newest = Surfaces(chunk.depth[:, -1:], torch.eye(4).double().expand(SCENES, 1, 4, 4), _all(1))
+            newest = Surfaces(chunk.depth[:, -1:], here, torch.ones(SCENES, 1, dtype=torch.bool))
             kept = world.surfaces(state)
             seen = newest if kept is None else joined([newest, kept])
             rows.append({"depth": name, "context": kind, **scored(truth, grounds(seen, truth.intrinsics))})
         shown = context_frames(spec, truth, kind)[:, :: spec.frames_per_step]
-        c2w = torch.cat([shown, torch.eye(4).double().expand(SCENES, 1, 4, 4)], 1)
-        _, depth = render(
-            truth.scene, truth.start_c2w[:, None] @ c2w, truth.intrinsics, *truth.frames.shape[2:4]
-        )
-        seen = Surfaces(depth, c2w, _all(depth.shape[1]))
+        seen = true_surfaces(truth, torch.cat([shown, here], 1))
         rows.append({"depth": "true", "context": kind, **scored(truth, grounds(seen, truth.intrinsics))})
     rows.append({"depth": "anywhere", "context": "none", **scored(truth, [_anywhere()] * SCENES)})
     return {
@@ -67,10 +64,7 @@ def measure() -> dict[str, Any]:
 
 def grounds(seen: Surfaces, intrinsics: Tensor) -> list[Tensor]:
     """Return the places of every slot, as the task asks for them."""
-    return [
-        open_ground(Surfaces(*(leaf[[slot]] for leaf in seen)), intrinsics[[slot]], FAR)
-        for slot in range(SCENES)
-    ]
+    return [open_ground(select(seen, [slot]), intrinsics[[slot]], FAR) for slot in range(SCENES)]
 
 
 def scored(truth: Any, places: list[Tensor]) -> dict[str, Any]:
@@ -89,10 +83,6 @@ def scored(truth: Any, places: list[Tensor]) -> dict[str, Any]:
         "reached": sum(shares[RADIUS]) / max(1, len(shares[RADIUS])),
         "reached_slim": sum(shares[SLIM]) / max(1, len(shares[SLIM])),
     }
-
-
-def _all(pictures: int) -> Tensor:
-    return torch.ones(SCENES, pictures, dtype=torch.bool)
 
 
 def _anywhere() -> Tensor:

@@ -74,11 +74,16 @@ def obstacles(seen: Surfaces, camera: Tensor, intrinsics: Tensor) -> Obstacles:
     camera = camera.to(points)[:, None, None]
     down = points[..., 1] - camera[..., 1]  # y points down
     away = (points - camera)[..., [0, 2]].norm(dim=-1)
-    solid = (down < BELOW) & (down > -ABOVE) & (away < REACH) & seen.valid.to(points.device)[..., None]
+    solid = in_the_way(down) & (away < REACH) & seen.valid.to(points.device)[..., None]
     away = torch.where(solid, away, torch.inf).flatten(1)  # (B, S P), NaN and infinite depth drop out
     near = away.topk(min(MOST, away.shape[1]), dim=1, largest=False)
     flat = points[..., [0, 2]].flatten(1, 2).gather(1, near.indices[..., None].expand(-1, -1, 2))
     return Obstacles(flat, torch.isfinite(near.values))
+
+
+def in_the_way(down: Tensor) -> Tensor:
+    """Return whether things so many metres below a camera are where its body is: no floor, no ceiling."""
+    return (down < BELOW) & (down > -ABOVE)
 
 
 def points_of(seen: Surfaces, intrinsics: Tensor, side: int) -> Tensor:

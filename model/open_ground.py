@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wm_env.model.contact import ABOVE, BELOW, Surfaces, points_of
+from wm_env.model import contact
+from wm_env.model.contact import Surfaces, in_the_way, points_of
 
 CELL = 0.1  # metres
 MARGIN = 0.4  # metres from things; a body of 0.3 has to get there, and learned depth is some centimetres off
 BEGIN = 0.5  # metres around the camera that count as free: it stands there, and no picture shows its feet
 BINS = 120  # azimuths all around
 SIDE = 64  # pixels of a side that are looked at
-FEW = 48  # points near a place that are no noise, of the pictures of `SIDE`; as `wm_env.model.contact.FEW`
-_FEW = 2  # the nearest things of an azimuth that count for nothing: a single wrong pixel
+FEW = contact.FEW * (SIDE // contact.SIDE) ** 2  # points near a place that are no noise
+SPECKS = 2  # the nearest things of an azimuth that count for nothing: a single wrong pixel
 
 
 def open_ground(seen: Surfaces, intrinsics: Tensor, reach: float) -> Tensor:
@@ -44,7 +45,7 @@ def open_ground(seen: Surfaces, intrinsics: Tensor, reach: float) -> Tensor:
     points = points_of(seen, intrinsics, SIDE)[0].double().cpu()  # (S, P, 3)
     points = points[seen.valid[0].to(points.device)]
     eyes = seen.c2w[seen.valid][:, :3, 3].double().cpu()
-    body = (points[..., 1] < BELOW) & (points[..., 1] > -ABOVE) & torch.isfinite(points).all(-1)
+    body = in_the_way(points[..., 1]) & torch.isfinite(points).all(-1)
     free = torch.zeros_like(distance, dtype=torch.bool)
     for own, is_body, eye in zip(points, body, eyes, strict=True):
         free |= _free_in(own, is_body, eye, places)
@@ -74,8 +75,8 @@ def _free_in(points: Tensor, body: Tensor, eye: Tensor, places: Tensor) -> Tenso
         own = bins == azimuth
         things = away[own & body].sort().values
         shown = away[own][torch.isfinite(away[own])]
-        if len(things) > _FEW:
-            bound[azimuth] = things[_FEW]
+        if len(things) > SPECKS:
+            bound[azimuth] = things[SPECKS]
         elif len(shown):
             bound[azimuth] = shown.max()
     to_place = places - eye

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from of_imagination import imagined, renewed
-from written import Files, Report, band, bold, lines, listed, made, span
+from written import SPLITS, Files, Report, band, bold, lines, listed, made, span
 
-SPLITS = ("val", "heldout")
 HORIZONS = ("4", "16", "64")
 WORLDS = ("tiny", "tiny-pure")
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from written import Files, lines
+from written import SPLITS, Files, lines, listed
 
-SPLITS = ("val", "heldout")
 OTHER = "true, another walk"
 
 
 class Wanted(NamedTuple):
-    """A measure: its words, its gate in words and as a test, and where a report has it (of a row)."""
+    """A measure: its words, where a report has it (of a row), and its gate, from `least` to `most`."""
 
     told: str
-    gate: str
-    met: Callable[[float], bool]
     found: Callable[[Any, str], float | None]
+    least: float | None = None
+    most: float | None = None
     digits: int = 2
+
+    @property
+    def gate(self) -> str:
+        if self.least is None:
+            return "" if self.most is None else f"<= {self.most:g}"
+        return f">= {self.least:g}" if self.most is None else f"{self.least:g}-{self.most:g}"
+
+    def met(self, value: float | None) -> bool:
+        """Return whether a value is within the gate; without a gate any is."""
+        if self.gate == "":
+            return True
+        low, high = self.least, self.most
+        return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
 def _looks(statistic: str) -> Callable[[Any, str], float | None]:
@@ -51,36 +63,20 @@ def _own(*path: str) -> Callable[[Any, str], float | None]:
 
 
 WANTED = (
-    Wanted("contrast, of the truth's", "0.85-1.15", lambda x: 0.85 <= x <= 1.15, _looks("contrast")),
-    Wanted("saturation", "0.85-1.15", lambda x: 0.85 <= x <= 1.15, _looks("saturation")),
-    *(
-        Wanted(
-            f"gradient energy, every {scale}",
-            "0.7-1.3",
-            lambda x: 0.7 <= x <= 1.3,
-            _looks(f"gradient at {n}"),
-        )
-        for n, scale in ((1, "pixel"), (2, "second pixel"), (4, "fourth pixel"))
-    ),
-    Wanted("energy on the token grid", "<= 1.2", lambda x: x <= 1.2, _looks("token grid")),
-    Wanted(
-        "floor and ceiling in place, of the truth's share, above the template's",
-        ">= 0.8",
-        lambda x: x >= 0.8,
-        _own("in_place"),
-    ),
-    Wanted("Frechet distance", "", lambda x: True, _table("frechet"), 0),
-    Wanted("told from true frames", "<= 0.9", lambda x: x <= 0.9, _table("told_apart")),
-    Wanted("step unexplained by the commanded motion", "", lambda x: True, _table("geometry")),
-    Wanted("PSNR on seen pixels, frame 16", "", lambda x: True, _seen("16"), 1),
-    Wanted("PSNR on seen pixels, frame 64", "", lambda x: True, _seen("64"), 1),
-    Wanted("32 steps without a command, dB", ">= 36", lambda x: x >= 36, _own("standing", "psnr", "32"), 1),
-    Wanted(
-        "prompt events that show, told after 32 steps",
-        ">= 0.8",
-        lambda x: x >= 0.8,
-        _own("standing", "events", "after 32 steps"),
-    ),
+    Wanted("contrast, of the truth's", _looks("contrast"), 0.85, 1.15),
+    Wanted("saturation", _looks("saturation"), 0.85, 1.15),
+    Wanted("gradient energy, every pixel", _looks("gradient at 1"), 0.7, 1.3),
+    Wanted("gradient energy, every second pixel", _looks("gradient at 2"), 0.7, 1.3),
+    Wanted("gradient energy, every fourth pixel", _looks("gradient at 4"), 0.7, 1.3),
+    Wanted("energy on the token grid", _looks("token grid"), most=1.2),
+    Wanted("floor and ceiling in place, of the truth's share, above the template's", _own("in_place"), 0.8),
+    Wanted("Frechet distance", _table("frechet"), digits=0),
+    Wanted("told from true frames", _table("told_apart"), most=0.9),
+    Wanted("step unexplained by the commanded motion", _table("geometry")),
+    Wanted("PSNR on seen pixels, frame 16", _seen("16"), digits=1),
+    Wanted("PSNR on seen pixels, frame 64", _seen("64"), digits=1),
+    Wanted("32 steps without a command, dB", _own("standing", "psnr", "32"), 36, digits=1),
+    Wanted("prompt events that show, told after 32 steps", _own("standing", "events", "after 32 steps"), 0.8),
 )
 
 
@@ -110,9 +106,7 @@ def renewed(files: Files) -> str:
     rows = []
     for one, before in zip(WANTED, BEFORE, strict=True):
         now = [one.found(found[split], "tiny") for split in SPLITS]
-        rows.append(
-            [one.told, *(", ".join(_written(x, one.digits) for x in values) for values in (before, now))]
-        )
+        rows.append([one.told, *(listed(values, one.digits) for values in (before, now))])
     return lines(["frames 198-256, val and heldout", "before", "now"], rows)
 
 
@@ -128,13 +122,8 @@ def imagined(files: Files, worlds: tuple[str, ...]) -> str:
         cells = []
         for world in worlds:
             values = [one.found(found[world, split], world) for split in SPLITS]
-            told = ", ".join(_written(value, one.digits) for value in values)
-            missed = one.gate and not all(value is not None and one.met(value) for value in values)
-            cells.append(f"{told} (**missed**)" if missed else told)
+            told = listed(values, one.digits)
+            cells.append(told if all(map(one.met, values)) else f"{told} (**missed**)")
         other = one.found(found[worlds[0], "val"], OTHER)
-        rows.append([one.told, one.gate, *cells, "" if other is None else _written(other, one.digits)])
+        rows.append([one.told, one.gate, *cells, "" if other is None else listed([other], one.digits)])
     return lines(["frames 198-256, val and heldout", "gate", *worlds, "another room, val"], rows)
-
-
-def _written(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -12,13 +12,10 @@ from wm_env.model.released.plan import (
     DECODE_ACTIVATIONS,
     GIB,
     RESERVED,
-    VAE_STATE_BYTES,
-    Plan,
-    Shapes,
     plan_of,
     shapes_of,
+    slot_bytes,
 )
-from wm_env.model.released.sizes import refiner_memory, stage1_state
 
 WORLD, CARDS, CARD = "sana-wm-streaming", 8, 80.0  # CARD: GiB
 LINK = 1.25e9  # bytes per second of a network of 10 Gbit/s
@@ -39,12 +36,9 @@ class Counted(NamedTuple):
 def counted(refiner: str) -> Counted:
     """Return what a card of `CARD` GiB holds of a released world with a refiner, "none" or "ltx2"."""
     shapes = shapes_of(WORLD, refiner)
-    kept, added = stage1_state(shapes.dit, shapes.grid, shapes.width)
-    kept, working = kept + VAE_STATE_BYTES, kept + added + 2 * VAE_STATE_BYTES
-    if shapes.refiner is not None:
-        memory, more = refiner_memory(shapes.refiner, shapes.grid, shapes.width)
-        kept, working = kept + memory, working + memory + more
-    one = _one_slot(shapes)
+    kept, working = slot_bytes(WORLD, shapes)
+    # one slot, whose text encoder visits block by block: prompts change seldom
+    one = plan_of(WORLD, shapes, precision="bf16", offload=("text-blocks",), vram=CARD)
     assert one.seconds is not None
     free = CARD * (1 - RESERVED) - one.resident + working / GIB
     slots = 0
@@ -58,11 +52,6 @@ def counted(refiner: str) -> Counted:
         math.prod(shapes.frame_size) * 3,
         shapes.dit.chunk_frames * shapes.dit.temporal_stride,
     )
-
-
-def _one_slot(shapes: Shapes) -> Plan:
-    """Return the plan of one slot whose text encoder visits block by block: prompts change seldom."""
-    return plan_of(WORLD, shapes, precision="bf16", offload=("text-blocks",), vram=CARD)
 
 
 def growth(files: Files) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Report = Mapping[str, Any]
+SPLITS = ("val", "heldout")
 
 
 class Files:

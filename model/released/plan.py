@@ -172,14 +172,29 @@ def _ways(world: str) -> Iterator[tuple[str, int, str, tuple[Offload, ...]]]:
         yield "none", HISTORIES[0], precision, (text, *vae, *one)
 
 
+def slot_bytes(world: str, shapes: Shapes) -> tuple[float, float]:
+    """Return the bytes of a slot's state, and of the old and the new one that a step holds."""
+    whole, new = stage1_state(shapes.dit, shapes.grid, shapes.width)
+    halves, vae = _halves(world), VAE_STATE_BYTES * shapes.area
+    kept, stepping = halves * whole + vae, halves * (whole + new) + 2 * vae
+    if shapes.refiner is None:
+        return kept, stepping
+    memory, added = refiner_memory(shapes.refiner, shapes.grid, shapes.width)
+    return kept + memory, stepping + memory + added
+
+
+def _halves(world: str) -> int:
+    """Return how many calls a guided step makes where another makes one."""
+    return 2 if sampler_of(RELEASED[world]).guidance != 1.0 else 1
+
+
 def plan_of(
     world: str, shapes: Shapes, *, precision: str, offload: tuple[Offload, ...], vram: float = 24.0
 ) -> Plan:
     """Return what one way to run a pipeline of given sizes needs."""
     kinds, area = precisions(precision), shapes.area
     steps = world in STEPPABLE and shapes.dit.window_chunks is not None  # else it draws whole clips
-    guided = sampler_of(RELEASED[world]).guidance != 1.0
-    halves = 2 if guided else 1
+    halves = _halves(world)
     dit = stage1_weights(shapes.dit, kinds["stage1"], shapes.width)
     resident, host, moved, compute = 0.0, 0.0, 0.0, 0.0
     seconds, visits = 0.0, []
@@ -199,8 +214,7 @@ def plan_of(
     seconds += max(operations / rate, bus / BUS)
     moved += bus
     if steps:  # a step holds the old state and the new one
-        whole, new = stage1_state(shapes.dit, shapes.grid, shapes.width)
-        resident += halves * (whole + new) + 2 * VAE_STATE_BYTES * area
+        resident += slot_bytes(world, shapes)[1]
         visits.append(STAGE1_ACTIVATIONS * area)
     else:  # a whole clip has no state but all its tokens at once
         visits.append(STAGE1_ACTIVATIONS * area * LATENTS / 4)
@@ -221,8 +235,6 @@ def plan_of(
     if shapes.refiner is not None:
         texts.append(GEMMA3)
         network = refiner_weights(shapes.refiner, kinds["refiner"], shapes.width)
-        memory, added = refiner_memory(shapes.refiner, shapes.grid, shapes.width)
-        resident += memory + added if steps else 0
         work = REFINER_CALLS * refiner_operations(shapes.refiner, shapes.grid, 3, REFINER_PROMPT)
         compute += work
         if "refiner-blocks" in offload:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_env.model.contact import Surfaces
 from wm_env.model.open_ground import BEGIN, open_ground
 from wm_env.model.scenes.free_space import DistanceField, distance_field, is_free
 from wm_env.model.scenes.paths import EYE_HEIGHT
@@ -159,8 +158,7 @@ def _open_places(context: TaskContext, slot: int, far: float) -> Tensor:
     """Return the places `(n, 3)` relative to the newest pose that a world's own depth shows to be open."""
     if context.surfaces is None:
         return torch.zeros(0, 3, dtype=torch.float64)
-    own = Surfaces(*(leaf[slot : slot + 1] for leaf in context.surfaces))
-    return open_ground(own, context.intrinsics[slot : slot + 1], far)
+    return open_ground(select(context.surfaces, [slot]), context.intrinsics[slot : slot + 1], far)
 
 
 def _reachable(field: DistanceField, scene: Any, generator: np.random.Generator) -> Tensor:
