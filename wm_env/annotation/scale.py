@@ -1,6 +1,7 @@
 """Metres in a unit of the poses: from one thing that is known about the place, or from a depth network.
 
-known distance   metres / |P_2 - P_1|, both points where pixels of one frame meet the points around them
+known distance   metres / |P_2 - P_1|, both points where a patch around a pixel looks alike in all frames
+                 (`wm_env.annotation.sweep`); where that is not clear, on a plane through the points nearby
 camera height    metres / median height of the cameras over the floor, the lowest level plane
 path length      metres / length of the path
 depth            median over frames of the median ratio of predicted depth to depth of the points, with a
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from wm_env.annotation.structure import sound
+from wm_env.annotation.sweep import inverse_depth_at
 from wm_env.annotation.values import Scale, Structure, Track
 from wm_env.context_check import depth_network
 from wm_env.model.data.recorded import shrink
@@ -25,6 +27,7 @@ from wm_env.model.intrinsics import cover_crop
 from wm_env.model.storage.facts import number, shown
 
 NEAR = 12  # points around a pixel
+BEYOND = 1.5  # times nearer than the nearest points, or farther: where a pixel may be
 WITHIN = 0.006  # of the width: error of points that are trusted
 DEPTH_FRAMES = 16  # that a depth network looks at
 LEVEL_DEG = 5.0  # a floor is at most so steep against what the cameras hold for down
@@ -136,7 +139,7 @@ def scale_of(
             raise ValueError(f"no scale: frame {source.frame:g} of the film, where a distance is known, is "
                              "not in this clip")  # fmt: skip
         ends = [
-            place_of(np.array(pixel) * shrunk_by, row, track, structure, frames.shape[2])
+            place_of(np.array(pixel) * shrunk_by, row, track, structure, frames)
             for pixel in ((source.u1, source.v1), (source.u2, source.v2))
         ]
         return Scale(source.metres / float(np.linalg.norm(ends[1] - ends[0])), None, None, "known distance")
@@ -195,13 +198,34 @@ def depth_scale(
     return Scale(float(np.median(found)), float(low), float(high), name)
 
 
-def place_of(pixel: np.ndarray, row: int, track: Track, structure: Structure, width: int) -> np.ndarray:
+def place_of(
+    pixel: np.ndarray, row: int, track: Track, structure: Structure, frames: np.ndarray
+) -> np.ndarray:
     """Return the point `(3,)`, unit of the track, that a pixel `(2,)` of a frame shows.
 
-    The inverse depth of a plane is affine in the pixel; it is fitted to the points seen around it, near ones
-    and those that agree weighing most. Raises `ValueError` where too few are near.
+    frames: uint8 `(n, h, w, 3)`, those of the track. Raises `ValueError` where neither the picture nor points
+    nearby tell how far it is.
     """
-    own = sound(structure, WITHIN * width) & (structure.row == row)
+    good = sound(structure, WITHIN * frames.shape[2])
+    inverse = None
+    if good.any():
+        near, far = np.percentile(structure.depth[good], [1, 99])
+        inverse = inverse_depth_at(pixel, row, track, frames, near / BEYOND, far * BEYOND)
+    if inverse is None:
+        inverse = _inverse_nearby(pixel, row, structure, good, frames.shape[2])
+    fx, fy, cx, cy = track.intrinsics[row]
+    ray = np.array([(pixel[0] - cx) / fx, (pixel[1] - cy) / fy, 1.0])
+    place: np.ndarray = track.c2w[row, :3, :3] @ (ray / inverse) + track.c2w[row, :3, 3]
+    return place
+
+
+def _inverse_nearby(pixel: np.ndarray, row: int, structure: Structure, good: np.ndarray, width: int) -> float:
+    """Return the inverse depth at a pixel of a plane through points that the frame shows around it.
+
+    The inverse depth of a plane is affine in the pixel; it is fitted to the points, near ones and those that
+    agree weighing most. Raises `ValueError` where too few are near.
+    """
+    own = good & (structure.row == row)
     uv, inverse = structure.uv[own], 1 / structure.depth[own]
     away = np.linalg.norm(uv - pixel, axis=1)
     nearest = np.argsort(away)[:NEAR]
@@ -218,12 +242,9 @@ def place_of(pixel: np.ndarray, row: int, track: Track, structure: Structure, wi
         fit = np.linalg.solve((flat.T * weight) @ flat + ridge, (flat.T * weight) @ inverse[nearest])
         off = np.abs(flat @ fit - inverse[nearest]) / np.abs(inverse[nearest])
         weight = near / (1 + (off / 0.03) ** 2)
-    fx, fy, cx, cy = track.intrinsics[row]
-    ray = np.array([(pixel[0] - cx) / fx, (pixel[1] - cy) / fy, 1.0])
     if fit[0] <= 0:
         raise ValueError(f"no scale: the depth at pixel {pixel[0]:.0f}, {pixel[1]:.0f} cannot be told")
-    place: np.ndarray = track.c2w[row, :3, :3] @ (ray / fit[0]) + track.c2w[row, :3, 3]
-    return place
+    return float(fit[0])
 
 
 def camera_height(track: Track, structure: Structure) -> float:
