@@ -1,18 +1,19 @@
 """How unexpected true frames are to a world, chunk by chunk, given all before and the camera's motion.
 
-The true chunk's latent x0 is noised to every level s of the world's own sampler, with noise that is a
-function of the chunk's number alone, and the network is asked for the velocity, as it is when it draws:
+The true chunk's latent x0 is noised to the upper levels s of the world's own sampler (`levels`), with
+`DRAWS` noises eps_i that are functions of the chunk's number alone, and the network is asked for the
+velocity, as it is when it draws:
 
-    x_s = (1 - s) x0 + s eps,      e(token, s) = s^2 mean_c |v(x_s, s | past, camera) - (eps - x0)|^2,
+    x_s = (1 - s) x0 + s eps_i,              m_i(c) = s (v(x_s, s | past, camera) - (eps_i - x0)),
+    e(token, s) = mean_c mean_i m_i(c)^2,    a(token, s) = mean_c var_i m_i(c).
 
-which is the squared error of the clean latent that it would go to, averaged over `DRAWS` noises. Then the
-chunk is committed as it is. `wm_env.model.surprise_null` makes a number of the errors: how many standard
-deviations more than where nothing strange happens. Legend: `B` clips, `S` noise levels, `N` tokens.
+e is the squared error of the clean latent that it would go to; a is how far its draws are apart, which is
+what it thinks of its own error: large where it has to invent. Then the chunk is committed as it is.
+`wm_env.model.surprise_null` makes a number of both: how many standard deviations more than where nothing
+strange happens. Legend: `B` clips, `S` noise levels, `D` draws, `N` tokens.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,25 +23,18 @@ from wm_env.model.rollout import LearnedWorld
 from wm_env.model.rollout_state import ChunkInput, RolloutState, chunk_noise
 from wm_env.model.signals import detail, per_cell
 from wm_env.model.state import tree_map
+from wm_env.model.surprise_null import Watched
 
-DRAWS = 2
+DRAWS = 4
+LEAST_NOISE = 0.5  # below, the latent itself tells what the past should have told
 SEED = 7  # of the noise, the same for every clip
-
-
-class ChunkErrors(NamedTuple):
-    """Denoising errors `(B, S, N)` of one true chunk, and of its tokens unseen (0 without a point memory) and
-    detail, `(B, N)`."""
-
-    errors: Tensor
-    unseen: Tensor
-    detail: Tensor
 
 
 @torch.inference_mode()
 def watch_chunk(
     world: LearnedWorld, state: RolloutState, frames: Tensor, c2w: Tensor
-) -> tuple[ChunkErrors, RolloutState]:
-    """Return the errors of a true chunk, and the state with it committed.
+) -> tuple[Watched[Tensor], RolloutState]:
+    """Return what is seen of a true chunk, errors `(B, S, N)`, and the state with it committed.
 
     frames uint8 `(B, K, h, w, 3)`, seen from poses c2w `(B, K, 4, 4)` relative to the start.
     """
@@ -68,16 +62,17 @@ def watch_chunk(
         velocity, _ = world.dit(
             noisy, 1000 * sigma[:, None], given.text, given.camera, past, memory=given.memory
         )
-    missed = s * (velocity.float() - (noise - given.latent))
-    error = missed.square().mean(1)[:, 0].unflatten(0, (len(sigmas), DRAWS, batch)).mean(1)  # (S, B, h, w)
+    missed = (s * (velocity.float() - (noise - given.latent)))[:, :, 0].flatten(2)
+    missed = missed.unflatten(0, (len(sigmas), DRAWS, batch)).movedim(2, 0)  # (B, S, D, C, N)
+    error, apart = missed.square().mean((2, 3)), missed.var(2).mean(2)  # (B, S, N)
     newest = from_uint8(frames[:, -1].to(world.device)).movedim(-1, 1)
     told = detail(newest).flatten(1)
     unseen = torch.zeros_like(told)
     if view.warped is not None:
         unseen = 1 - per_cell(view.warped[:, -1, 4]).flatten(1)
-    return ChunkErrors(error.flatten(2).movedim(0, 1).cpu(), unseen.cpu(), told.cpu()), after
+    return Watched(error.cpu(), apart.cpu(), unseen.cpu(), told.cpu()), after
 
 
 def levels(world: LearnedWorld) -> tuple[float, ...]:
-    """Return the noise levels that a world's sampler calls its network at."""
-    return tuple(world.sampler.sigmas[:-1])
+    """Return the noise levels, from `LEAST_NOISE` on, that a world's sampler calls its network at."""
+    return tuple(sigma for sigma in world.sampler.sigmas[:-1] if sigma >= LEAST_NOISE)

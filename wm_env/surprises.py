@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from wm_env.model.data.posed_clip import PosedClip
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.isolation import undisturbed
 from wm_env.model.rollout import LearnedWorld
-from wm_env.model.surprise import ChunkErrors, levels, watch_chunk
-from wm_env.model.surprise_null import SurpriseNull
+from wm_env.model.surprise import levels, watch_chunk
+from wm_env.model.surprise_null import SurpriseNull, Watched
 from wm_env.model.trust_calibration import command, find_calibration
 from wm_env.model.world import Start, World
 from wm_env.worlds import resolve_world
@@ -41,14 +41,6 @@ class Surprise:
     def most(self) -> int:
         """Number of the most surprising chunk."""
         return int(self.chunks.argmax())
-
-
-class Seen(NamedTuple):
-    """errors `(B, n, S, N)`, unseen and detail `(B, n, N)` of the chunks of films, as `ChunkErrors`."""
-
-    errors: np.ndarray
-    unseen: np.ndarray
-    detail: np.ndarray
 
 
 @undisturbed()
@@ -106,11 +98,11 @@ def learned(world: World) -> LearnedWorld:
     return world
 
 
-def told(null: SurpriseNull, world: LearnedWorld, seen: Seen, frames: np.ndarray) -> Surprise:
+def told(null: SurpriseNull, world: LearnedWorld, seen: Watched[np.ndarray], frames: np.ndarray) -> Surprise:
     """Return the surprise of one film `(1, n, ...)`; `ValueError` where the null is of another sampler."""
     check_levels(null, world)
-    chunks = null.surprise(seen.errors, seen.unseen, seen.detail)[0]
-    tokens = null.tokens(seen.errors, seen.unseen, seen.detail)[0].mean(-2)  # (n, N)
+    chunks = null.surprise(seen)[0]
+    tokens = null.tokens(seen)[0].mean(-2)  # (n, N)
     assert world.spec.latent_shape is not None
     _, rows, columns = world.spec.latent_shape
     return Surprise(
@@ -136,7 +128,7 @@ def watch_films(
     frames: Tensor,
     c2w: Tensor,
     progress: Callable[[int, int], None] = _silent,
-) -> Seen:
+) -> Watched[np.ndarray]:
     """Return the errors of all chunks of films: frames uint8 `(B, 1 + K n, h, w, 3)`.
 
     c2w `(B, 1 + K n, 4, 4)`: relative to the first, which is the start.
@@ -151,15 +143,15 @@ def watch_on(
     frames: Tensor,
     c2w: Tensor,
     progress: Callable[[int, int], None] = _silent,
-) -> tuple[Seen, Any]:
+) -> tuple[Watched[np.ndarray], Any]:
     """Return the same from a state onwards, frame 0 left out, and the state after it."""
     step = world.spec.frames_per_step
     total = (frames.shape[1] - 1) // step
-    found: list[ChunkErrors] = []
+    found: list[Watched[Tensor]] = []
     for chunk in range(total):
         progress(chunk, total)
         part = slice(1 + chunk * step, 1 + (chunk + 1) * step)
-        errors, state = watch_chunk(world, state, frames[:, part], c2w[:, part])
-        found.append(errors)
+        seen, state = watch_chunk(world, state, frames[:, part], c2w[:, part])
+        found.append(seen)
     parts = (torch.stack(part, dim=1) for part in zip(*found, strict=True))
-    return Seen(*(part.double().numpy() for part in parts)), state
+    return Watched(*(part.double().numpy() for part in parts)), state

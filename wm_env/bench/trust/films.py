@@ -38,7 +38,7 @@ def surprise_of_pairs(
         for name in ("control", "event"):
             films: Tensor = torch.stack([one.control if name == "control" else one.event for one in part])
             seen, _ = watch_on(world, state, films, c2w)
-            surprise = null.surprise(seen.errors, seen.unseen, seen.detail)  # (B, n)
+            surprise = null.surprise(seen)  # (B, n)
             told[name] += [
                 float(np.max(row[one.chunk : one.chunk + LOOKED_AT]))
                 for row, one in zip(surprise, part, strict=True)

@@ -203,7 +203,7 @@ def null_of(world: LearnedWorld, truth: Walks, context: str, tick: Callable[[int
         tick(len(truth.prompts))
 
     seen = watch_films(world, starts(world, truth, context), truth.frames, truth.c2w, counted)
-    return fit_null(levels(world), seen.errors, seen.unseen, seen.detail)
+    return fit_null(levels(world), seen)
 
 
 def _of_clips(world: World, clips: Sequence[Path], settings: FitSettings, progress: Progress) -> Samples:
