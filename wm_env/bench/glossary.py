@@ -32,6 +32,7 @@ TERMS = {
     "GDN memory": "The key-value matrices of Gated DeltaNet, all that those blocks keep of the past.",
     "H50, useful horizon": "Start of the first bin with a skill below 0.5; the median over walks.",
     "half-life": "Time after which the memory of a view is worth half as many dB.",
+    "known view": "One of which the start picture or the context has shown 60% or more.",
     "latency": "Frames by which the picture's motion follows the command.",
     "look-away": "The camera turns away and back: how well the view returns, against the truth and itself.",
     "loop closure": "How far the last pose of a closed path is from the first.",

@@ -45,6 +45,14 @@ def seen_by_walk(spec: WorldSpec, truth: Walks, frame: int) -> Tensor:
     return _seen_by(truth, truth.c2w[:, earlier], truth.depth[:, earlier], torch.tensor([frame]))[:, 0]
 
 
+def share_shown(spec: WorldSpec, truth: Walks, kind: str, frames: Tensor) -> Tensor:
+    """Return the share of each of the walks' `frames` `(N,)` that the context has shown: `(B, N)` float64.
+
+    As `seen_before`; what the walk itself has shown since a world has drawn, rightly or not.
+    """
+    return seen_before(spec, truth, kind, frames).double().mean((2, 3))
+
+
 def _seen_by(truth: Walks, poses: Tensor, shown: Tensor, frames: Tensor) -> Tensor:
     """Return the same from poses `(B, S, 4, 4)` where the depth is `shown` `(B, S, h, w)`."""
     height, width = truth.depth.shape[-2:]

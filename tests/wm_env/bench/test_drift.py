@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wm_env.bench.drift.clip_metrics import pose_scores
 from wm_env.bench.drift.columns import APP, FREEZE, GEO, PSNR, ROTATION
 from wm_env.bench.drift.pose_estimate import Gate, blurred, noisy
 from wm_env.bench.drift.report import Scores
@@ -150,6 +151,19 @@ def test_spread_scenes_walk_one_trajectory_each_and_count_once(tmp_path: Path) -
         DriftSettings(trajectories=("forward", "idle"), scenes=1, spread=True)
 
 
+def test_errors_of_known_views_are_those_of_frames_that_were_shown() -> None:
+    yaw = torch.zeros(13, 6, dtype=torch.float64)
+    yaw[:, 4] = torch.linspace(0, 1.2, 13)  # radians: sample m is off by 0.1 m
+    still = torch.eye(4, dtype=torch.float64).expand(13, 4, 4)
+    shown = np.array([1.0] + 6 * [0.8, 0.2])  # of bin k: known is the former of its two samples
+    lost = np.zeros(13, dtype=bool)
+    lost[3] = True
+    found = pose_scores(still, se3_exp(yaw), np.arange(0, 97, 8), 96, 6, lost, shown)
+    wanted = np.degrees([0.1, np.nan, 0.5, 0.7, 0.9, 1.1])
+    np.testing.assert_allclose(found["known"]["rot_err_deg"], wanted, atol=1e-9)
+    np.testing.assert_allclose(found["first"]["rot_err_deg"][2], np.degrees(0.55), atol=1e-9)
+
+
 def run(*words: str) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["bench", "drift", *words])
@@ -177,6 +191,7 @@ def test_the_command_writes_the_agreed_json_and_a_page_that_needs_nothing_else(t
         assert max(found) < 1e-6
         static = [cell["rot_err_deg"] for cell in report["baselines"]["repeat first frame"]]
         assert static[-1] > 50  # a camera that stays, against one that turns
+        assert {cell["rot_err_deg_known"] for cell in report["bins"]} == {None}  # it turns away at once
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert 'src="http' not in page

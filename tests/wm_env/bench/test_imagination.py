@@ -16,7 +16,7 @@ from wm_env.bench.fidelity.figure import BETWEEN, GAP, walks_figure
 from wm_env.bench.fidelity.imagination import FIRST, OTHER, TEMPLATE, TRUE, WRONG, imagined, structure
 from wm_env.bench.fidelity.imagination_report import Imagination, imagination, imagination_lines
 from wm_env.bench.fidelity.standing import choose_event, standing, standing_steps
-from wm_env.bench.seen import seen_by_walk
+from wm_env.bench.seen import seen_by_walk, share_shown
 from wm_env.bench.walks import Rolled, Walks, no_steps, walks
 from wm_env.model.judge.network import load_judge
 from wm_env.model.metrics.told_apart import telling_accuracy
@@ -92,6 +92,9 @@ def test_a_view_that_came_before_is_seen_and_a_new_one_is_not(measured: Any) -> 
     walked = walks(TWIN_SPEC, split="val", seeds=[3], keys=[["d"] * 6 + ["a"] * 6])  # aside and back
     share = {frame: float(seen_by_walk(TWIN_SPEC, walked, frame).double().mean()) for frame in (4, 24, 48)}
     assert share[48] > 0.98 and share[4] < 0.9 and share[24] < 0.9
+    told = share_shown(TWIN_SPEC, walked, "none", torch.tensor([1, 24, 48]))
+    assert told[0, 0] > 0.8 and told[0, 1] < share[24] and told[0, 2] > 0.98
+    assert share_shown(TWIN_SPEC, walked, "turn", torch.tensor([24])).item() > 0.9 > share[24]
     start = seen_by_walk(TWIN_SPEC, walked, 1)  # hardly turned: all but a stripe
     assert 0.8 < float(start.double().mean()) < 1
 

@@ -22,6 +22,7 @@ from wm_env.model.metrics.motion import motion_energy, seam
 STATISTICS_EVERY = 3  # frames between samples; not the chunk length, whose seams would be all one saw
 ENDS = 0.15  # share of the frames at either end that start-end contrast compares
 LATEST = 12  # frames, the longest latency looked for
+KNOWN = 0.6  # share of a view, from which on a world that was shown it knows what to draw
 
 
 def appearance_scores(frames: Tensor, bins: int, chunk: int) -> dict[str, Any]:
@@ -94,20 +95,34 @@ def revisit_scores(frames: Tensor, truth: Tensor | None, c2w: Tensor, fps: int) 
 
 
 def pose_scores(
-    commanded: Tensor, realised: Tensor, frames: np.ndarray, total: int, bins: int, lost: np.ndarray
+    commanded: Tensor,
+    realised: Tensor,
+    frames: np.ndarray,
+    total: int,
+    bins: int,
+    lost: np.ndarray,
+    shown: np.ndarray,
 ) -> dict[str, Any]:
     """Return RotErr, TransErr and CamMC per bin, unaligned (`first`) and aligned as published (`upstream`).
 
     commanded, realised: `(m, 4, 4)` poses of the sampled frames `(m,)`, frame 0 first, out of `total`.
-    lost: `(m,)` bool, samples without an estimate; they count in `lost_share` alone. `relative`: error of
-    the motion from one sample to the next, in degrees and metres.
+    lost: `(m,)` bool, samples without an estimate; they count in `lost_share` alone. shown: `(m,)`, share
+    of the true view that the world was shown before the walk; `known` has the unaligned errors where that is
+    at least `KNOWN`.
+    `relative`: error of the motion from one sample to the next, in degrees and metres.
     """
     where = bin_of(total, bins)[frames[1:] - 1]
     out: dict[str, Any] = {}
     for mode in ("first", "upstream"):
         errors = pose_errors(commanded, realised, mode)
         names = zip(("rot_err_deg", "trans_err", "cammc"), errors, strict=True)
-        out[mode] = {name: bin_means(_known(value, lost)[1:], where, bins) for name, value in names}
+        found = {name: _known(value, lost)[1:] for name, value in names}
+        out[mode] = {name: bin_means(value, where, bins) for name, value in found.items()}
+        if mode == "first":
+            out["known"] = {
+                name: bin_means(np.where(shown[1:] >= KNOWN, value, np.nan), where, bins)
+                for name, value in found.items()
+            }
     step_true = torch.linalg.inv(commanded[:-1]) @ commanded[1:]
     step_real = torch.linalg.inv(realised[:-1]) @ realised[1:]
     relative = frame_errors(step_true, step_real)

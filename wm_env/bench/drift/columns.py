@@ -223,6 +223,17 @@ TRANSLATION = Column(
     name="trans_err", label="translation error", unit="m", path=("pose", "first", "trans_err"),
     needs="poses", heading="Translation error (m), unaligned",
 )  # fmt: skip
+ROTATION_KNOWN = Column(
+    name="rot_err_deg_known", label="rotation error, known views", unit="deg",
+    path=("pose", "known", "rot_err_deg"), needs="poses", since="0.2", follows=True,
+    heading="Rotation error (deg), unaligned, of known views",
+    note="60% of the true view, or more, was shown before the walk; empty where no view was.",
+)  # fmt: skip
+TRANSLATION_KNOWN = Column(
+    name="trans_err_known", label="translation error, known views", unit="m",
+    path=("pose", "known", "trans_err"), needs="poses", since="0.2", follows=True,
+    heading="Translation error (m), unaligned, of known views",
+)  # fmt: skip
 LOST = Column(
     name="lost_share",
     label="frames lost to the estimator",
@@ -253,6 +264,8 @@ COLUMNS: tuple[Column, ...] = (
     SKILL,
     ROTATION,
     TRANSLATION,
+    ROTATION_KNOWN,
+    TRANSLATION_KNOWN,
     Column(name="cammc", label="CamMC", path=("pose", "first", "cammc"), needs="poses", follows=True),
     Column(
         name="rot_err_deg_interval", label="rotation error", unit="deg", path=ROTATION.path, needs="poses",

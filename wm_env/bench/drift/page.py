@@ -37,6 +37,7 @@ WORDS = (
         "GDN memory",
         "half-life",
         "H50, useful horizon",
+        "known view",
         "latency",
         "loop closure",
         "paired",

@@ -52,12 +52,13 @@ from wm_env.bench.drift.rollouts import (
 )
 from wm_env.bench.records import plain
 from wm_env.bench.row_file import Job, append_rows, open_rows, rounded, write_json
+from wm_env.bench.seen import share_shown
 from wm_env.bench.walks import Tick
 from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.storage.atomic import atomic_path
-from wm_env.model.world import World
+from wm_env.model.world import World, WorldSpec
 
 FILM_FRAMES = 7
 TELEMETRY = 6  # env steps that one with telemetry takes as long as
@@ -199,7 +200,7 @@ def _measure(
             poses = latents = None
             if group.truth is not None and settings.pose_every:
                 counted = _weighed(tick, ESTIMATE)
-                poses = _poses(group, made.frames, row, whole, settings.pose_every, counted)
+                poses = _poses(world.spec, group, made.frames, row, whole, settings, counted)
             own = worlds.get(row, world)
             if made.latents is not None and true is not None and _same_codec(own, world):
                 latents = latent_scores(made.latents, true, BINS)
@@ -245,29 +246,37 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
 
 
 def _poses(
-    group: Group, frames: Tensor, row: str, whole: Sequence[str], every: int, tick: Tick
+    spec: WorldSpec,
+    group: Group,
+    frames: Tensor,
+    row: str,
+    whole: Sequence[str],
+    settings: DriftSettings,
+    tick: Tick,
 ) -> list[dict[str, Any]] | None:
     """Return pose scores of the worlds that are compared, and of a camera that never moved for `REPEAT`."""
     truth = group.truth
     if truth is None or row not in (*whole, REPEAT):
         return None
     commanded = truth.start_c2w[:, None] @ truth.c2w
-    total = frames.shape[1] - 1
+    total, every = frames.shape[1] - 1, settings.pose_every
+    sampled = torch.arange(0, total + 1, every)
+    shown = share_shown(spec, truth, settings.context, sampled).numpy()  # (B, m)
     if row == REPEAT:
-        sampled = torch.arange(0, total + 1, every)
         none = np.zeros(len(sampled), dtype=bool)
         realised = commanded[:, :1].expand(-1, len(sampled), -1, -1)
+        told = (sampled.numpy(), total, BINS, none)
         return [
-            {"pose": pose_scores(commanded[i, sampled], realised[i], sampled.numpy(), total, BINS, none)}
+            {"pose": pose_scores(commanded[i, sampled], realised[i], *told, shown[i])}
             for i in range(len(commanded))
         ]
     track = track_poses(truth.scene, frames, commanded, truth.intrinsics, every, tick)
     places = place_scores(truth.scene, track, frames, truth.frames, truth.intrinsics, BINS)
     out = []
     for slot in range(len(commanded)):
-        asked, got = commanded[slot, track.frames], track.c2w[slot]
+        asked, got = commanded[slot, sampled], track.c2w[slot]
         lost = track.lost[slot].numpy()
-        found = pose_scores(asked, got, track.frames.numpy(), total, BINS, lost)
+        found = pose_scores(asked, got, sampled.numpy(), total, BINS, lost, shown[slot])
         found["closure"] = {"deg": None, "share_of_path": None}
         if not lost[-1]:
             closure = loop_closure(asked, got)
