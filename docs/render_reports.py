@@ -21,7 +21,7 @@ from typing import Any
 
 from wm_env.agents.transfer.page import write_report as write_transfer
 from wm_env.agents.transfer.report import TransferReport
-from wm_env.bench import context, fidelity, throughput, trust
+from wm_env.bench import annotate, context, fidelity, throughput, trust
 from wm_env.bench.drift.report import DriftReport, Head
 from wm_env.bench.drift.run import draw
 from wm_env.bench.drift.score import score
@@ -35,6 +35,7 @@ TABLES: tuple[tuple[str, type[Any], Callable[[Any], str]], ...] = (
     ("fidelity-*.json", fidelity.FidelityReport, fidelity.markdown),
     ("context-*.json", context.ContextReport, context.markdown),
     ("trust-*.json", trust.TrustReport, trust.markdown),
+    ("annotate.json", annotate.AnnotateReport, annotate.markdown),
     ("throughput.json", throughput.ThroughputReport, throughput.markdown),
 )
 _FILM = re.compile(r'<figure><img alt="[^"]*: truth, generated, error.*?</figure>')

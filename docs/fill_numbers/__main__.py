@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from of_agents import RANDOM, agent_numbers, percent, scored, training_time, transfer_table
+from of_annotate import annotated
 from of_context_check import context_check
 from of_drift import by_bin, drift_table, memory_table, readme_drift, student_numbers, training
 from of_fidelity import (
@@ -99,7 +100,7 @@ def reports(files: Files) -> dict[str, str]:
 
 PAGES: Mapping[str, Callable[[Files], dict[str, str]]] = {
     "README.md": readme,
-    "docs/clips.md": context_check,
+    "docs/clips.md": lambda files: context_check(files) | annotated(files),
     "docs/environment.md": lambda files: {"turn": turn(files, 1), "ten-turns": ten_turns(files, 1)},
     "docs/training.md": lambda files: training(files) | weights(files),
     "docs/benchmarks.md": benchmarks,
