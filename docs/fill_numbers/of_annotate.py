@@ -28,7 +28,7 @@ def annotated(files: Files) -> dict[str, str]:
 
 
 def off(report: AnnotateReport, source: str) -> str:
-    """Return by how many percent a source is off on films with parallax, their mean and how many have it."""
+    """Return by how much a source's scale is off on films with parallax: the mean of those that have one."""
     bands = [report.rows[kind].scale[source] for kind in MOVING]
     count = sum(band.n for band in bands)
     total = sum(band.mean * band.n for band in bands if band.mean is not None)

@@ -64,5 +64,6 @@ def _bounds(m: Measures, s: Filters, zoom: bool) -> tuple[_Bound, ...]:
         _Bound(m.turn_deg, s.turn_deg, "the camera turns {} degrees between two frames", "{:.0f}", False),
         _Bound(m.sharp, s.sharp, "the sharpness of the duller frames is {}", "{:.2f}", True),
         _Bound(None if zoom else m.zoom, s.zoom, "the focal length changes by {}", "{:.1%}", False),
+        _Bound(m.unit_change, s.unit_change, "the unit of the path changes by {}", "{:.0%}", False),
         _Bound(m.scale_interval, s.scale_interval, "the scale is known to {} of itself", "{:.0%}", False),
     )

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from wm_env.annotation.recipe import Filters
-from wm_env.annotation.values import Scale, Structure, Track
+from wm_env.annotation.structure import unit_change
+from wm_env.annotation.values import Matches, Scale, Structure, Track
 
 WINDOWS = 16
 AROUND = 2  # frames on both sides of a step
@@ -31,6 +32,7 @@ class Measures:
     percentile. jump: largest step over those before and after it, and the median of all. turn_deg: largest
     turn between frames. sharp: 10th percentile over frames. fov_deg: horizontal, median. zoom: largest change
     of the focal length over its median. scale_interval: width of the scale's 95% interval over the scale.
+    unit_change: largest change of the poses' unit within the run, see `structure.unit_change`.
     """
 
     share_placed: float
@@ -48,6 +50,7 @@ class Measures:
     fov_deg: float
     zoom: float
     scale_interval: float | None
+    unit_change: float | None
 
     def to_dict(self) -> dict[str, float | None]:
         """Return them by name."""
@@ -60,14 +63,15 @@ def measure(
     structure: Structure,
     scale: Scale | None,
     *,
+    matches: Matches,
     of: int,
     fps: float,
     settings: Filters,
 ) -> Measures:
     """Return the measures of a run.
 
-    frames: uint8 `(n, h, w, 3)` of the track's rows. scale: metres in a unit, None where nobody knows. of:
-    frames of the whole clip.
+    frames: uint8 `(n, h, w, 3)` of the track's rows. matches: what the structure is made of. scale: metres in
+    a unit, None where nobody knows. of: frames of the whole clip.
     """
     width, count = frames.shape[2], len(track.frames)
     free = track.motion == "free"
@@ -98,6 +102,7 @@ def measure(
         fov_deg=math.degrees(2 * math.atan(width / 2 / usual)),
         zoom=float(np.abs(focal / usual - 1).max()),
         scale_interval=_interval(scale),
+        unit_change=unit_change(matches, track, settings.within * width) if known else None,
     )
 
 

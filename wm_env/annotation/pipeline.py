@@ -260,6 +260,7 @@ def _one_clip(work: _Work, store: Store, settings: Settings, facts: dict[str, An
         whole,
         structure,
         scale,
+        matches=matches,
         of=len(shot.kept),
         fps=shot.fps,
         settings=settings.recipe.filters,

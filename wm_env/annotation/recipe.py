@@ -83,6 +83,7 @@ class Filters:
     fov_deg: tuple[float, ...]
     zoom: float
     scale_interval: float
+    unit_change: float
 
 
 @dataclass(frozen=True, kw_only=True)

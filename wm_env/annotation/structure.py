@@ -20,6 +20,9 @@ STEPS = 3
 FAR_DEG = 1.0  # of rays that may be taken for parallel
 CAP = 50.0  # pixels; a point is not far away for the sake of one wrong match
 NEAREST = 1e-6
+SIDE, CUTS = 12, 12  # frames on either side of a cut at least, and cuts that are tried
+BOTH = 12  # points that both sides know, at least
+ALIKE = 0.25  # between the quartiles of their log ratios, at most
 
 
 def triangulate(matches: Matches, track: Track) -> Structure:
@@ -86,6 +89,36 @@ def sound(structure: Structure, within: float, least_angle_deg: float = 1.0) -> 
     np.maximum.at(worst, structure.point, structure.error)
     good: np.ndarray = ((worst <= within) & (structure.angle_deg >= least_angle_deg))[structure.point]
     return good
+
+
+def unit_change(matches: Matches, track: Track, within: float) -> float | None:
+    """Return the largest change of the poses' unit at a frame, a factor minus 1; None if nothing tells.
+
+    A frame k cuts the track in two, which share it; each is triangulated alone, and what both see of the
+    points in frame k must be as deep for one as for the other:
+
+        change = max over k of exp |median log (depth before / depth after)| - 1
+
+    over cuts with enough such points whose ratios are alike, as those of points seen under hardly different
+    angles are not. Errors of matches do not show a path that goes on in another unit where hardly anything
+    is seen from both sides of k. within: pixels, as of `sound`.
+    """
+    count = len(track.frames)
+    if count <= 2 * SIDE:
+        return None
+    found = []
+    for cut in np.unique(np.linspace(SIDE, count - 1 - SIDE, CUTS).astype(int)):
+        depths = []
+        for part, own in ((slice(0, cut + 1), cut), (slice(cut, count), 0)):
+            side = Track(track.frames[part], track.c2w[part], track.intrinsics[part])
+            seen = triangulate(matches, side)
+            known = sound(seen, within) & (seen.row == own)
+            depths.append({(u, v): z for (u, v), z in zip(seen.uv[known], seen.depth[known], strict=True)})
+        before, after = depths
+        ratios = [np.log(before[place] / after[place]) for place in before.keys() & after.keys()]
+        if len(ratios) >= BOTH and np.subtract(*np.percentile(ratios, [75, 25])) <= ALIKE:
+            found.append(abs(float(np.median(ratios))))
+    return float(np.expm1(max(found))) if found else None
 
 
 def _points(features: int, first: np.ndarray, second: np.ndarray, row: np.ndarray) -> np.ndarray:

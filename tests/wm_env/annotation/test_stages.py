@@ -14,11 +14,11 @@ import pytest
 
 from wm_env.annotation.filters import reasons
 from wm_env.annotation.joining import cut, joined, longest_run, similarity, spans
-from wm_env.annotation.measures import measure, sharpness
+from wm_env.annotation.measures import Measures, measure, sharpness
 from wm_env.annotation.recipe import load_recipe
 from wm_env.annotation.rotation import rotation_only
 from wm_env.annotation.scale import CameraHeight, KnownDistance, PathLength, depth_scale, scale_of
-from wm_env.annotation.structure import sound, triangulate
+from wm_env.annotation.structure import sound, triangulate, unit_change
 from wm_env.annotation.values import ClipRow, Scale, Track
 
 RECIPE = load_recipe()
@@ -181,18 +181,15 @@ def test_a_scale_that_the_clip_does_not_show_is_refused_in_one_sentence() -> Non
         KnownDistance(1.5, 1, 1, 2, 2, 1.0)  # type: ignore[arg-type]
 
 
+def _measured(track: Track, scale: Scale) -> Measures:
+    """Return the measures of a track, given the matches of the true one."""
+    structure, settings = triangulate(MATCHES, track), RECIPE.filters
+    return measure(FRAMES, track, structure, scale, matches=MATCHES, of=48, fps=16, settings=settings)
+
+
 def _why(track: Track) -> str:
     """Return why a track is refused, given the matches of the true one."""
-    found = measure(
-        FRAMES,
-        track,
-        triangulate(MATCHES, track),
-        Scale(1.0, None, None, "given"),
-        of=48,
-        fps=16,
-        settings=RECIPE.filters,
-    )
-    return "; ".join(reasons(found, RECIPE.filters, zoom=False))
+    return "; ".join(reasons(_measured(track, Scale(1.0, None, None, "given")), RECIPE.filters, zoom=False))
 
 
 def test_true_poses_pass_the_filters() -> None:
@@ -233,8 +230,18 @@ def test_wrong_poses_are_refused_by_the_filters(fault: str) -> None:
     assert _why(WRONG[fault]) != ""
 
 
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_a_path_that_goes_on_in_another_unit_tells_by_how_much(factor: float) -> None:
+    own = RECIPE.filters.within * FRAMES.shape[2]
+    assert unit_change(MATCHES, TRUE, own) < 0.03  # type: ignore[operator]
+    changed = unit_change(MATCHES, TRUE._replace(c2w=_moved_from_the_middle(factor)), own)
+    assert changed == pytest.approx(1.0, abs=0.1)
+    few = TRUE._replace(frames=TRUE.frames[:20], c2w=TRUE.c2w[:20], intrinsics=TRUE.intrinsics[:20])
+    assert unit_change(MATCHES, few, own) is None  # neither side would be long enough
+
+
 def test_every_bound_has_a_sentence_of_its_own() -> None:
-    good = measure(FRAMES, TRUE, STRUCTURE, Scale(1.0, 0.9, 1.1, "x"), of=48, fps=16, settings=RECIPE.filters)
+    good = _measured(TRUE, Scale(1.0, 0.9, 1.1, "x"))
     for name, value, says in (
         (
             "share_placed",
@@ -252,6 +259,7 @@ def test_every_bound_has_a_sentence_of_its_own() -> None:
         ("path", 0.01, "the path is 0.01 of the distance of what is seen"),
         ("turn_deg", 80.0, "the camera turns 80 degrees between two frames"),
         ("scale_interval", 2.0, "the scale is known to 200% of itself"),
+        ("unit_change", 1.8, "the unit of the path changes by 180%, at most 15% is asked"),
         ("observations", 3.0, "3 points are seen in a frame"),
     ):
         (why,) = reasons(replace(good, **{name: value}), RECIPE.filters, zoom=False)

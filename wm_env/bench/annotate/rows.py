@@ -236,6 +236,7 @@ def judged(
         track,
         triangulate(matches, track),
         Scale(1.0, None, None, "given"),
+        matches=matches,
         of=len(frames),
         fps=FPS,
         settings=recipe.filters,
