@@ -220,7 +220,7 @@ def test_films_that_cannot_surprise_are_refused(
     assert found.surprise is not None
     other = dataclasses.replace(
         found.surprise, **{name: getattr(found.surprise, name) * 2 for name in
-                           ("sigmas", "intercept", "unseen", "detail", "spread")}
+                           ("sigmas", "intercept", "unseen", "detail", "apart", "spread")}
     )  # fmt: skip
     dataclasses.replace(found, surprise=other).save(tmp_path / "two.json")
     with pytest.raises(ValueError, match=r"noise levels .* but the sampler of"):
