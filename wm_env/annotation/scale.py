@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wm_env.annotation.structure import sound
+from wm_env.annotation.structure import rays, sound
 from wm_env.annotation.sweep import inverse_depth_at
 from wm_env.annotation.values import Scale, Structure, Track
 from wm_env.context_check import depth_network
@@ -213,8 +213,7 @@ def place_of(
         inverse = inverse_depth_at(pixel, row, track, frames, near / BEYOND, far * BEYOND)
     if inverse is None:
         inverse = _inverse_nearby(pixel, row, structure, good, frames.shape[2])
-    fx, fy, cx, cy = track.intrinsics[row]
-    ray = np.array([(pixel[0] - cx) / fx, (pixel[1] - cy) / fy, 1.0])
+    ray = rays(pixel, track.intrinsics[row])
     place: np.ndarray = track.c2w[row, :3, :3] @ (ray / inverse) + track.c2w[row, :3, 3]
     return place
 

@@ -39,14 +39,7 @@ def triangulate(matches: Matches, track: Track) -> Structure:
         return Structure(np.zeros((0, 3)), none, row, point, uv, none, none)
     count = int(point.max()) + 1
     camera = track.intrinsics[row]
-    local = np.stack(
-        [
-            (uv[:, 0] - camera[:, 2]) / camera[:, 0],
-            (uv[:, 1] - camera[:, 3]) / camera[:, 1],
-            np.ones(len(uv)),
-        ],
-        axis=1,
-    )
+    local = rays(uv, camera)
     rotation, origin = track.c2w[row, :3, :3], track.c2w[row, :3, 3]
     ray = np.einsum("sab,sb->sa", rotation, local / np.linalg.norm(local, axis=1, keepdims=True))
     across = np.eye(3) - ray[:, :, None] * ray[:, None, :]  # (S, 3, 3)
@@ -75,9 +68,25 @@ def triangulate(matches: Matches, track: Track) -> Structure:
 
 def _error(view: np.ndarray, camera: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Return the pixels `(S,)` from features to places in the view `(S, 3)`, infinite behind the camera."""
-    ahead = np.maximum(view[:, 2], NEAREST)
-    shown = camera[:, :2] * view[:, :2] / ahead[:, None] + camera[:, 2:]
-    return np.where(view[:, 2] > NEAREST, np.linalg.norm(shown - uv, axis=1), np.inf)
+    return np.where(view[:, 2] > NEAREST, np.linalg.norm(projected(view, camera) - uv, axis=1), np.inf)
+
+
+def rays(uv: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Return the rays `(..., 3)` with z = 1, in the camera's axes, through pixels `(..., 2)`.
+
+    camera: fx, fy, cx, cy in pixels, `(4,)` or one for every pixel.
+    """
+    flat = (uv - camera[..., 2:]) / camera[..., :2]
+    return np.concatenate([flat, np.ones_like(flat[..., :1])], axis=-1)
+
+
+def projected(view: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Return the pixels `(..., 2)` of places `(..., 3)` in the camera's axes; far off for what is behind.
+
+    camera: as of `rays`.
+    """
+    found: np.ndarray = camera[..., :2] * view[..., :2] / np.maximum(view[..., 2:], NEAREST) + camera[..., 2:]
+    return found
 
 
 def sound(structure: Structure, within: float, least_angle_deg: float = 1.0) -> np.ndarray:

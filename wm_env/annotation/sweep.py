@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wm_env.annotation.structure import projected, rays
 from wm_env.annotation.values import Track
 
 HALF = 0.022  # of the width: half of the patch
@@ -49,12 +50,12 @@ def inverse_depth_at(
     if len(others) < 2:
         return None
     grey = [_grey(frames[other]) for other in others]
-    rays = _rays(pixel + half * offset, track.intrinsics[row]) @ track.c2w[row, :3, :3].T  # (P, 3)
+    ways = rays(pixel + half * offset, track.intrinsics[row]) @ track.c2w[row, :3, :3].T  # (P, 3)
 
     def alike(logs: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """Return the correlation `(C,)` of tries: log w_0 `(C,)`, g `(C, 2)`."""
         inverse = np.exp(logs)[:, None] * np.maximum(1 + slopes @ offset.T, 0.1)  # (C, P)
-        places = rays / inverse[..., None] + track.c2w[row, :3, 3]
+        places = ways / inverse[..., None] + track.c2w[row, :3, 3]
         found = [
             _alike(patch, image, places, track, other) for image, other in zip(grey, others, strict=True)
         ]
@@ -82,13 +83,13 @@ def inverse_depth_at(
 
 def _others(pixel: np.ndarray, row: int, track: Track, depth: float) -> list[int]:
     """Return rows whose rays to the place at `depth` differ by what can be compared, spread over angles."""
-    ray = _rays(pixel[None], track.intrinsics[row])[0]
+    ray = rays(pixel, track.intrinsics[row])
     place = track.c2w[row, :3, :3] @ (ray * depth) + track.c2w[row, :3, 3]
     ways = place - track.c2w[:, :3, 3]
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
     angle = np.degrees(np.arccos(np.clip(ways @ ways[row], -1, 1)))
     ahead = np.einsum("nab,nb->na", track.c2w[:, :3, :3].transpose(0, 2, 1), ways)
-    shown = track.intrinsics[:, :2] * ahead[:, :2] / np.maximum(ahead[:, 2:], 1e-6) + track.intrinsics[:, 2:]
+    shown = projected(ahead, track.intrinsics)
     inside = (ahead[:, 2] > 0.1) & (shown > 0).all(1) & (shown < 2 * track.intrinsics[:, 2:]).all(1)
     fit = np.nonzero(inside & (angle >= LEAST_DEG) & (angle <= MOST_DEG))[0]
     order = fit[np.argsort(angle[fit])]
@@ -96,17 +97,10 @@ def _others(pixel: np.ndarray, row: int, track: Track, depth: float) -> list[int
     return [int(order[one]) for one in chosen]
 
 
-def _rays(uv: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Return rays `(P, 3)` with z = 1 in the camera's axes through pixels `(P, 2)`."""
-    flat = (uv - camera[2:]) / camera[:2]
-    return np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
-
-
 def _alike(patch: np.ndarray, image: np.ndarray, places: np.ndarray, track: Track, row: int) -> np.ndarray:
     """Return the correlation `(C,)` of a patch `(P,)` with a frame at places `(C, P, 3)`, -1 outside."""
     view = (places - track.c2w[row, :3, 3]) @ track.c2w[row, :3, :3]
-    camera = track.intrinsics[row]
-    uv = camera[:2] * view[..., :2] / np.maximum(view[..., 2:], 1e-6) + camera[2:]
+    uv = projected(view, track.intrinsics[row])
     found = np.where(view[..., 2] > 0, _sample(image, uv), np.nan)  # (C, P)
     off = found - found.mean(1, keepdims=True)
     own = patch - patch.mean()
