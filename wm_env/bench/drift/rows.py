@@ -58,7 +58,7 @@ from wm_env.images import StartImage
 from wm_env.model.geometry import relative_to_first
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.storage.atomic import atomic_path
-from wm_env.model.world import World, WorldSpec
+from wm_env.model.world import World
 
 FILM_FRAMES = 7
 TELEMETRY = 6  # env steps that one with telemetry takes as long as
@@ -192,15 +192,19 @@ def _measure(
     true = None
     if isinstance(world, LearnedWorld) and group.truth is not None:
         true = encoded(world, group.truth.frames, group.truth.depth)
+    shown = None
+    if group.truth is not None and settings.pose_every:
+        sampled = torch.arange(0, group.c2w.shape[1], settings.pose_every)
+        shown = share_shown(world.spec, group.truth, settings.context, sampled).numpy()  # (B, m)
     spent: dict[str, float] = {}
     for noise in range(settings.seeds):
         started = time.process_time()
         for row, made in rollouts(worlds, group, noise, tick):
             spent[row] = spent.get(row, 0.0) + time.process_time() - started
             poses = latents = None
-            if group.truth is not None and settings.pose_every:
+            if shown is not None:
                 counted = _weighed(tick, ESTIMATE)
-                poses = _poses(world.spec, group, made.frames, row, whole, settings, counted)
+                poses = _poses(group, made.frames, row, whole, settings.pose_every, shown, counted)
             own = worlds.get(row, world)
             if made.latents is not None and true is not None and _same_codec(own, world):
                 latents = latent_scores(made.latents, true, BINS)
@@ -246,22 +250,24 @@ def _score(world: World, group: Group, slot: int, frames: Tensor, judged: bool) 
 
 
 def _poses(
-    spec: WorldSpec,
     group: Group,
     frames: Tensor,
     row: str,
     whole: Sequence[str],
-    settings: DriftSettings,
+    every: int,
+    shown: np.ndarray,
     tick: Tick,
 ) -> list[dict[str, Any]] | None:
-    """Return pose scores of the worlds that are compared, and of a camera that never moved for `REPEAT`."""
+    """Return pose scores of the worlds that are compared, and of a camera that never moved for `REPEAT`.
+
+    shown: `(B, m)`, share of the sampled views that was shown before the walk.
+    """
     truth = group.truth
     if truth is None or row not in (*whole, REPEAT):
         return None
     commanded = truth.start_c2w[:, None] @ truth.c2w
-    total, every = frames.shape[1] - 1, settings.pose_every
+    total = frames.shape[1] - 1
     sampled = torch.arange(0, total + 1, every)
-    shown = share_shown(spec, truth, settings.context, sampled).numpy()  # (B, m)
     if row == REPEAT:
         none = np.zeros(len(sampled), dtype=bool)
         realised = commanded[:, :1].expand(-1, len(sampled), -1, -1)
