@@ -113,6 +113,20 @@ def plan_group(number: int, config: StreamConfig) -> Plan:
     return Plan(every, part, words, relative_to_first(absolute).float(), absolute, torch.tensor(focal))
 
 
+def standing(plan: Plan, which: Tensor, first: Tensor) -> Plan:
+    """Return the plan with the cameras of some clips standing where latent frame `first` `(G,)` has them.
+
+    which `(G,)` bool: those clips. What is told and what changes stays.
+    """
+    every = torch.arange(len(first))
+    at = GROUP * first  # the pixel frame that a start shows
+    stand = which[:, None, None, None]
+    return plan._replace(
+        c2w=torch.where(stand, plan.c2w[every, at][:, None], plan.c2w),
+        absolute=torch.where(stand, plan.absolute[every, at][:, None], plan.absolute),
+    )
+
+
 def frames_of(latent: Tensor) -> Tensor:
     """Return the pixel frames `(..., 4)` int64 of latent frames; latent 0 is frame 0 four times."""
     return (GROUP * latent[..., None] - GROUP + 1 + torch.arange(GROUP, device=latent.device)).clamp_min(0)

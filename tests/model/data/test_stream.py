@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from wm_env.model.data.stream import (
     draw,
     frames_of,
     plan_group,
+    standing,
 )
 from wm_env.model.scenes.captions import caption, every_caption
 from wm_env.model.scenes.raycast import render
@@ -56,6 +59,22 @@ def test_drawn_frames_are_the_scene_seen_from_the_walk() -> None:
         assert torch.equal(rgb[row], colours[0]) and torch.equal(depth[row], metres[0].clamp(max=1000.0))
     last, _ = draw(plan, clip, latent, 64, CPU, last=True)
     assert torch.equal(last[:, 0], rgb[:, 3])
+
+
+def test_a_camera_that_stands_sees_what_it_saw_first_until_something_changes() -> None:
+    plan = plan_group(1, dataclasses.replace(CONFIG, event_fraction=0.0))
+    still = standing(plan, torch.tensor([True, False, True]), torch.tensor([2, 2, 0]))
+    for clip, first in ((0, 2), (2, 0)):
+        rgb, _ = draw(still, torch.full((3,), clip), torch.arange(2, 5), 32, CPU)
+        seen, _ = draw(plan, torch.tensor([clip]), torch.tensor([first]), 32, CPU, last=True)
+        assert (rgb == seen[0, 0]).all()
+        assert torch.equal(still.c2w[clip], plan.c2w[clip, 4 * first].expand(17, 4, 4))
+    assert torch.equal(still.c2w[1], plan.c2w[1]) and torch.equal(still.absolute[1], plan.absolute[1])
+    changing = plan_group(0, dataclasses.replace(CONFIG, event_fraction=1.0))
+    still = standing(changing, torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))
+    clips, latents = torch.arange(3).repeat_interleave(5), torch.arange(5).repeat(3)
+    rgb = draw(still, clips, latents, 32, CPU, last=True)[0].unflatten(0, (3, 5))
+    assert not (rgb == rgb[:, :1]).all(), "the light of a standing camera's room may change"
 
 
 def test_an_event_changes_scene_and_caption_from_one_frame_on() -> None:
