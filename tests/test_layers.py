@@ -88,8 +88,9 @@ FILES = {
             training.parts.world training.parts.refiner_rollouts training.parts.self_forcing
             training.parts.distill_steps training.parts.distill training.parts.judge""",
         "training, stages in one recipe": """training.images training.clip_stream training.own_walks
-            training.few_steps training.imagination.recipe training.imagination.carried
-            training.imagination.stages training.imagination.kinds training.imagination.driver
+            training.few_steps training.adversary training.imagination.recipe
+            training.imagination.carried training.imagination.stages training.imagination.made
+            training.imagination.walking training.imagination.kinds training.imagination.driver
             training.imagination""",
         "training, the command": "training.table training.command training.__main__",
     },

@@ -59,11 +59,11 @@ def equal_levels(path: int) -> tuple[float, ...]:
     return tuple((path - i) / path for i in range(path + 1))
 
 
-@torch.no_grad()
 def path_of(model: DiT, seen: OwnWalk, eps: Tensor, levels: Sequence[float]) -> list[Tensor]:
     """Return what a model makes of noise at every level: `(B, C, T, h, w)` each; frame 0 stays noise.
 
-    Frames are drawn apart, each from the state that the walk's own latents left before it.
+    Frames are drawn apart, each from the state that the walk's own latents left before it. With gradient,
+    where one is asked for.
     """
     clean = torch.zeros(eps.shape[0], eps.shape[2], device=eps.device)
     state = history_state(model, seen.batch, seen.history, clean, seen.before)
@@ -91,7 +91,8 @@ def few_step_loss(
     weights `(C,)`: w^2 of every channel.
     """
     fine = equal_levels(config.path)
-    path = torch.stack([eps, *path_of(teacher, seen, config.temperature * eps, fine)[1:]])
+    with torch.no_grad():
+        path = torch.stack([eps, *path_of(teacher, seen, config.temperature * eps, fine)[1:]])
     at = torch.tensor([fine.index(level) for level in config.levels], device=eps.device)
     levels = torch.tensor(config.levels, device=eps.device)
     sigma, after = levels[choice], levels[choice + 1]  # (B, T)

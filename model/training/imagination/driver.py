@@ -9,6 +9,7 @@ time and starts from the averaged weights of the stage it names:
     clips       walks through ever new rooms (clip_stream.py): the camera, the state, the past
     rollouts    the world's own walks (own_walks.py): its mistakes as history, contexts, the truth as target
     few_steps   the same picture in three steps that took eight (few_steps.py)
+    adversary   pictures in three steps that a judge takes for true ones (adversary.py)
     refiner     rollouts of the world that a clips stage left (refiner_rollouts.py): its frames, sharper
 
 A command trains from where the last one stopped until its budget is over. What it leaves:
@@ -98,7 +99,7 @@ def _finished(place: Place, carried: Carried, stage: Stage) -> bool:
 
 def _superseded(recipe: Recipe, number: int) -> list[str]:
     """Return the stages whose weights nothing from stage `number` on, but itself, starts from."""
-    needed = {stage.start for stage in recipe.stages[number + 1 :]}
+    needed = {name for stage in recipe.stages[number + 1 :] for name in (stage.start, stage.teacher)}
     return [stage.name for stage in recipe.stages[:number] if stage.name not in needed and not stage.world]
 
 

@@ -15,9 +15,9 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.training.recipe import load, merged, only_known, read
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "imagination.toml"
-KINDS = ("images", "clips", "rollouts", "few_steps", "refiner")
-WALKERS = ("rollouts", "few_steps", "refiner")  # kinds that let a world walk
-WALKS = ("clips", "rollouts", "few_steps")  # kinds that leave a transformer that walks
+KINDS = ("images", "clips", "rollouts", "few_steps", "adversary", "refiner")
+WALKERS = ("rollouts", "few_steps", "adversary", "refiner")  # kinds that let a world walk
+WALKS = ("clips", "rollouts", "few_steps", "adversary")  # kinds that leave a transformer that walks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Stage:
     """One stage of a recipe: `loop` and `loss` are fields of `LoopConfig` and of the kind's loss config.
 
     share: of the total time. start: the stage whose averaged weights it starts from, None for new ones.
+    teacher: of an adversary stage, the stage whose many steps it learns from.
     memory: clips with the point memory's views. world: leaves a world folder.
     """
 
@@ -34,6 +35,7 @@ class Stage:
     loop: Mapping[str, Any]
     loss: Mapping[str, Any]
     start: str | None = None
+    teacher: str | None = None
     memory: bool = True
     world: bool = False
 
@@ -71,6 +73,14 @@ def read_recipe(path: Path, device: str) -> Recipe:
             if stage.start is not None and stage.start not in names[:number]:
                 raise ValueError(
                     f"stage {stage.name!r} starts from {stage.start!r}, which no stage before it is"
+                )
+            if (stage.teacher is not None) != (stage.kind == "adversary"):
+                raise ValueError(
+                    f"stage {stage.name!r}: a stage of kind adversary names a teacher, and no other does"
+                )
+            if stage.teacher is not None and kinds.get(stage.teacher) not in WALKS[:-1]:
+                raise ValueError(
+                    f"stage {stage.name!r} learns from {stage.teacher!r}, no stage before it that walks"
                 )
             if stage.kind in WALKERS and kinds.get(stage.start or "") not in WALKS:
                 raise ValueError(

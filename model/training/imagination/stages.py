@@ -17,6 +17,7 @@ from wm_env.model.embedded import embedded_vae, load_embedded, write_parts
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint
+from wm_env.model.training.adversary import AdversaryConfig
 from wm_env.model.training.few_steps import FewStepConfig
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.recipe import Recipe, Stage
@@ -27,6 +28,8 @@ from wm_env.model.training.world_folder import export_world
 from wm_env.model.vae.tiny import TinyVAE
 
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.5, 0.0))
+WALK_CONFIGS = {"rollouts": OwnWalkConfig, "few_steps": FewStepConfig, "adversary": AdversaryConfig}
+JUDGE = "judge"  # what a run trains beside its part, and does not leave (walking.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def weights_file(name: str, recipe: Recipe, place: Place, carried: Carried) -> P
         else:
             settings = {"dit": dataclasses.asdict(recipe.settings_of(stage))}
         facts = {"part": part_of(stage), "settings": settings, **carried.stages[name]}
-        save_checkpoint(path, carried.weights(name), facts)
+        save_checkpoint(path, without_judge(carried.weights(name)), facts)
     return path
 
 
@@ -100,6 +103,11 @@ def without_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**kept, "latent_in.bias": kept["latent_in.bias"] + constant}
 
 
+def without_judge(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that a stage leaves, of those that its run trains."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{JUDGE}.")}
+
+
 def plain(config: Any) -> dict[str, Any]:
     """Return a dataclass as JSON has it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -107,7 +115,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def trained_steps(stage: Stage) -> int:
     """Return the longest walk, in chunks, that a stage of walks has shown its world."""
-    if stage.kind in ("rollouts", "few_steps"):
+    if stage.kind in WALK_CONFIGS:
         config = _walk_config(stage)
         return config.drawn + config.frames - 1
     return WorldLossConfig(**stage.loss).frames - 1
@@ -132,13 +140,15 @@ def history_of(name: str, recipe: Recipe, place: Place, carried: Carried) -> lis
 
 
 def _walk_config(stage: Stage) -> OwnWalkConfig:
-    return FewStepConfig(**stage.loss) if stage.kind == "few_steps" else OwnWalkConfig(**stage.loss)
+    return WALK_CONFIGS[stage.kind](**stage.loss)
 
 
 def sampler_of(stage: Stage) -> SamplerConfig:
     """Return how the world of a stage draws: in the steps that it was taught, or in two."""
-    if stage.kind == "few_steps":
-        return SamplerConfig(sigmas=tuple(FewStepConfig(**stage.loss).levels))
+    if stage.kind in WALK_CONFIGS:
+        config = _walk_config(stage)
+        if isinstance(config, FewStepConfig):
+            return SamplerConfig(sigmas=tuple(config.levels))
     return SAMPLER
 
 

@@ -36,7 +36,7 @@ depth = 4
 [[stages]]
 name = "images"
 kind = "images"
-share = 0.35
+share = 0.3
 loss = { batch = 4, pool = 48 }
 loop = { warmup_steps = 2 }
 [[stages]]
@@ -69,9 +69,17 @@ world = true
 share = 0.05
 loss = { batch = 2, frames = 3, drawn = 2, shown = 2, levels = [1.0, 0.5, 0.0], path = 2 }
 [[stages]]
+name = "tiny-judged"
+kind = "adversary"
+start = "tiny-few"
+teacher = "tiny-own"
+world = true
+share = 0.05
+loss = { batch = 2, frames = 3, drawn = 2, shown = 2, levels = [1.0, 0.5, 0.0], path = 2, width = 8 }
+[[stages]]
 name = "tiny-refiner"
 kind = "refiner"
-start = "tiny-few"
+start = "tiny-judged"
 share = 0.05
 loss = { batch = 2, chunks = 2 }
 """
@@ -124,17 +132,24 @@ def test_a_machine_with_nothing_but_torch_trains_to_worlds_that_load(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tiny-refiner: done" in done.stdout
-    for name, memory in (("tiny", True), ("tiny-pure", False), ("tiny-own", True), ("tiny-few", True)):
-        world = load_embedded(tmp_path / "out" / "worlds" / name)
+    for name in ("tiny", "tiny-pure", "tiny-own", "tiny-few", "tiny-judged"):
+        world, memory = load_embedded(tmp_path / "out" / "worlds" / name), name != "tiny-pure"
         assert bool(world.dit.cfg.memory_channels) is memory
         assert world.dit.cfg.window_chunks == (1 if memory else 0)
     assert load_embedded(tmp_path / "out" / "worlds" / "tiny-few").sampler.sigmas == (1.0, 0.5, 0.0)
-    parts = load_card(tmp_path / "out" / "worlds" / "tiny-few" / "tiny-few.safetensors")["parts"]
+    assert load_embedded(tmp_path / "out" / "worlds" / "tiny-judged").sampler.sigmas == (1.0, 0.5, 0.0)
+    parts = load_card(tmp_path / "out" / "worlds" / "tiny-judged" / "tiny-judged.safetensors")["parts"]
     trained = load_card(tmp_path / "out" / "tiny-refiner" / "refiner.safetensors")
     assert parts["refiner"]["sha256"] == trained["sha256"] and trained["steps"] > 0
     assert (tmp_path / "out" / "images" / "sheet.png").read_bytes().startswith(b"\x89PNG")
     carried = list((tmp_path / "carry").iterdir())
     assert len(carried) <= 8 and all(file.stat().st_size <= 15 << 20 for file in carried)
+
+    elsewhere = Place(out=tmp_path / "elsewhere", total=6.0, carry=tmp_path / "carry")
+    assert imagine(elsewhere, read_recipe(recipe, "cpu"), 1.0, lambda _: None), "nothing is left to train"
+    here, there = (load_embedded(out / "worlds" / "tiny-judged") for out in (tmp_path / "out", elsewhere.out))
+    for name, tensor in here.dit.state_dict().items():
+        assert torch.equal(tensor.bfloat16(), there.dit.state_dict()[name].bfloat16()), "the carried average"
 
 
 @pytest.mark.slow
@@ -173,11 +188,22 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
     [
         ('kind = "images"', 'kind = "pictures"', "there are images, clips"),
         ('start = "images"', 'start = "photos"', "no stage before it"),
-        ("share = 0.35", "share = 0.5", "sum to 1"),
+        ("share = 0.3\n", "share = 0.5\n", "sum to 1"),
         ("[dit]", "[dit]\nwidth = 3", "width"),
-        ("share = 0.35", "", "share"),
-        ('start = "tiny"', 'start = "images"', "start must name a stage of kind clips, rollouts or few"),
-        ('start = "tiny-few"', 'start = "images"', "start must name a stage of kind clips, rollouts or few"),
+        ("share = 0.3\n", "", "share"),
+        (
+            'start = "tiny"',
+            'start = "images"',
+            "start must name a stage of kind clips, rollouts, few_steps or",
+        ),
+        (
+            'start = "tiny-few"',
+            'start = "images"',
+            "start must name a stage of kind clips, rollouts, few_steps or",
+        ),
+        ('teacher = "tiny-own"\n', "", "a stage of kind adversary names a teacher"),
+        ('start = "images"', 'start = "images"\nteacher = "images"', "and no other does"),
+        ('teacher = "tiny-own"', 'teacher = "images"', "no stage before it that walks"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
     ],
 )
