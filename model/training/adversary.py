@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from wm_env.model.dit import DiT
@@ -86,7 +87,7 @@ class Block(nn.Module):
 class Judge(nn.Module):
     """Says of latents how true they look: higher for truer, differences alone matter.
 
-    scale `(C,)`: the weight that every latent channel is seen with. rays: channels of a Plücker map.
+    scale `(C,)`: the weight that every channel is seen with. rays: channels of a Plücker map.
     """
 
     scale: Tensor
@@ -95,18 +96,14 @@ class Judge(nn.Module):
         super().__init__()
         self.register_buffer("scale", scale.detach().clone())
         self.begin = Convolution(len(scale) + rays, width)
-        self.fine = nn.ModuleList([Block(width), Block(width)])
-        self.coarse = nn.ModuleList([Block(width)])
+        self.fine = nn.Sequential(Block(width), Block(width))
+        self.coarse = nn.Sequential(Block(width))
         self.end = Convolution(width, 1, gain=1.0)
 
     def forward(self, z: Tensor, rays: Tensor) -> Tensor:
         """Return a number `(n,)` for latents `(n, C, h, w)` seen along Plücker maps `(n, P, h, w)`."""
         x = self.begin(torch.cat([z * self.scale[:, None, None], rays], dim=1))
-        for block in self.fine:
-            x = block(x)
-        x = F.avg_pool2d(x, 2)
-        for block in self.coarse:
-            x = block(x)
+        x = self.coarse(F.avg_pool2d(self.fine(x), 2))
         told: Tensor = self.end(F.leaky_relu(x, 0.2)).mean((1, 2, 3))
         return told
 
@@ -147,9 +144,9 @@ def adversary_loss(
         fake, real = _as_frames(drawn).float(), _as_frames(seen.batch.z).float()
         rays = _as_frames(seen.batch.camera.plucker).float()
         own, slope, right = judge_loss(judge, real, fake.detach(), rays, config.penalty)
-        judge.requires_grad_(False)
-        fooled = F.softplus(judge(real, rays) - judge(fake, rays)).mean()
-        judge.requires_grad_(True)
+        given = {name: parameter.detach() for name, parameter in judge.named_parameters()}
+        told = functional_call(judge, given, (torch.cat([real, fake]), rays.repeat(2, 1, 1, 1)))
+        fooled = F.softplus(told[: len(real)] - told[len(real) :]).mean()
     total = anchor + config.strength_at(step) * fooled + SHARE * own
     return AdversaryLoss(total, float(anchor.detach()), float(fooled.detach()), right, slope)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wm_env.model.config import DiTConfig
 from wm_env.model.data.stream import Plan, Stream, StreamConfig, captions, plan_group, standing
 from wm_env.model.dit import DiT
 from wm_env.model.embedded import load_embedded
@@ -41,11 +43,11 @@ from wm_env.model.training.transformer import channel_weights, parameter_rule
 from wm_env.model.vae.tiny import GROUP
 
 
-def _walker(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> LearnedWorld:
-    """Return the world that the stage `start` left, which walks."""
-    assert stage.start is not None  # the recipe's reader has checked it
+def _walker(name: str | None, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> LearnedWorld:
+    """Return the world that stage `name` left, which walks."""
+    assert name is not None  # the recipe's reader has checked it
     return load_embedded(
-        assemble(stage.start, recipe, place, carried, refiner=None),
+        assemble(name, recipe, place, carried, refiner=None),
         device=place.device,
         dtype="bfloat16" if bf16 else "float32",
     )
@@ -54,7 +56,7 @@ def _walker(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: 
 def rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage on the world's own walks (own_walks.py)."""
     shape, config = recipe.settings_of(stage), OwnWalkConfig(**stage.loss)
-    world = _walker(stage, recipe, place, carried, bf16)
+    world = _walker(stage.start, recipe, place, carried, bf16)
     model = start_transformer(stage, recipe, place, carried)
     world.dit = model  # the rollouts are those of the weights as they are
     source = WalkSource(config, place.workers)
@@ -92,56 +94,89 @@ def rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16:
     )
 
 
+class _Taught:
+    """What stages with a teacher share: walks that several steps use, and what the teacher draws held out.
+
+    world: the one that walks, with its sampler; temperature: of the noise of its walks.
+    """
+
+    def __init__(
+        self, world: LearnedWorld, teacher: DiT, config: FewStepConfig, temperature: float, workers: int,
+        bf16: bool,
+    ) -> None:  # fmt: skip
+        self.world, self.config, self.bf16 = world, config, bf16
+        self.source = WalkSource(config, workers, temperature)
+        self.weights = channel_weights(world.vae, self.source.held_latents(world))
+        self.held = self.source.held(world, config.drawn)
+        generator = torch.Generator().manual_seed(2)
+        self.noise = torch.randn(self.held.history.shape, generator=generator).to(world.device)
+        with fast_attention(world.device, bf16), torch.no_grad():
+            levels = equal_levels(config.path)
+            self.aim = path_of(teacher, self.held, config.temperature * self.noise, levels)[-1]
+        self._walks: dict[int, OwnWalk] = {}  # the newest one, by number
+
+    def walk(self, step: int) -> OwnWalk:
+        """Return the walk of a step; the first step that uses it decides which weights walk."""
+        number = step // self.config.reuse
+        if number not in self._walks:
+            self._walks.clear()
+            drawn = self.source.draw(self.world, number, torch.Generator().manual_seed(number))
+            self._walks[number] = drawn
+        return self._walks[number]
+
+    @torch.no_grad()
+    def drawn(self, student: DiT) -> tuple[Tensor, float]:
+        """Return what a student draws held out, and how far that is from what the teacher draws."""
+        with fast_attention(self.world.device, self.bf16):
+            drawn = path_of(student, self.held, self.noise, self.config.levels)[-1]
+        error = (drawn - self.aim)[:, :, 1:].square().mean((0, 2, 3, 4))  # (C,)
+        return drawn, float((error * self.weights.to(error)).mean())
+
+    def frames(self, z: Tensor) -> Tensor:
+        """Return the last frame `(n, h, w, 3)` uint8 of every latent but the first of `(B, C, T, h, w)`."""
+        latents = z[:, :, 1:].transpose(1, 2).flatten(0, 1).float()
+        vae = self.world.vae
+        return to_rgb(vae.decode(latents, vae.start_decoding(latents))[0][:, -1])
+
+    def settings(self, shape: DiTConfig) -> dict[str, Any]:
+        """Return what decides a run, as JSON values."""
+        loss = {**plain(self.config), "stream": plain(self.source.stream)}
+        return {"dit": dataclasses.asdict(shape), "loss": loss}
+
+
 def few_steps(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage that learns to draw in few steps what its start draws in many (few_steps.py)."""
     shape, config = recipe.settings_of(stage), FewStepConfig(**stage.loss)
-    world = _walker(stage, recipe, place, carried, bf16)
-    teacher, device = world.dit, world.device
+    world = _walker(stage.start, recipe, place, carried, bf16)
     world.sampler = SamplerConfig(sigmas=equal_levels(config.path))
-    source = WalkSource(config, place.workers, config.temperature)
-    weights = channel_weights(world.vae, source.held_latents(world))
+    teacher, device = world.dit, world.device
+    taught = _Taught(world, teacher, config, config.temperature, place.workers, bf16)
     sheet = place.out / stage.name / "sheet.png"
-    walks: dict[int, OwnWalk] = {}  # the newest one, by number
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)
-        walk = number // config.reuse
-        if walk not in walks:
-            walks.clear()
-            walks[walk] = source.draw(world, walk, torch.Generator().manual_seed(walk))
-        seen = walks[walk]
+        seen = taught.walk(number)
         eps = torch.randn(seen.history.shape, generator=generator).to(device)
         places = (len(eps), eps.shape[2])
         choice = torch.randint(len(config.levels) - 1, places, generator=generator).to(device)
         with fast_attention(device, bf16):
-            return few_step_loss(module, teacher, seen, config, eps, choice, weights), {}
-
-    held = source.held(world, config.drawn)
-    noise = torch.randn(held.history.shape, generator=torch.Generator().manual_seed(2)).to(device)
-    with fast_attention(device, bf16):
-        aim = path_of(teacher, held, config.temperature * noise, equal_levels(config.path))[-1]
-
-    def pictures(z: Tensor) -> Tensor:
-        last = z[:, :, 1:].transpose(1, 2).flatten(0, 1)[-SHEET:].float()  # (n, C, h, w)
-        return to_rgb(world.vae.decode(last, world.vae.start_decoding(last))[0][:, -1])
+            return few_step_loss(module, teacher, seen, config, eps, choice, taught.weights), {}
 
     @torch.no_grad()
     def evaluate(module: nn.Module) -> dict[str, float]:
         assert isinstance(module, DiT)
-        with fast_attention(device, bf16):
-            drawn = path_of(module, held, noise, config.levels)[-1]
-        write_png(sheet, grid([pictures(held.batch.z), pictures(aim), pictures(drawn)]), scale=2)
-        error = (drawn - aim)[:, :, 1:].square().mean((0, 2, 3, 4))  # (C,)
-        return {"val_loss": float((error * weights.to(device)).mean())}
+        drawn, error = taught.drawn(module)
+        rows = (taught.held.batch.z, taught.aim, drawn)
+        write_png(sheet, grid([taught.frames(z)[-SHEET:] for z in rows]), scale=2)
+        return {"val_loss": error}
 
-    loss = {**plain(config), "stream": plain(source.stream)}
     return Made(
         model=start_transformer(stage, recipe, place, carried),
         step=step,
         evaluate=evaluate,
-        settings={"dit": dataclasses.asdict(shape), "loss": loss},
+        settings=taught.settings(shape),
         rule=parameter_rule,
-        close=source.close,
+        close=taught.source.close,
     )
 
 
@@ -149,71 +184,50 @@ def adversary(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
     """Return a stage that learns to draw what a judge takes for true frames (adversary.py).
 
     The judge is a part of the run's model, so that it is saved and resumed with it, and none of the weights
-    that the stage leaves.
+    that the stage leaves. Walks are those of the weights as they are: a run that was cut within the steps
+    that share a walk draws that one anew.
     """
     shape, config = recipe.settings_of(stage), AdversaryConfig(**stage.loss)
-    assert stage.teacher is not None  # the recipe's reader has checked it
-    teacher = load_embedded(
-        assemble(stage.teacher, recipe, place, carried, refiner=None),
-        device=place.device, dtype="bfloat16" if bf16 else "float32",
-    ).dit  # fmt: skip
-    world = _walker(stage, recipe, place, carried, bf16)
-    device, model = world.device, start_transformer(stage, recipe, place, carried)
+    teacher = _walker(stage.teacher, recipe, place, carried, bf16).dit
+    world = _walker(stage.start, recipe, place, carried, bf16)
     world.sampler = SamplerConfig(sigmas=tuple(config.levels))
-    source = WalkSource(config, place.workers)
-    weights = channel_weights(world.vae, source.held_latents(world))
+    device, model = world.device, start_transformer(stage, recipe, place, carried)
+    taught = _Taught(world, teacher, config, 1.0, place.workers, bf16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        judge = Judge(weights.sqrt(), 6 * GROUP, config.width)
+        judge = Judge(taught.weights.sqrt(), 6 * GROUP, config.width)
     model.add_module(JUDGE, judge)
-    world.dit = model  # the walks are those of the weights as they are
+    world.dit = model
     sheet = place.out / stage.name / "sheet.png"
-    walks: dict[int, OwnWalk] = {}  # the newest one, by number
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)
-        walk = number // config.reuse
-        if walk not in walks:
-            walks.clear()
-            walks[walk] = source.draw(world, walk, torch.Generator().manual_seed(walk))
-        seen = walks[walk]
+        seen = taught.walk(number)
         eps = torch.randn(seen.history.shape, generator=generator).to(device)
         with fast_attention(device, bf16):
-            loss = adversary_loss(module, judge, teacher, seen, config, eps, weights, number)
+            loss = adversary_loss(module, judge, teacher, seen, config, eps, taught.weights, number)
         return loss.total, {key: value for key, value in loss._asdict().items() if key != "total"}
-
-    held = source.held(world, config.drawn)
-    noise = torch.randn(held.history.shape, generator=torch.Generator().manual_seed(2)).to(device)
-    with fast_attention(device, bf16), torch.no_grad():
-        aim = path_of(teacher, held, config.temperature * noise, equal_levels(config.path))[-1]
-
-    def pictures(z: Tensor, first: int, count: int) -> Tensor:
-        last = z[:, :, 1:].transpose(1, 2).flatten(0, 1)[first:][:count].float()  # (n, C, h, w)
-        return to_rgb(world.vae.decode(last, world.vae.start_decoding(last))[0][:, -1])
 
     @torch.no_grad()
     def evaluate(module: nn.Module) -> dict[str, float]:
         assert isinstance(module, DiT)
         own = copy.copy(world)
         own.dit = module
-        walked = source.held(own, config.drawn)
-        with fast_attention(device, bf16):
-            drawn = path_of(module, held, noise, config.levels)[-1]
-        truth, shown = (pictures(z, 0, 10**6).float() for z in (walked.batch.z, walked.history))
-        rows = [held.batch.z, aim, drawn, walked.history]
-        write_png(sheet, grid([pictures(z, -SHEET, SHEET) for z in rows]), scale=2)
-        error = (drawn - aim)[:, :, 1:].square().mean((0, 2, 3, 4))  # (C,)
-        contrast = shown.std((1, 2)).mean() / truth.std((1, 2)).mean()
-        return {"val_loss": float((error * weights.to(device)).mean()), "val_contrast": float(contrast)}
+        walked = taught.source.held(own, config.drawn)
+        drawn, error = taught.drawn(module)
+        truth, shown = taught.frames(walked.batch.z), taught.frames(walked.history)
+        rows = (truth, taught.frames(taught.aim), taught.frames(drawn), shown)
+        write_png(sheet, grid([row[-SHEET:] for row in rows]), scale=2)
+        contrast = shown.float().std((1, 2)).mean() / truth.float().std((1, 2)).mean()
+        return {"val_loss": error, "val_contrast": float(contrast)}
 
-    loss = {**plain(config), "stream": plain(source.stream)}
     return Made(
         model=model,
         step=step,
         evaluate=evaluate,
-        settings={"dit": dataclasses.asdict(shape), "loss": loss},
+        settings=taught.settings(shape),
         rule=parameter_rule,
-        close=source.close,
+        close=taught.source.close,
     )
 
 
@@ -237,11 +251,9 @@ def refiner(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: 
     refiner leaves alone what the transformer imagined (refiner_rollouts.py). Where a camera stands, what the
     memory shows is exact as long as nothing happens; the four views of a chunk tell that it stands.
     """
-    assert stage.start is not None  # the recipe's reader has checked it
     config = RefinerLossConfig(**stage.loss)
     refiner, shape = embedded_refiner(recipe.autoencoder)
-    folder = assemble(stage.start, recipe, place, carried, refiner=None)
-    world = load_embedded(folder, device=place.device, dtype="bfloat16" if bf16 else "float32")
+    world = _walker(stage.start, recipe, place, carried, bf16)
     assert world.refiner is not None
     world.refiner.load_state_dict(refiner.state_dict())
     model = world.refiner.requires_grad_(True)  # the one that the rollouts use

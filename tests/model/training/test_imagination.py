@@ -23,6 +23,7 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory
+from wm_env.model.training.imagination.walking import RefinerLossConfig
 from wm_env.model.training.schedule import Clock
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,7 +82,7 @@ name = "tiny-refiner"
 kind = "refiner"
 start = "tiny-judged"
 share = 0.05
-loss = { batch = 2, chunks = 2 }
+loss = { batch = 2, chunks = 2, still = 0.5 }
 """
 BARE = """
 import sys
@@ -242,6 +243,12 @@ def test_the_pool_of_a_step_is_a_function_of_the_step() -> None:
     again = jumped.images(3)
     assert torch.equal(pool.z, again.z) and torch.equal(pool.view, again.view)
     assert not torch.equal(walked.images(0 + 5).z, again.z), "old rooms leave, new ones come"
+
+
+@pytest.mark.parametrize("wrong", [{"still": 1.5}, {"still": -0.5}, {"chunks": 0}, {"batch": 0}], ids=str)
+def test_a_refiner_stage_of_impossible_shares_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="are needed"):
+        RefinerLossConfig(**wrong)
 
 
 def test_a_masked_view_shows_the_frame_or_nothing() -> None:
