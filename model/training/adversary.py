@@ -18,6 +18,7 @@ belongs where the camera looks up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,17 +29,20 @@ from torch.nn import functional as F
 
 from wm_env.model.dit import DiT
 from wm_env.model.point_memory import TOKEN_STRIDE
+from wm_env.model.state import cat
 from wm_env.model.training.few_steps import FewStepConfig, equal_levels, path_of
 from wm_env.model.training.own_walks import OwnWalk
 
 STORED = 0.01  # deviation of a judge's stored weights: AdamW at rate r moves them by r / STORED of it a step
+KEPT = 12  # steps whose pairs are kept for that
 SHARE = 0.001  # weight of the judge's own loss: AdamW does not see it, the bound on the common gradient does
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversaryConfig(FewStepConfig):
     """strength: of what the judge says, after `ramp` steps in which it grows from 0. loose: weight of the tie
-    to the teacher where the memory shows nothing. penalty: of the judge's gradients. width: its channels."""
+    to the teacher where the memory shows nothing. penalty: of the judge's gradients. width: its channels.
+    again: steps of the last `KEPT` whose pairs the judge is shown once more in every step."""
 
     reuse: int = 3
     strength: float = 0.1
@@ -46,13 +50,14 @@ class AdversaryConfig(FewStepConfig):
     loose: float = 0.2
     penalty: float = 1.0
     width: int = 96
+    again: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.ramp, self.width) < 1:
             raise ValueError(f"ramp and width of at least 1 are needed: {self}")
-        if self.strength < 0 or self.penalty < 0 or not 0 <= self.loose <= 1:
-            raise ValueError(f"strength, penalty >= 0 and loose in [0, 1] are needed: {self}")
+        if min(self.strength, self.penalty, self.again) < 0 or not 0 <= self.loose <= 1:
+            raise ValueError(f"strength, penalty, again >= 0 and loose in [0, 1] are needed: {self}")
 
     def strength_at(self, step: int) -> float:
         """Return the strength of a step, 0 the first."""
@@ -108,11 +113,20 @@ class Judge(nn.Module):
         return told
 
 
+class Pairs(NamedTuple):
+    """Latents of true frames and drawn ones `(n, C, h, w)` at the same poses, and their Plücker maps."""
+
+    real: Tensor
+    fake: Tensor
+    rays: Tensor
+
+
 class AdversaryLoss(NamedTuple):
-    """total: what is descended. anchor, fooled: parts of the student's. right: share of pairs that the judge
-    tells apart. slope: mean length of its gradient."""
+    """total: what is descended. pairs: what the judge was shown of this step. anchor, fooled: parts of the
+    student's loss. right: share of pairs that the judge tells apart. slope: mean length of its gradient."""
 
     total: Tensor
+    pairs: Pairs
     anchor: float
     fooled: float
     right: float
@@ -128,11 +142,12 @@ def adversary_loss(
     eps: Tensor,
     weights: Tensor,
     step: int,
+    earlier: Sequence[Pairs] = (),
 ) -> AdversaryLoss:
     """Return the loss of both networks on a walk, in a step of the run.
 
-    eps `(B, C, T, h, w)`: noise. weights `(C,)`: w^2 of every channel. The judge's parameters get no gradient
-    from the student's part.
+    eps `(B, C, T, h, w)`: noise. weights `(C,)`: w^2 of every channel. earlier: pairs of steps before, which
+    the judge is shown again. Its parameters get no gradient from the student's part.
     """
     with torch.no_grad():
         aim = path_of(teacher, seen, config.temperature * eps, equal_levels(config.path))[-1]
@@ -141,14 +156,14 @@ def adversary_loss(
     tie = config.loose + (1 - config.loose) * shown(seen)
     anchor = (tie * squares)[:, 1:].mean()
     with torch.autocast(drawn.device.type, enabled=False):
-        fake, real = _as_frames(drawn).float(), _as_frames(seen.batch.z).float()
-        rays = _as_frames(seen.batch.camera.plucker).float()
-        own, slope, right = judge_loss(judge, real, fake.detach(), rays, config.penalty)
+        real, fake = _as_frames(seen.batch.z).float(), _as_frames(drawn).float()
+        pairs = Pairs(real, fake.detach(), _as_frames(seen.batch.camera.plucker).float())
+        own, slope, right = judge_loss(judge, cat([pairs, *earlier]), config.penalty)
         given = {name: parameter.detach() for name, parameter in judge.named_parameters()}
-        told = functional_call(judge, given, (torch.cat([real, fake]), rays.repeat(2, 1, 1, 1)))
+        told = functional_call(judge, given, (torch.cat([real, fake]), pairs.rays.repeat(2, 1, 1, 1)))
         fooled = F.softplus(told[: len(real)] - told[len(real) :]).mean()
     total = anchor + config.strength_at(step) * fooled + SHARE * own
-    return AdversaryLoss(total, float(anchor.detach()), float(fooled.detach()), right, slope)
+    return AdversaryLoss(total, pairs, float(anchor.detach()), float(fooled.detach()), right, slope)
 
 
 def shown(seen: OwnWalk) -> Tensor:
@@ -160,15 +175,13 @@ def shown(seen: OwnWalk) -> Tensor:
     return mask.unflatten(-1, z.shape[-2:])
 
 
-def judge_loss(
-    judge: Judge, real: Tensor, fake: Tensor, rays: Tensor, penalty: float
-) -> tuple[Tensor, float, float]:
+def judge_loss(judge: Judge, pairs: Pairs, penalty: float) -> tuple[Tensor, float, float]:
     """Return the judge's own loss, its mean slope and the share of pairs that it tells apart."""
-    both = torch.cat([real, fake]).requires_grad_(True)
-    told = judge(both, rays.repeat(2, 1, 1, 1))
+    both = torch.cat([pairs.real, pairs.fake]).requires_grad_(True)
+    told = judge(both, pairs.rays.repeat(2, 1, 1, 1))
     (gradient,) = torch.autograd.grad(told.sum(), both, create_graph=True)
     lengths = gradient.square().sum((1, 2, 3))  # (2n,)
-    apart = told[: len(real)] - told[len(real) :]
+    apart = told[: len(pairs.real)] - told[len(pairs.real) :]
     loss = F.softplus(-apart).mean() + penalty * lengths.mean()  # 1/2 of each of two means
     return loss, float(lengths.detach().sqrt().mean()), float((apart > 0).float().mean())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from wm_env.model.png import write_png
 from wm_env.model.rollout import LearnedWorld
 from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.state import tree_map
-from wm_env.model.training.adversary import AdversaryConfig, Judge, adversary_loss
+from wm_env.model.training.adversary import KEPT, AdversaryConfig, Judge, Pairs, adversary_loss
 from wm_env.model.training.clip_stream import clips_of_plan
 from wm_env.model.training.few_steps import FewStepConfig, equal_levels, few_step_loss, path_of
 from wm_env.model.training.imagination.carried import Carried
@@ -184,8 +185,8 @@ def adversary(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
     """Return a stage that learns to draw what a judge takes for true frames (adversary.py).
 
     The judge is a part of the run's model, so that it is saved and resumed with it, and none of the weights
-    that the stage leaves. Walks are those of the weights as they are: a run that was cut within the steps
-    that share a walk draws that one anew.
+    that the stage leaves. Walks are those of the weights as they are, and the judge is shown some pairs of
+    earlier steps again: a run that was cut draws the walk that it was using anew and begins without pairs.
     """
     shape, config = recipe.settings_of(stage), AdversaryConfig(**stage.loss)
     teacher = _walker(stage.teacher, recipe, place, carried, bf16).dit
@@ -199,14 +200,19 @@ def adversary(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
     model.add_module(JUDGE, judge)
     world.dit = model
     sheet = place.out / stage.name / "sheet.png"
+    kept: deque[Pairs] = deque(maxlen=KEPT)
 
     def step(module: nn.Module, generator: torch.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, DiT)
         seen = taught.walk(number)
         eps = torch.randn(seen.history.shape, generator=generator).to(device)
+        places = torch.randperm(len(kept), generator=generator)[: config.again].tolist()
+        again = [kept[place] for place in places]
         with fast_attention(device, bf16):
-            loss = adversary_loss(module, judge, teacher, seen, config, eps, taught.weights, number)
-        return loss.total, {key: value for key, value in loss._asdict().items() if key != "total"}
+            loss = adversary_loss(module, judge, teacher, seen, config, eps, taught.weights, number, again)
+        kept.append(loss.pairs)
+        told = ("anchor", "fooled", "right", "slope")
+        return loss.total, {name: getattr(loss, name) for name in told}
 
     @torch.no_grad()
     def evaluate(module: nn.Module) -> dict[str, float]:

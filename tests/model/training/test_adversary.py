@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from wm_env.model.training.adversary import (
     AdversaryConfig,
     AdversaryLoss,
     Judge,
+    Pairs,
     adversary_loss,
     judge_loss,
     shown,
@@ -48,11 +50,18 @@ def new_judge(channels: int = 32) -> Judge:
 
 
 def loss_of(
-    world: LearnedWorld, judge: Judge, seen: OwnWalk, config: AdversaryConfig, step: int = 1000
+    world: LearnedWorld,
+    judge: Judge,
+    seen: OwnWalk,
+    config: AdversaryConfig,
+    step: int = 1000,
+    earlier: Sequence[Pairs] = (),
 ) -> AdversaryLoss:
     eps = torch.randn(seen.history.shape, generator=torch.Generator().manual_seed(0))
     weights = torch.ones(eps.shape[1])
-    return adversary_loss(world.dit, judge, load_embedded("tiny").dit, seen, config, eps, weights, step)
+    return adversary_loss(
+        world.dit, judge, load_embedded("tiny").dit, seen, config, eps, weights, step, earlier
+    )
 
 
 def gradients(loss: Tensor, of: nn.Module) -> list[Tensor]:
@@ -90,6 +99,20 @@ def test_what_is_descended_is_the_tie_the_judge_and_what_it_says(
     assert float(begun.total - bare.total) == pytest.approx(0.5 * begun.fooled, rel=1e-4)
 
 
+def test_the_judge_is_shown_earlier_pairs_too_and_the_student_only_its_own(
+    walked: tuple[LearnedWorld, OwnWalk],
+) -> None:
+    world, seen = walked
+    judge = new_judge()
+    alone = loss_of(world, judge, seen, CONFIG)
+    assert len(alone.pairs.real) == len(alone.pairs.fake) == 4 and not alone.pairs.fake.requires_grad
+    swapped = Pairs(alone.pairs.fake, alone.pairs.real, alone.pairs.rays)
+    both = loss_of(world, judge, seen, CONFIG, earlier=[swapped])
+    assert both.fooled == alone.fooled and both.anchor == alone.anchor
+    assert both.right == pytest.approx(0.5), "what is right of a pair is wrong of the pair turned round"
+    assert float(both.total) != float(alone.total)
+
+
 def test_a_tie_that_is_loose_everywhere_but_where_the_memory_shows_something(
     walked: tuple[LearnedWorld, OwnWalk],
 ) -> None:
@@ -117,14 +140,15 @@ def test_a_judge_learns_which_of_two_kinds_is_true() -> None:
     judge = new_judge(channels=4)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
 
-    def pairs(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    def pairs(n: int) -> Pairs:
         rays = torch.randn(n, 24, 8, 8, generator=generator)
         real = 0.3 * torch.randn(n, 4, 8, 8, generator=generator) + rays[:, :1]
-        return real, 0.3 * torch.randn(n, 4, 8, 8, generator=generator) + rays[:, :1].flip(-1), rays
+        fake = 0.3 * torch.randn(n, 4, 8, 8, generator=generator) + rays[:, :1].flip(-1)
+        return Pairs(real, fake, rays)
 
     assert abs(told_apart(judge, *pairs(200)) - 0.5) < 0.2
     for _ in range(60):
-        loss, _, _ = judge_loss(judge, *pairs(32), penalty=0.01)
+        loss, _, _ = judge_loss(judge, pairs(32), penalty=0.01)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -142,8 +166,8 @@ def test_the_penalty_is_of_both_slopes() -> None:
         torch.randn(6, n, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (4, 4, 24)
     )
     fake = fake + 1
-    free, _, _ = judge_loss(judge, real, fake, rays, penalty=0.0)
-    held, _, _ = judge_loss(judge, real, fake, rays, penalty=3.0)
+    free, _, _ = judge_loss(judge, Pairs(real, fake, rays), penalty=0.0)
+    held, _, _ = judge_loss(judge, Pairs(real, fake, rays), penalty=3.0)
     squares = []
     for z in (real, fake):
         x = z.clone().requires_grad_(True)
@@ -153,7 +177,9 @@ def test_the_penalty_is_of_both_slopes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"strength": -1.0}, {"penalty": -0.1}, {"loose": 1.5}, {"width": 0}, {"ramp": 0}], ids=str
+    "wrong",
+    [{"strength": -1.0}, {"penalty": -0.1}, {"loose": 1.5}, {"width": 0}, {"ramp": 0}, {"again": -1}],
+    ids=str,
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="are needed"):
