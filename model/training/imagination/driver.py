@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from wm_env.model.storage.atomic import write_atomic
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.kinds import build
-from wm_env.model.training.imagination.recipe import Recipe, Stage
+from wm_env.model.training.imagination.recipe import WALKERS, Recipe, Stage
 from wm_env.model.training.imagination.stages import Place, assemble
 from wm_env.model.training.run import Run
 
@@ -53,8 +53,8 @@ def imagine(place: Place, recipe: Recipe, budget: float | None = None, log: Log 
         log(f"{stage.name}: {place.total * stage.share / 60:.1f} minutes in all")
         run = build(stage, recipe, place, carried)
         left = None if deadline is None else max(0.01, deadline - time.monotonic())  # a step at least
-        superseded = _superseded(recipe, number)
-        run.on_save = lambda run, stage=stage, old=superseded: carried.keep(stage.name, run, old)  # type: ignore[misc]
+        old = superseded(recipe, number)
+        run.on_save = lambda run, stage=stage, old=old: carried.keep(stage.name, run, old)  # type: ignore[misc]
         with run:
             run.advance(seconds=left, report=_reporter(stage, run, log))
         if not run.finished:
@@ -97,9 +97,11 @@ def _finished(place: Place, carried: Carried, stage: Stage) -> bool:
     return bool(here or carried.stages.get(stage.name, {}).get("finished", False))
 
 
-def _superseded(recipe: Recipe, number: int) -> list[str]:
-    """Return the stages whose weights nothing from stage `number` on, but itself, starts from."""
-    needed = {name for stage in recipe.stages[number + 1 :] for name in (stage.start, stage.teacher)}
+def superseded(recipe: Recipe, number: int) -> list[str]:
+    """Return the stages that nothing starts from after stage `number`, and that do not walk in it."""
+    now = recipe.stages[number]
+    users = recipe.stages[number if now.kind in WALKERS else number + 1 :]
+    needed = {name for stage in users for name in (stage.start, stage.teacher)}
     return [stage.name for stage in recipe.stages[:number] if stage.name not in needed and not stage.world]
 
 

@@ -78,7 +78,8 @@ def read_recipe(path: Path, device: str) -> Recipe:
                 raise ValueError(
                     f"stage {stage.name!r}: a stage of kind adversary names a teacher, and no other does"
                 )
-            if stage.teacher is not None and kinds.get(stage.teacher) not in WALKS[:-1]:
+            before = names[:number]
+            if stage.teacher and (stage.teacher not in before or kinds[stage.teacher] not in WALKS[:-1]):
                 raise ValueError(
                     f"stage {stage.name!r} learns from {stage.teacher!r}, no stage before it that walks"
                 )

@@ -23,6 +23,8 @@ from wm_env.model.point_memory import MEMORY_CHANNELS
 from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory
+from wm_env.model.training.imagination.driver import superseded
+from wm_env.model.training.imagination.recipe import WALKERS
 from wm_env.model.training.imagination.walking import RefinerLossConfig
 from wm_env.model.training.schedule import Clock
 
@@ -173,6 +175,21 @@ def test_a_budget_ends_a_command_and_the_next_goes_on(tmp_path: Path, recipe: Pa
     assert third["steps"] > second["steps"], "another machine goes on from the carried files"
 
 
+@pytest.mark.parametrize("number", range(len(read_recipe(RECIPE, "cpu").stages)))
+def test_another_machine_gets_every_world_that_walks_in_a_stage_and_no_file_too_many(number: int) -> None:
+    recipe = read_recipe(RECIPE, "cpu")
+    carried = {stage.name for stage in recipe.stages[: number + 1]}
+    for done in range(number + 1):
+        carried -= set(superseded(recipe, done))
+    now = recipe.stages[number]
+    if now.kind in WALKERS:
+        assert carried >= {name for name in (now.start, now.teacher) if name is not None}
+    assert carried >= {s.start for s in recipe.stages[number + 1 :]} & {
+        s.name for s in recipe.stages[:number]
+    }
+    assert len(carried) + 1 <= 8, "with progress.json"
+
+
 @pytest.mark.slow
 def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, recipe: Path) -> None:
     place = Place(out=tmp_path / "out", total=8.0)
@@ -205,6 +222,7 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
         ('teacher = "tiny-own"\n', "", "a stage of kind adversary names a teacher"),
         ('start = "images"', 'start = "images"\nteacher = "images"', "and no other does"),
         ('teacher = "tiny-own"', 'teacher = "images"', "no stage before it that walks"),
+        ('teacher = "tiny-own"', 'teacher = "tiny-judged"', "no stage before it that walks"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
     ],
 )
