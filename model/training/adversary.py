@@ -31,6 +31,7 @@ from wm_env.model.dit import DiT
 from wm_env.model.point_memory import TOKEN_STRIDE
 from wm_env.model.state import cat
 from wm_env.model.training.few_steps import FewStepConfig, equal_levels, path_of
+from wm_env.model.training.losses.flow_matching import later_frames
 from wm_env.model.training.own_walks import OwnWalk
 
 STORED = 0.01  # deviation of a judge's stored weights: AdamW at rate r moves them by r / STORED of it a step
@@ -156,8 +157,8 @@ def adversary_loss(
     tie = config.loose + (1 - config.loose) * shown(seen)
     anchor = (tie * squares)[:, 1:].mean()
     with torch.autocast(drawn.device.type, enabled=False):
-        real, fake = _as_frames(seen.batch.z).float(), _as_frames(drawn).float()
-        pairs = Pairs(real, fake.detach(), _as_frames(seen.batch.camera.plucker).float())
+        real, fake = later_frames(seen.batch.z).float(), later_frames(drawn).float()
+        pairs = Pairs(real, fake.detach(), later_frames(seen.batch.camera.plucker).float())
         own, slope, right = judge_loss(judge, cat([pairs, *earlier]), config.penalty)
         given = {name: parameter.detach() for name, parameter in judge.named_parameters()}
         told = functional_call(judge, given, (torch.cat([real, fake]), pairs.rays.repeat(2, 1, 1, 1)))
@@ -184,8 +185,3 @@ def judge_loss(judge: Judge, pairs: Pairs, penalty: float) -> tuple[Tensor, floa
     apart = told[: len(pairs.real)] - told[len(pairs.real) :]
     loss = F.softplus(-apart).mean() + penalty * lengths.mean()  # 1/2 of each of two means
     return loss, float(lengths.detach().sqrt().mean()), float((apart > 0).float().mean())
-
-
-def _as_frames(x: Tensor) -> Tensor:
-    """Return frames 1..T-1 of `(B, C, T, h, w)` as `(B (T-1), C, h, w)`."""
-    return x[:, :, 1:].transpose(1, 2).flatten(0, 1)

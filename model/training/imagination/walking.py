@@ -34,7 +34,7 @@ from wm_env.model.training.imagination.stages import (
     plain,
     start_transformer,
 )
-from wm_env.model.training.losses.flow_matching import world_loss
+from wm_env.model.training.losses.flow_matching import later_frames, world_loss
 from wm_env.model.training.optimizers import default_rule
 from wm_env.model.training.own_walks import OwnWalk, OwnWalkConfig, WalkSource
 from wm_env.model.training.parts.refiner import refiner_loss
@@ -135,7 +135,7 @@ class _Taught:
 
     def frames(self, z: Tensor) -> Tensor:
         """Return the last frame `(n, h, w, 3)` uint8 of every latent but the first of `(B, C, T, h, w)`."""
-        latents = z[:, :, 1:].transpose(1, 2).flatten(0, 1).float()
+        latents = later_frames(z).float()
         vae = self.world.vae
         return to_rgb(vae.decode(latents, vae.start_decoding(latents))[0][:, -1])
 

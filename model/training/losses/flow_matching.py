@@ -82,6 +82,11 @@ def _frames_as_batch(x: Tensor, axis: int) -> Tensor:
     return x.unsqueeze(axis)
 
 
+def later_frames(x: Tensor) -> Tensor:
+    """Return frames 1..T-1 of `(B, C, T, h, w)` as pictures `(B (T-1), C, h, w)`."""
+    return _frames_as_batch(x, 2)[:, :, 0]
+
+
 def history_state(
     model: DiT, batch: WorldBatch, history: Tensor, tau: Tensor, before: DiTState | None = None
 ) -> DiTState:

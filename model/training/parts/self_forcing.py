@@ -43,7 +43,7 @@ from wm_env.model.training.export import Export
 from wm_env.model.training.inputs import Inputs, Resources
 from wm_env.model.training.losses.appearance import appearance_distance, decoded, median_distance
 from wm_env.model.training.losses.codec import psnr
-from wm_env.model.training.losses.flow_matching import history_state, velocities
+from wm_env.model.training.losses.flow_matching import history_state, later_frames, velocities
 from wm_env.model.training.precision import bf16_supported
 from wm_env.model.training.run import Run
 from wm_env.model.training.schedule import LoopConfig
@@ -135,9 +135,6 @@ def self_forcing_loss(
     z = batch.z
     count, _, frames = z.shape[:3]
 
-    def later(x: Tensor) -> Tensor:
-        return x[:, :, 1:].transpose(1, 2).flatten(0, 1)  # (B (T-1), C, h, w)
-
     def earlier(x: Tensor) -> Tensor:
         return x[:, :, :-1].transpose(1, 2).flatten(0, 1)
 
@@ -151,14 +148,14 @@ def self_forcing_loss(
     horizon = (own.first + torch.arange(frames - 1, device=z.device)) / config.truth_half_life
     trust = (0.5**horizon).expand(count, -1).flatten()  # (B (T-1),)
     level = sigma[:, 1:].flatten()
-    squares = (velocity - later(eps - z)).square().mean((2, 3)) * weights  # that of x where sigma is 1
+    squares = (velocity - later_frames(eps - z)).square().mean((2, 3)) * weights  # that of x where sigma is 1
     found = {"x0": float(squares.detach()[level == 1].mean())}
     if config.appearance is None:
         return (squares.mean(1) * trust).mean(), found
-    x = later(noisy) - level[:, None, None, None] * velocity
-    close = median_distance(x, later(z), weights)
+    x = later_frames(noisy) - level[:, None, None, None] * velocity
+    close = median_distance(x, later_frames(z), weights)
     with torch.no_grad():
-        true = decoded(vae, later(z), earlier(z))
+        true = decoded(vae, later_frames(z), earlier(z))
     looks = appearance_distance(decoded(vae, x, earlier(own.z)), true)
     found |= {"median": float(close.detach().mean()), "appearance": float(looks.detach().mean())}
     return ((close + config.appearance * looks) * trust).mean(), found
