@@ -33,14 +33,13 @@ class FewStepConfig(OwnWalkConfig):
     """levels: noise levels of the student's steps, 1 down to 0, multiples of 1 / path. path: steps of the
     teacher. temperature: of the teacher's noise. reuse: training steps on one walk, each with other noise."""
 
-    levels: Sequence[float] = (1.0, 0.75, 0.375, 0.0)
+    levels: tuple[float, ...] = (1.0, 0.75, 0.375, 0.0)
     path: int = 8
     temperature: float = 0.92
     reuse: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "levels", tuple(self.levels))
         if self.path < 1 or self.reuse < 1:
             raise ValueError(f"path={self.path} and reuse={self.reuse} must be at least 1")
         if not 0 < self.temperature <= 1:

@@ -32,10 +32,8 @@ from wm_env.model.training.imagination.walking import adversary, few_steps, refi
 from wm_env.model.training.losses.flow_matching import WorldLossConfig, world_loss
 from wm_env.model.training.precision import bf16_supported, fast_attention
 from wm_env.model.training.run import Run
-from wm_env.model.training.schedule import LoopConfig
 from wm_env.model.training.transformer import channel_weights, parameter_rule
 
-SAVE_SECONDS = 45.0  # nothing more than a minute of work may be lost
 FEW_STEPS = ((1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.75, 0.5, 0.25, 0.0))
 
 
@@ -58,16 +56,10 @@ def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> Run:
         check_tensors(weights, made.model.state_dict(), f"{stage.name}.safetensors in {place.carry}")
         made.model.load_state_dict(weights)
         clock = carried.clock(stage.name)
-    loop = LoopConfig(
-        total_steps=10_000_000, total_seconds=place.total * stage.share, slow_factor=0.01,
-        save_every_seconds=SAVE_SECONDS, eval_every=10_000_000,
-        eval_seconds=max(20.0, min(600.0, place.total * stage.share / 12)),
-        **{"warmup_steps": 50, **stage.loop},
-    )  # fmt: skip
     return Run(
         model=made.model.to(device),
         step_fn=made.step,
-        config=loop,
+        config=stage.looped(place.total),
         out=out,
         settings={**made.settings, "bf16": bf16},
         evaluate=made.evaluate,
@@ -82,7 +74,7 @@ def build(stage: Stage, recipe: Recipe, place: Place, carried: Carried) -> Run:
 def _images(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage on single images."""
     shape, (vae, sha256) = recipe.settings_of(stage), autoencoder(recipe, place)
-    config = ImageConfig(**stage.loss)
+    config = stage.losses(ImageConfig)
     val = dataclasses.replace(
         config, stream=dataclasses.replace(config.stream, split="val"), pool=3 * config.entries_of_group
     )
@@ -120,7 +112,7 @@ def _images(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: 
 def _clips(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage on walks."""
     shape, (vae, sha256) = recipe.settings_of(stage), autoencoder(recipe, place)
-    config = WorldLossConfig(**stage.loss)
+    config = stage.losses(WorldLossConfig)
     stream = StreamConfig(seed=1)
     source = StreamSource(stream, config, vae, shape.caption_channels, stage.memory, place.workers)
     quiet = dataclasses.replace(

@@ -17,18 +17,15 @@ from wm_env.model.embedded import embedded_vae, load_embedded, write_parts
 from wm_env.model.refiner.tiny import TinyRefiner
 from wm_env.model.rollout_state import SamplerConfig
 from wm_env.model.storage.checkpoint import load_checkpoint, save_checkpoint
-from wm_env.model.training.adversary import AdversaryConfig
 from wm_env.model.training.few_steps import FewStepConfig
 from wm_env.model.training.imagination.carried import Carried
-from wm_env.model.training.imagination.recipe import Recipe, Stage
-from wm_env.model.training.losses.flow_matching import WorldLossConfig
+from wm_env.model.training.imagination.recipe import LOSSES, Recipe, Stage
 from wm_env.model.training.own_walks import OwnWalkConfig
 from wm_env.model.training.transformer import set_half_lives
 from wm_env.model.training.world_folder import export_world
 from wm_env.model.vae.tiny import TinyVAE
 
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.5, 0.0))
-WALK_CONFIGS = {"rollouts": OwnWalkConfig, "few_steps": FewStepConfig, "adversary": AdversaryConfig}
 JUDGE = "judge"  # what a run trains beside its part, and does not leave (walking.py)
 
 
@@ -115,10 +112,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 def trained_steps(stage: Stage) -> int:
     """Return the longest walk, in chunks, that a stage of walks has shown its world."""
-    if stage.kind in WALK_CONFIGS:
-        config = _walk_config(stage)
-        return config.drawn + config.frames - 1
-    return WorldLossConfig(**stage.loss).frames - 1
+    config = stage.losses(LOSSES[stage.kind])
+    return (config.drawn if isinstance(config, OwnWalkConfig) else 0) + config.frames - 1
 
 
 def history_of(name: str, recipe: Recipe, place: Place, carried: Carried) -> list[dict[str, Any]]:
@@ -139,17 +134,10 @@ def history_of(name: str, recipe: Recipe, place: Place, carried: Carried) -> lis
     return found
 
 
-def _walk_config(stage: Stage) -> OwnWalkConfig:
-    return WALK_CONFIGS[stage.kind](**stage.loss)
-
-
 def sampler_of(stage: Stage) -> SamplerConfig:
     """Return how the world of a stage draws: in the steps that it was taught, or in two."""
-    if stage.kind in WALK_CONFIGS:
-        config = _walk_config(stage)
-        if isinstance(config, FewStepConfig):
-            return SamplerConfig(sigmas=tuple(config.levels))
-    return SAMPLER
+    config = stage.losses(LOSSES[stage.kind])
+    return SamplerConfig(sigmas=tuple(config.levels)) if isinstance(config, FewStepConfig) else SAMPLER
 
 
 def assemble(transformer: str, recipe: Recipe, place: Place, carried: Carried, refiner: str | None) -> Path:

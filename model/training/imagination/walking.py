@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from wm_env.model.training.clip_stream import clips_of_plan
 from wm_env.model.training.few_steps import FewStepConfig, equal_levels, few_step_loss, path_of
 from wm_env.model.training.imagination.carried import Carried
 from wm_env.model.training.imagination.made import SHEET, Made, grid
-from wm_env.model.training.imagination.recipe import Recipe, Stage
+from wm_env.model.training.imagination.recipe import Recipe, RefinerLossConfig, Stage
 from wm_env.model.training.imagination.stages import (
     JUDGE,
     Place,
@@ -56,7 +55,7 @@ def _walker(name: str | None, recipe: Recipe, place: Place, carried: Carried, bf
 
 def rollouts(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage on the world's own walks (own_walks.py)."""
-    shape, config = recipe.settings_of(stage), OwnWalkConfig(**stage.loss)
+    shape, config = recipe.settings_of(stage), stage.losses(OwnWalkConfig)
     world = _walker(stage.start, recipe, place, carried, bf16)
     model = start_transformer(stage, recipe, place, carried)
     world.dit = model  # the rollouts are those of the weights as they are
@@ -147,7 +146,7 @@ class _Taught:
 
 def few_steps(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage that learns to draw in few steps what its start draws in many (few_steps.py)."""
-    shape, config = recipe.settings_of(stage), FewStepConfig(**stage.loss)
+    shape, config = recipe.settings_of(stage), stage.losses(FewStepConfig)
     world = _walker(stage.start, recipe, place, carried, bf16)
     world.sampler = SamplerConfig(sigmas=equal_levels(config.path))
     teacher, device = world.dit, world.device
@@ -188,7 +187,7 @@ def adversary(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
     that the stage leaves. Walks are those of the weights as they are, and the judge is shown some pairs of
     earlier steps again: a run that was cut draws the walk that it was using anew and begins without pairs.
     """
-    shape, config = recipe.settings_of(stage), AdversaryConfig(**stage.loss)
+    shape, config = recipe.settings_of(stage), stage.losses(AdversaryConfig)
     teacher = _walker(stage.teacher, recipe, place, carried, bf16).dit
     world = _walker(stage.start, recipe, place, carried, bf16)
     world.sampler = SamplerConfig(sigmas=tuple(config.levels))
@@ -237,19 +236,6 @@ def adversary(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefinerLossConfig:
-    """Rollouts of a step: `batch` walks of `chunks` chunks, of a share `still` of which the camera stands."""
-
-    batch: int = 4
-    chunks: int = 12
-    still: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.chunks < 1 or not 0 <= self.still <= 1:
-            raise ValueError(f"batch and chunks of at least 1 and still in [0, 1] are needed: {self}")
-
-
 def refiner(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: bool) -> Made:
     """Return a stage of the pixel refiner on rollouts of the world that the stage `start` left.
 
@@ -257,7 +243,7 @@ def refiner(stage: Stage, recipe: Recipe, place: Place, carried: Carried, bf16: 
     refiner leaves alone what the transformer imagined (refiner_rollouts.py). Where a camera stands, what the
     memory shows is exact as long as nothing happens; the four views of a chunk tell that it stands.
     """
-    config = RefinerLossConfig(**stage.loss)
+    config = stage.losses(RefinerLossConfig)
     refiner, shape = embedded_refiner(recipe.autoencoder)
     world = _walker(stage.start, recipe, place, carried, bf16)
     assert world.refiner is not None

@@ -24,8 +24,7 @@ from wm_env.model.storage.checkpoint import load_card
 from wm_env.model.training.images import ImageConfig, ImagePool, mask_of_frame
 from wm_env.model.training.imagination import RECIPE, Carried, Place, imagine, read_recipe, without_memory
 from wm_env.model.training.imagination.driver import superseded
-from wm_env.model.training.imagination.recipe import WALKERS
-from wm_env.model.training.imagination.walking import RefinerLossConfig
+from wm_env.model.training.imagination.recipe import WALKERS, RefinerLossConfig
 from wm_env.model.training.schedule import Clock
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -224,6 +223,14 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path: Path, re
         ('teacher = "tiny-own"', 'teacher = "images"', "no stage before it that walks"),
         ('teacher = "tiny-own"', 'teacher = "tiny-judged"', "no stage before it that walks"),
         ("[[stages]]", "[[stages]]\nspeed = 3", "unknown settings speed"),
+        ("share = 0.3\n", "share = 0\n", "share = 0; a share of the time, above 0"),
+        ("loop = { warmup_steps = 2 }", "loop = { lr = 0 }", "lr > 0 are needed"),
+        ("loop = { warmup_steps = 2 }", "loop = { eval_every = 5 }", "unknown settings eval_every"),
+        ("chunks = 2", "chunk = 2", r"\[stages.loss\] of stage 'tiny-refiner' has unknown settings chunk"),
+        ("chunks = 2", "chunks = 0", "batch and chunks of at least 1"),
+        ("width = 8", 'width = "8"', "width = '8' must be of type int"),
+        ("levels = [1.0, 0.5, 0.0]", "levels = [1.0, 0.3, 0.0]", "multiples of 1/path"),
+        ('start = "tiny-judged"', 'start = "tiny-judged"\nmemory = false', "which needs memory = true"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(recipe: Path, old: str, new: str, says: str) -> None:
