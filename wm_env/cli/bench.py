@@ -82,8 +82,8 @@ class Drift:
     """How a world drifts over an episode: truth, skill, pose, appearance, memory, survival, state telemetry.
 
     Writes OUT/drift.json, rows.jsonl (one line per walk), figures and a self-contained report.html. Run again
-    with the same options to continue an interrupted run. A walk of 16 s with all rows takes about 25 s of one
-    CPU core: 32 scenes x 7 trajectories 1.5 hours, --scenes 8 --trajectories random_walk 4 minutes.
+    with the same options to continue an interrupted run. A walk of 16 s with all rows takes 30 to 60 s of one
+    CPU core: 32 scenes x 7 trajectories 2 to 4 hours, --scenes 8 --trajectories random_walk 4 to 8 minutes.
     """
 
     out: Path
@@ -106,7 +106,7 @@ class Drift:
     image: Image = None
     prompt: Prompt = ""
     pose_every: int = 8
-    """Pixel frames between two pose estimates (about 0.2 s of CPU each); 0 switches them off."""
+    """Pixel frames between two pose estimates (0.4 to 0.8 s of CPU each); 0 switches them off."""
     batch: int = 8
     """Scenes in one world call."""
     seed: int = 0

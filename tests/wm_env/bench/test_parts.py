@@ -29,6 +29,7 @@ from wm_env.model.metrics.appearance import colour_distance, frame_statistics, h
 from wm_env.model.metrics.camera import gain_matrix, motion_vectors
 from wm_env.model.metrics.intervals import bootstrap_p, holm, kaplan_meier
 from wm_env.model.scenes.paths import trajectory
+from wm_env.model.scenes.raycast import render
 from wm_env.model.state import GDNState
 from wm_env.twin import TWIN_SPEC
 
@@ -149,6 +150,20 @@ def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_estimate_that_was_led_astray_comes_back_where_the_frames_show_what_was_asked(short_walks) -> None:
+    """Views that turn six degrees more each time are followed; then the camera is where it should be."""
+    asked = (short_walks.start_c2w[:, None] @ short_walks.c2w)[:, [0, *range(9, 16)]]
+    angles = [math.radians(6 * k) for k in (0, 1, 2, 3, 4, 5, 6, 0)]
+    turns = torch.tensor([[0.0, 0.0, 0.0, 0.0, angle, 0.0] for angle in angles], dtype=torch.float64)
+    shown = asked @ se3_exp(turns)
+    frames, _ = render(short_walks.scene, shown, short_walks.intrinsics, 64, 64)
+    track = track_poses(short_walks.scene, frames, asked, short_walks.intrinsics, every=1)
+    off = torch.rad2deg((track.c2w[..., :3, :3] - asked[..., :3, :3]).flatten(2).norm(dim=2) / 2**0.5)
+    assert bool((off[:, 6] > 25).all()), "it goes where the frames go"
+    assert bool((off[:, 7] < 1).all()), "and comes back"
+
+
 def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
     world = load_embedded(pure_world)
     truth = walks(

@@ -1,12 +1,15 @@
 """Where a frame was taken from, found by rendering the true scene until it looks like the frame.
 
-For every sampled frame: start from the previous estimate moved as commanded, try a coarse grid around it,
-then Gauss-Newton with a numeric Jacobian (docs/reference/evaluation.md#pose-estimate):
+For every sampled frame: start from the previous estimate moved as commanded, and from the commanded pose
+itself, try a coarse grid around each, then Gauss-Newton with a numeric Jacobian; the better view of the two
+counts (docs/reference/evaluation.md#pose-estimate):
 
     minimise over twists x   sum_p w_p |n(frame)_p - n(render(T exp(x)))_p|^2,
     n(I) = (I - mean of each channel) / std,           w = 1 / (1 + (r / c)^2).
 
-n compensates gain and offset, w forgives what the world invented. A frame whose residual is not well below
+The first start follows a camera that went its own way; with it alone, an estimate that was once led astray by
+frames that show nothing stays astray where the world shows again what is there. n compensates gain and
+offset, w forgives what the world invented. A frame whose residual is not well below
 what the grid reaches without fitting is `lost`: a metric, not a deletion; its estimate goes on as commanded.
 
 Legend: `B` walks, `n` sampled frames, `P` candidate poses of one frame.
@@ -74,21 +77,42 @@ def track_poses(
     lost = [torch.zeros(batch, dtype=torch.bool)]
     for before, index in itertools.pairwise(sampled.tolist()):
         tick(batch)
-        moved = now @ invert_rigid(commanded[:, before].double()) @ commanded[:, index].double()
-        found, share = locate(scene, frames[:, index], moved, intrinsics)
-        gone = share > LOST
-        now = torch.where(gone[:, None, None], moved, found)
+        asked = commanded[:, index].double()
+        moved = now @ invert_rigid(commanded[:, before].double()) @ asked
+        found = locate(scene, frames[:, index], moved, intrinsics)
+        if not torch.equal(moved, asked):
+            found = better(found, locate(scene, frames[:, index], asked, intrinsics))
+        gone = found.residual > LOST
+        now = torch.where(gone[:, None, None], moved, found.c2w)
         poses.append(now)
-        residual.append(share)
+        residual.append(found.residual)
         lost.append(gone)
     return PoseTrack(sampled, torch.stack(poses, 1), torch.stack(residual, 1), torch.stack(lost, 1))
 
 
-def locate(scene: Scene, image: Tensor, guess: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the poses `(B, 4, 4)` whose views match `image` `(B, h, w, 3)` and the residual `(B,)`.
+class Located(NamedTuple):
+    """Poses `(B, 4, 4)` found for pictures, and how well their views fit, each `(B,)`.
 
-    The residual is relative to the median over the coarse grid around `guess` `(B, 4, 4)`.
+    cost: at full size. residual: at the coarse size, over the median of the grid around the start.
     """
+
+    c2w: Tensor
+    cost: Tensor
+    residual: Tensor
+
+
+def better(one: Located, other: Located) -> Located:
+    """Return, picture by picture, the one of two that costs less."""
+    first = one.cost <= other.cost
+    return Located(
+        c2w=torch.where(first[:, None, None], one.c2w, other.c2w),
+        cost=torch.where(first, one.cost, other.cost),
+        residual=torch.where(first, one.residual, other.residual),
+    )
+
+
+def locate(scene: Scene, image: Tensor, guess: Tensor, intrinsics: Tensor) -> Located:
+    """Return the poses whose views match `image` `(B, h, w, 3)`, searched around `guess` `(B, 4, 4)`."""
     best, reference = _search(scene, image, guess, intrinsics)
     size = image.shape[1:3]
     for side, steps, metres, degrees in ROUNDS:
@@ -98,12 +122,13 @@ def locate(scene: Scene, image: Tensor, guess: Tensor, intrinsics: Tensor) -> tu
         for _ in range(steps):
             best = _gauss_newton(scene, target, best, camera, shape, metres, degrees)
     both = torch.stack([guess, best], dim=1)  # where the command is right, nothing beats it
-    cost = _cost(_views(scene, both, camera, shape) - target)  # (B, 2), at full size
-    best = both[torch.arange(len(best)), cost.argmin(1)]
+    costs = _cost(_views(scene, both, camera, shape) - target)  # (B, 2), at full size
+    best = both[torch.arange(len(best)), costs.argmin(1)]
     small = (COARSE * size[0] // size[1], COARSE)
     camera = scale_intrinsics(intrinsics.double(), (size[0], size[1]), small)
     view = _views(scene, best[:, None], camera, small)
-    return best, _cost(view - _normalised(_resize(image, small))[:, None])[:, 0] / reference
+    coarse = _cost(view - _normalised(_resize(image, small))[:, None])[:, 0]
+    return Located(best, costs.min(1).values, coarse / reference)
 
 
 def _search(scene: Scene, image: Tensor, guess: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +229,7 @@ def gate(scene: Scene, frames: Tensor, commanded: Tensor, intrinsics: Tensor, ev
         degrees, metres = [], []
         for index in sampled.tolist():
             truth = commanded[:, index].double()
-            found, _ = locate(scene, damage(frames[:, index]), truth @ off, intrinsics)
+            found = locate(scene, damage(frames[:, index]), truth @ off, intrinsics).c2w
             degrees.append(rotation_angle_deg(truth[:, :3, :3], found[:, :3, :3]))
             metres.append((truth[:, :3, 3] - found[:, :3, 3]).norm(dim=-1))
         worst_deg = max(worst_deg, float(torch.cat(degrees).median()))

@@ -35,7 +35,7 @@ from wm_env.model.scenes.paths import TRAJECTORIES, check_trajectory, trajectory
 from wm_env.model.world import Start, World
 from wm_env.twin import twin_like
 
-ESTIMATE = 3  # env steps that a pose estimate takes as long as, on a CPU
+ESTIMATE = 6  # env steps that a pose estimate takes as long as, on a CPU
 UNRELATED = 1_000_003  # seed offset of the walk that shuffled actions come from
 REPEAT, CODEC, TWIN, SHUFFLED, FORCED, COPY = (
     *("repeat first frame", "codec alone", "twin", "shuffled actions"),
