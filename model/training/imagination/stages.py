@@ -112,7 +112,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def trained_steps(stage: Stage) -> int:
     """Return the longest walk, in chunks, that a stage of walks has shown its world."""
-    config = stage.losses(LOSSES[stage.kind])
+    config: Any = stage.losses(LOSSES[stage.kind])
     return (config.drawn if isinstance(config, OwnWalkConfig) else 0) + config.frames - 1
 
 
@@ -136,7 +136,7 @@ def history_of(name: str, recipe: Recipe, place: Place, carried: Carried) -> lis
 
 def sampler_of(stage: Stage) -> SamplerConfig:
     """Return how the world of a stage draws: in the steps that it was taught, or in two."""
-    config = stage.losses(LOSSES[stage.kind])
+    config: Any = stage.losses(LOSSES[stage.kind])
     return SamplerConfig(sigmas=tuple(config.levels)) if isinstance(config, FewStepConfig) else SAMPLER
 
 
