@@ -150,7 +150,6 @@ def test_a_camera_that_is_off_is_followed_and_noise_is_lost(short_walks) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_estimate_that_was_led_astray_comes_back_where_the_frames_show_what_was_asked(short_walks) -> None:
     """Views that turn six degrees more each time are followed; then the camera is where it should be."""
     asked = (short_walks.start_c2w[:, None] @ short_walks.c2w)[:, [0, *range(9, 16)]]
@@ -164,6 +163,7 @@ def test_an_estimate_that_was_led_astray_comes_back_where_the_frames_show_what_w
     assert bool((off[:, 7] < 1).all()), "and comes back"
 
 
+@pytest.mark.slow
 def test_the_recorded_memories_are_those_of_the_world(pure_world) -> None:
     world = load_embedded(pure_world)
     truth = walks(
