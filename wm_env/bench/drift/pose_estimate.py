@@ -9,8 +9,8 @@ counts (docs/reference/evaluation.md#pose-estimate):
 
 The first start follows a camera that went its own way; with it alone, an estimate that was once led astray by
 frames that show nothing stays astray where the world shows again what is there. n compensates gain and
-offset, w forgives what the world invented. A frame whose residual is not well below
-what the grid reaches without fitting is `lost`: a metric, not a deletion; its estimate goes on as commanded.
+offset, w forgives what the world invented. A frame whose residual is not well below what the grid reaches
+without fitting is `lost`: a metric, not a deletion; its estimate goes on as commanded.
 
 Legend: `B` walks, `n` sampled frames, `P` candidate poses of one frame.
 """
@@ -79,9 +79,8 @@ def track_poses(
         tick(batch)
         asked = commanded[:, index].double()
         moved = now @ invert_rigid(commanded[:, before].double()) @ asked
-        found = locate(scene, frames[:, index], moved, intrinsics)
-        if not torch.equal(moved, asked):
-            found = better(found, locate(scene, frames[:, index], asked, intrinsics))
+        starts = (moved, asked)
+        found = better(*(locate(scene, frames[:, index], start, intrinsics) for start in starts))
         gone = found.residual > LOST
         now = torch.where(gone[:, None, None], moved, found.c2w)
         poses.append(now)
