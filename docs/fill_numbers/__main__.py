@@ -24,7 +24,6 @@ from of_fidelity import (
     fidelity,
     forgets,
     gains_at,
-    means,
     readme_table,
     steps_per_s,
     ten_turns,
@@ -33,7 +32,7 @@ from of_fidelity import (
 from of_hardness import hardness
 from of_scaling import growth
 from of_weights import weights
-from written import Files, band, interval, listed, made, span
+from written import Files, band, interval, listed, made, means, span
 
 from wm_env.bench import glossary
 from wm_env.model.marked_pages import arguments, refused, rewrite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from of_imagination import imagined, renewed
-from written import SPLITS, Files, Report, band, bold, lines, listed, made, span
+from written import SPLITS, Files, Report, band, bold, lines, listed, made, means, span
 
 HORIZONS = ("4", "16", "64")
 WORLDS = ("tiny", "tiny-pure")
@@ -18,17 +18,6 @@ def at_horizons(found: Report, between: str = " / ") -> str:
 def psnr(files: Files, world: str, row: str) -> list[str]:
     """Return PSNR at the three horizons, a cell a split."""
     return [at_horizons(files.fidelity(world)["splits"][split]["psnr"][row]) for split in SPLITS]
-
-
-def means(files: Files, world: str, *path: str) -> list[float]:
-    """Return the mean at a path in every split's results."""
-    found = []
-    for split in SPLITS:
-        cell = files.fidelity(world)["splits"][split]
-        for key in path:
-            cell = cell[key]
-        found.append(cell["mean"])
-    return found
 
 
 def forgets(files: Files, world: str) -> list[float]:

@@ -117,3 +117,19 @@ def interval(found: Report, digits: int = 2, scale: float = 1.0) -> str:
 
 def listed(values: Iterable[float | None], digits: int, between: str = ", ", sign: str = "") -> str:
     return between.join("-" if value is None else f"{value:{sign}.{digits}f}" for value in values)
+
+
+def means(files: Files, world: str, *path: str) -> list[float]:
+    """Return the mean at a path in every split's results."""
+    found = []
+    for split in SPLITS:
+        cell = files.fidelity(world)["splits"][split]
+        for key in path:
+            cell = cell[key]
+        found.append(cell["mean"])
+    return found
+
+
+def judged(told: str, met: bool) -> str:
+    """Return a value in words with a mark where it misses its gate."""
+    return told if met else f"{told} (**missed**)"
